@@ -1,0 +1,18 @@
+"""Darkroom's engine: `Engine().generate(GenerationRequest(prompt="…"))` yields events and at last pictures."""
+
+from core.engine import Engine
+from core.events import Event, Finished, Loading, Step
+from core.request import Control, GenerationRequest, Lora
+from core.settings import Settings
+
+__all__ = [
+    "Control",
+    "Engine",
+    "Event",
+    "Finished",
+    "GenerationRequest",
+    "Loading",
+    "Lora",
+    "Settings",
+    "Step",
+]

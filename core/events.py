@@ -1,0 +1,45 @@
+"""What a run tells while it goes on: any number of `Loading`, then `Step`s, at last one `Finished`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from core.request import GenerationRequest
+
+
+@dataclass(frozen=True)
+class Loading:
+    """`what` is being made ready, in words for people: "Pocket"."""
+
+    what: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """Denoising step `index` of `total` is done (1 … total; second-order samplers count each evaluation).
+
+    `preview` is x0 of the batch's first picture, one pixel a latent: (width / 8, height / 8), RGB.
+    """
+
+    index: int
+    total: int
+    preview: Image | None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The pictures, and the request as resolved: the seed and the model's own values are filled in.
+
+    `made_with` names what else shaped the bits (model hash, versions, device, threads), for an honest replay.
+    """
+
+    images: list[Image]
+    request: GenerationRequest
+    made_with: dict[str, str] = field(default_factory=dict)
+
+
+Event = Loading | Step | Finished

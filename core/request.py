@@ -1,0 +1,268 @@
+"""Every parameter of a picture, declared once.
+
+From the fields below come the page's sliders, the API's schema, the checks, the PNG's metadata, the presets' keys
+and the README's table. A request alone determines its picture.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self, get_args
+
+from PIL.Image import Image
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from core.errors import RequestError
+from core.images import fingerprint
+from core.samplers import SAMPLERS, canonical_name
+
+SEED_LIMIT = 2**64
+PICTURES = ("image", "mask")  # the fields that hold pictures, in a request and in a control
+Task = Literal["text", "image", "inpaint"]
+
+
+def first_step(steps: int, strength: float) -> int:
+    """The first of `steps` that runs when an image is changed with `strength` (0 … 1), as diffusers counts."""
+    return steps - int(steps * strength)
+
+
+def _printable(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("nul", "holds a NUL character")
+    return text
+
+
+def _sampler(name: str) -> str:
+    known = canonical_name(name)
+    if known is None:
+        raise PydanticCustomError("sampler", "unknown sampler")
+    return known
+
+
+def _picture(value: object) -> Image:
+    """A private copy of a picture."""
+    if not isinstance(value, Image):
+        raise PydanticCustomError("picture", "not a picture")
+    return value.copy()
+
+
+Picture = Annotated[Image, PlainValidator(_picture), PlainSerializer(fingerprint, return_type=str)]
+Text = Annotated[str, AfterValidator(_printable)]
+Name = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printable)]
+
+
+class Parameters(BaseModel):
+    """A frozen set of checked fields; whatever is wrong comes out as one `RequestError`."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _explain(type(self), error) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """The same with `changes`, checked again (pydantic's `model_copy` checks nothing)."""
+        return type(self)(**{**dict(self), **changes})
+
+    @classmethod
+    def from_json(cls, text: str | bytes, picture: Callable[[str], Image] | None = None) -> Self:
+        """Read what `model_dump_json` wrote; `picture` finds an image by its "sha256:…".
+
+        Raises RequestError for anything that is not such a text.
+        """
+
+        def with_pictures(values: dict[str, Any]) -> dict[str, Any]:
+            return {
+                name: picture(value) if picture and name in PICTURES and isinstance(value, str) else value
+                for name, value in values.items()
+            }
+
+        try:
+            values = json.loads(text, object_hook=with_pictures)
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            raise RequestError("request", "this text", f"a JSON object of {cls.__name__}", "Request")
+        return cls(**values)
+
+
+class Control(Parameters):
+    """One ControlNet unit: `net` steers the picture towards `image` between two shares of the steps."""
+
+    net: Name = Field(title="Network", description="A folder of models/controlnet")
+    image: Picture = Field(title="Control picture", description="What the network should follow")
+    preprocessor: Name = Field(
+        "none", title="Preprocessor", description="Makes the control map from the picture"
+    )
+    weight: float = Field(1.0, ge=0, le=2, title="Weight", description="0 has no influence")
+    start: float = Field(0.0, ge=0, le=1, title="Start", description="Share of the steps before it begins")
+    end: float = Field(1.0, ge=0, le=1, title="End", description="Share of the steps after which it stops")
+
+
+class Lora(Parameters):
+    """One LoRA of models/loras, merged with `weight`."""
+
+    name: Name = Field(title="LoRA", description="A file of models/loras, without its ending")
+    weight: float = Field(1.0, ge=-2, le=2, title="Weight", description="0 has no influence")
+
+
+class GenerationRequest(Parameters):
+    """Everything that changes the picture. Fields that are None take the model's own value when it runs."""
+
+    prompt: Text = Field("", max_length=10_000, title="Prompt", description="What the picture should show")
+    negative_prompt: Text = Field(
+        "",
+        max_length=10_000,
+        title="Negative prompt",
+        description="What to leave out; needs guidance above 1",
+    )
+    checkpoint: Name | None = Field(None, title="Model", description="A name from the model list")
+    sampler: Annotated[str, AfterValidator(_sampler)] | None = Field(
+        None, title="Sampler", description="How noise becomes a picture"
+    )
+    steps: int = Field(20, ge=1, le=150, title="Steps", description="More is slower and finer")
+    guidance_scale: float | None = Field(
+        None,
+        ge=0,
+        le=30,
+        title="Guidance",
+        description="How strictly to follow the prompt; 1 or less switches guidance off",
+        json_schema_extra={"step": 0.5},
+    )
+    width: int | None = Field(None, ge=64, le=4096, multiple_of=8, title="Width", description="In pixels")
+    height: int | None = Field(None, ge=64, le=4096, multiple_of=8, title="Height", description="In pixels")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=SEED_LIMIT - 1,
+        title="Seed",
+        description="The same seed makes the same picture; none draws one. Picture k of a batch has seed + k",
+    )
+    batch_size: int = Field(1, ge=1, le=16, title="Pictures", description="Made in one run")
+    clip_skip: int = Field(
+        1,
+        ge=1,
+        le=12,
+        title="Clip skip",
+        description="1 uses the text encoder's last layer, 2 the one before it, counted as A1111 counts",
+    )
+    image: Picture | None = Field(None, title="Source picture", description="Begin from this picture")
+    mask: Picture | None = Field(None, title="Mask", description="White is painted anew, black stays")
+    strength: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        title="Strength",
+        description="How much of the source picture may change",
+        json_schema_extra={"step": 0.01},
+    )
+    controls: tuple[Control, ...] = Field(
+        (),
+        strict=False,
+        max_length=4,
+        title="ControlNet",
+        description="Up to four networks that steer the layout",
+    )
+    loras: tuple[Lora, ...] = Field(
+        (), strict=False, max_length=16, title="LoRA", description="Small add-ons merged into the model"
+    )
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        _check_together(self)
+
+    @property
+    def task(self) -> Task:
+        if self.image is None:
+            return "text"
+        return "image" if self.mask is None else "inpaint"
+
+    @property
+    def steps_run(self) -> int:
+        """How many of `steps` really run: fewer when a picture is only partly changed."""
+        return self.steps if self.image is None else self.steps - first_step(self.steps, self.strength)
+
+
+def _check_together(request: GenerationRequest) -> None:
+    """The rules that need more than one field."""
+    if request.seed is not None and request.seed + request.batch_size > SEED_LIMIT:
+        raise reject(
+            "seed", request.seed, f"at most 2^64 − {request.batch_size} for {request.batch_size} pictures"
+        )
+    if request.mask is not None and request.image is None:
+        raise reject("mask", request.mask, "a source picture with it")
+    if request.steps_run < 1:
+        smallest = next(s / 100 for s in range(1, 101) if int(request.steps * s / 100) >= 1)
+        raise reject(
+            "strength", request.strength, f"at least {smallest:g}, so that one of {request.steps} steps runs"
+        )
+    for index, control in enumerate(request.controls):
+        if control.end < control.start:
+            field = f"controls[{index}].end"
+            raise RequestError(
+                field, control.end, f"a share from {control.start:g} to 1", f"ControlNet {index + 1}: End"
+            )
+
+
+def reject(field: str, value: object, allowed: str) -> RequestError:
+    """A RequestError on a request's field, by its label."""
+    return RequestError(field, value, allowed, GenerationRequest.model_fields[field].title)
+
+
+def bounds(field: FieldInfo) -> dict[str, Any]:
+    """A field's constraints by name, from its declaration: any of ge, le, multiple_of, min_length, max_length."""
+    known = ("ge", "le", "multiple_of", "min_length", "max_length")
+    return {name: getattr(rule, name) for rule in field.metadata for name in known if hasattr(rule, name)}
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a field takes, in words: "a whole number from 1 to 150"."""
+    limits = bounds(field)
+    if field.title == "Sampler":
+        return "one of " + ", ".join(SAMPLERS)
+    if "ge" in limits:
+        kind = "a whole number" if int in (field.annotation, *get_args(field.annotation)) else "a number"
+        if "multiple_of" in limits:
+            kind = f"a multiple of {limits['multiple_of']}"
+        return f"{kind} from {limits['ge']} to {limits['le']}"
+    if "max_length" in limits and field.annotation is str:
+        return f"text of at most {limits['max_length']:,} characters without NUL or broken Unicode"
+    if "max_length" in limits:
+        return f"a list of at most {limits['max_length']}"
+    if "Image" in str(field.annotation):
+        return "a picture"
+    return "a name of 1 to 300 characters"
+
+
+def _explain(model: type[Parameters], error: ValidationError) -> RequestError:
+    """pydantic's first complaint in our words; pydantic's own text echoes the input and names types."""
+    first = error.errors(include_url=False)[0]
+    nested = first.get("ctx", {}).get("error")
+    name, *rest = first["loc"]
+    path = str(name) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
+    if first["type"] == "extra_forbidden" or name not in model.model_fields:
+        return RequestError(path, path, "one of " + ", ".join(model.model_fields), "Unknown field")
+    field = model.model_fields[str(name)]
+    label = field.title
+    if isinstance(nested, RequestError):
+        return RequestError(
+            f"{path}.{nested.field}", nested.value, nested.allowed, f"{label}: {nested.label}"
+        )
+    if first["type"] == "missing":
+        return RequestError(path, None, allowed(field), label)
+    return RequestError(path, first["input"], allowed(field), label)

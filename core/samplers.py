@@ -1,0 +1,71 @@
+"""The samplers, as data: a name people know, and the diffusers scheduler with the settings that make it so.
+
+The schedule of the noise levels is part of the name ("DPM++ 2M Karras"). Scheduler classes are named, not imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """`scheduler` is a class of diffusers, `config` what it needs beyond the checkpoint's own scheduler config.
+
+    `few_steps` marks samplers made for distilled models (LCM, TCD), which draw nothing good from ordinary ones.
+    """
+
+    scheduler: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    few_steps: bool = False
+
+
+_SCHEDULES = {
+    "": {},
+    " Karras": {"use_karras_sigmas": True},
+    " Exponential": {"use_exponential_sigmas": True},
+    " Beta": {"use_beta_sigmas": True},
+}
+
+
+def _with_schedules(name: str, scheduler: str, *aliases: str, **config: Any) -> dict[str, Sampler]:
+    """One sampler under each schedule of noise levels that its scheduler knows."""
+    return {
+        name + suffix: Sampler(scheduler, config | schedule, tuple(a + suffix for a in aliases))
+        for suffix, schedule in _SCHEDULES.items()
+    }
+
+
+SAMPLERS: Mapping[str, Sampler] = {
+    **_with_schedules("Euler", "EulerDiscreteScheduler", "k_euler"),
+    "Euler a": Sampler("EulerAncestralDiscreteScheduler", aliases=("k_euler_a", "Euler Ancestral")),
+    **_with_schedules("LMS", "LMSDiscreteScheduler", "k_lms"),
+    **_with_schedules("Heun", "HeunDiscreteScheduler", "k_heun"),
+    **_with_schedules("DPM2", "KDPM2DiscreteScheduler", "k_dpm_2"),
+    **_with_schedules("DPM2 a", "KDPM2AncestralDiscreteScheduler", "k_dpm_2_a"),
+    **_with_schedules("DPM++ 2M", "DPMSolverMultistepScheduler", "k_dpmpp_2m", algorithm_type="dpmsolver++"),
+    **_with_schedules(
+        "DPM++ 2M SDE", "DPMSolverMultistepScheduler", "k_dpmpp_2m_sde", algorithm_type="sde-dpmsolver++"
+    ),
+    **_with_schedules(
+        "DPM++ 3M", "DPMSolverMultistepScheduler", algorithm_type="dpmsolver++", solver_order=3
+    ),
+    **_with_schedules("DPM++ SDE", "DPMSolverSDEScheduler", "k_dpmpp_sde"),
+    **_with_schedules("UniPC", "UniPCMultistepScheduler"),
+    **_with_schedules("DEIS", "DEISMultistepScheduler"),
+    "DDIM": Sampler("DDIMScheduler"),
+    "DDPM": Sampler("DDPMScheduler"),
+    "PLMS": Sampler("PNDMScheduler", {"skip_prk_steps": True}, aliases=("PNDM",)),
+    "LCM": Sampler("LCMScheduler", few_steps=True),
+    "TCD": Sampler("TCDScheduler", few_steps=True),
+}
+
+_ALIASES = {alias: name for name, sampler in SAMPLERS.items() for alias in sampler.aliases}
+
+
+def canonical_name(name: str) -> str | None:
+    """The table's own name for a sampler or one of its aliases; None if it is neither."""
+    return name if name in SAMPLERS else _ALIASES.get(name)
