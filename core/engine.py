@@ -1,2 +1,301 @@
+"""The engine: a request in, events out. It finds the models, keeps them, and knows what fits into memory."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import hashlib
+import importlib
+import logging
+import secrets
+import threading
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import memory
+from core.cache import Key, ModelCache
+from core.checkpoints import Checkpoint, Part, find_controlnet, load_part, scan
+from core.errors import CheckpointError, EngineBusy, OutOfMemory, RequestError
+from core.events import Event, Finished, Loading, Step
+from core.families import FAMILIES
+from core.memory import BYTES, DType, Machine, MemoryPlan
+from core.prompts import PromptCache
+from core.request import SEED_LIMIT, GenerationRequest, reject
+from core.samplers import SAMPLERS
+from core.settings import VERSION, Settings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from core.denoise import Denoised
+    from core.families.sd import EncodedPrompt, StableDiffusion
+
+log = logging.getLogger(__name__)
+CACHE_SHARE = 0.6  # of the memory that is free when the engine starts
+
+
 class Engine:
-    pass
+    """Turns requests into pictures, one run at a time. Cheap to make: torch is imported by `prepare`, or a first run."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self._machine = memory.inspect(self.settings.device)
+        self._models = ModelCache(int(CACHE_SHARE * self._machine.memory_free))
+        self._prompts: PromptCache[EncodedPrompt] = PromptCache()
+        self._hashes = _Hashes()
+        self._open = threading.Lock()
+        self._checkpoints = scan(self.settings.models / "checkpoints")
+
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The models as last looked at, broken ones with their `problem`."""
+        return self._checkpoints
+
+    def rescan(self) -> tuple[Checkpoint, ...]:
+        """Look at the models' folder again."""
+        self._checkpoints = scan(self.settings.models / "checkpoints")
+        return self._checkpoints
+
+    def machine(self) -> Machine:
+        return memory.inspect(self.settings.device)
+
+    def prepare(self) -> None:
+        """Import what a run needs, a few seconds' work, and settle torch's threads."""
+        torch = importlib.import_module("torch")
+        torch.set_num_threads(self._machine.threads)
+        importlib.import_module("core.start")
+        importlib.import_module("core.attention")
+        for family in FAMILIES.values():
+            importlib.import_module(family.module)
+
+    def resolve(self, request: GenerationRequest) -> GenerationRequest:
+        """The request with the model's own values and a seed filled in, checked against model and limits.
+
+        Raises RequestError for a value this model or host does not allow, CheckpointError for a model that is broken.
+        """
+        checkpoint = self._find(request.checkpoint)
+        width, height = _size(request, checkpoint)
+        drawn = secrets.randbelow(SEED_LIMIT - request.batch_size)
+        resolved = request.replace(
+            checkpoint=checkpoint.name,
+            sampler=request.sampler or checkpoint.sampler,
+            guidance_scale=checkpoint.guidance_scale if request.guidance_scale is None else request.guidance_scale,
+            width=width,
+            height=height,
+            seed=drawn if request.seed is None else request.seed,
+        )
+        _check_model(resolved, checkpoint)
+        self.settings.limits.check(resolved)
+        return resolved
+
+    def generate(self, request: GenerationRequest) -> Iterator[Event]:
+        """Run `request`: Loading, Steps, Finished. Close the iterator to cancel.
+
+        Raises RequestError, CheckpointError, EngineBusy while another run is open, and OutOfMemory when a second try
+        with the next plan of memory did not fit either. A failed run leaves nothing behind.
+        """
+        if not self._open.acquire(blocking=False):
+            raise EngineBusy("The engine is at work on another picture.")
+        try:
+            resolved = self.resolve(request)
+            checkpoint = self._find(resolved.checkpoint)
+            plan: MemoryPlan | None = memory.plan(self.machine(), checkpoint.footprint, resolved)
+            while plan:
+                try:
+                    yield from self._run(resolved, checkpoint, plan)
+                    return
+                except Exception as error:
+                    if not memory.is_out_of_memory(error):
+                        raise
+                    log.warning("Out of memory: %s", error)
+                self._free()  # here, where the error and the tensors that its traceback holds are gone
+                plan = plan.lighter()
+            raise OutOfMemory(
+                f"{resolved.width} × {resolved.height} with {checkpoint.title} needs more memory than is free; "
+                "use a smaller size or fewer pictures at once."
+            )
+        finally:
+            self._open.release()
+
+    def _run(self, request: GenerationRequest, checkpoint: Checkpoint, plan: MemoryPlan) -> Iterator[Event]:
+        """One try. `request` is resolved."""
+        from core import start
+        from core.denoise import denoise
+
+        with ExitStack() as in_use:
+            model = yield from self._load(checkpoint, plan, in_use)
+            nets = yield from self._load_nets(request, plan, in_use)
+            model_hash = self._hashes.of(checkpoint)
+            run = start.prepare(model, self._encode(model, checkpoint, request), request, nets)
+            latents = run.latents
+            for index, step in enumerate(denoise(run), start=1):
+                latents = step.latents
+                yield Step(index, len(run.timesteps), self._preview(step, checkpoint))
+            images = [start.decode(model, one[None], plan.vae_tiling) for one in latents]
+            yield Finished(images, request, self._made_with(plan, model_hash.result()))
+
+    def _load(
+        self, checkpoint: Checkpoint, plan: MemoryPlan, in_use: ExitStack
+    ) -> Generator[Event, None, StableDiffusion]:
+        """The checkpoint's parts, from memory where they are there, kept while `in_use` is open."""
+        from core.attention import forget_prompts
+        from core.families.sd import Components
+
+        parts: dict[str, Any] = {}
+        for part in checkpoint.parts:
+            if part.key not in self._models:
+                yield Loading(checkpoint.title)
+            parts[part.name] = in_use.enter_context(self._use(part, plan))
+        in_use.callback(forget_prompts, parts["unet"])
+        components = Components(
+            unet=parts["unet"],
+            vae=parts["vae"],
+            text_encoders=tuple(model for name, model in parts.items() if name.startswith("text_encoder")),
+            tokenizers=tuple(model for name, model in parts.items() if name.startswith("tokenizer")),
+            scheduler_config=dict(checkpoint.scheduler_config),
+            options=dict(checkpoint.options),
+        )
+        model: StableDiffusion = importlib.import_module(FAMILIES[checkpoint.family].module).FAMILY(components)
+        return model
+
+    def _load_nets(
+        self, request: GenerationRequest, plan: MemoryPlan, in_use: ExitStack
+    ) -> Generator[Event, None, list[Any]]:
+        nets = []
+        for control in request.controls:
+            part = find_controlnet(self.settings.models / "controlnet", control.net)
+            if part.key not in self._models:
+                yield Loading(control.net)
+            nets.append(in_use.enter_context(self._use(part, plan)))
+        return nets
+
+    def _use(self, part: Part, plan: MemoryPlan) -> AbstractContextManager[Any]:
+        # float16 is too narrow for the VAE of SDXL, whose pictures come out black
+        dtype: DType = "float32" if part.name == "vae" and plan.dtype == "float16" else plan.dtype
+
+        def load() -> Any:
+            import torch
+
+            from core import attention
+
+            model = load_part(part, self._machine.device, dtype)
+            if part.name == "unet":
+                attention.keep_prompts(model)
+            if plan.channels_last and part.weights:
+                model.to(memory_format=torch.channels_last)
+            return model
+
+        return self._models.use(part.key, part.parameters * BYTES[dtype], load)
+
+    def _encode(
+        self, model: StableDiffusion, checkpoint: Checkpoint, request: GenerationRequest
+    ) -> list[EncodedPrompt]:
+        """(negative, positive) with guidance, else (positive,): each from the cache if it was encoded before."""
+        texts = [(request.prompt, False)]
+        if (request.guidance_scale or 0) > 1:
+            texts.insert(0, (request.negative_prompt, True))
+        encoders = tuple(part.key for part in checkpoint.parts if part.name.startswith("t"))
+        return [
+            self._prompts.get(
+                (encoders, request.clip_skip, text, negative),
+                functools.partial(model.encode_prompt, text, request.clip_skip, negative),
+            )
+            for text, negative in texts
+        ]
+
+    def _preview(self, step: Denoised, checkpoint: Checkpoint) -> Image | None:
+        from core.preview import latent_preview
+
+        if not self.settings.previews or checkpoint.latent_format is None:
+            return None
+        return latent_preview(step.x0[0], checkpoint.latent_format)
+
+    def _made_with(self, plan: MemoryPlan, model_hash: str) -> dict[str, str]:
+        return {
+            "model_hash": model_hash,
+            "darkroom": VERSION,
+            "torch": version("torch"),
+            "diffusers": version("diffusers"),
+            "device": self._machine.name,
+            "dtype": plan.dtype,
+            "threads": str(self._machine.threads),
+        }
+
+    def _free(self) -> None:
+        """Give back all memory that is not in use."""
+        import torch
+
+        self._prompts.clear()
+        self._models.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _find(self, name: str | None) -> Checkpoint:
+        """The checkpoint of that name, or the first that works if none is named."""
+        usable = [checkpoint for checkpoint in self._checkpoints if checkpoint.problem is None]
+        if name is None and usable:
+            return usable[0]
+        if name is None:
+            raise CheckpointError("Model: there is none yet; put a diffusers folder into models/checkpoints.")
+        for checkpoint in self._checkpoints:
+            if checkpoint.name == name and checkpoint.problem:
+                raise CheckpointError(f"Model: {name} cannot be used: {checkpoint.problem}.")
+            if checkpoint.name == name:
+                return checkpoint
+        raise reject("checkpoint", name, "one of " + ", ".join(checkpoint.name for checkpoint in usable))
+
+
+def _size(request: GenerationRequest, checkpoint: Checkpoint) -> tuple[int, int]:
+    """Width and height: as asked, else the source picture's (rounded down to 8), else the model's own."""
+    if request.image is None:
+        width = height = checkpoint.native_size
+    else:
+        width, height = (max(64, side // 8 * 8) for side in request.image.size)
+    return request.width or width, request.height or height
+
+
+def _check_model(request: GenerationRequest, checkpoint: Checkpoint) -> None:
+    """The rules that depend on the model and the sampler."""
+    most = SAMPLERS[request.sampler or checkpoint.sampler].most_steps
+    if most and request.steps > most:
+        raise reject("steps", request.steps, f"at most {most} with {request.sampler}")
+    if request.clip_skip > checkpoint.clip_skips:
+        raise reject("clip_skip", request.clip_skip, f"at most {checkpoint.clip_skips} with {checkpoint.title}")
+    if checkpoint.inpaints_only and request.task != "inpaint":
+        raise reject(
+            "checkpoint", checkpoint.name, "a model that is not for inpainting only, or give picture and mask"
+        )
+    if request.loras:
+        raise reject("loras", [lora.name for lora in request.loras], "none; this version cannot merge LoRAs yet")
+    for index, control in enumerate(request.controls):
+        if control.preprocessor != "none":
+            field = f"controls[{index}].preprocessor"
+            raise RequestError(field, control.preprocessor, "none", f"ControlNet {index + 1}: Preprocessor")
+
+
+class _Hashes:
+    """SHA-256 of models' weights, in A1111's short form, computed once beside the run."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._known: dict[tuple[Key, ...], Future[str]] = {}
+
+    def of(self, checkpoint: Checkpoint) -> Future[str]:
+        files = [part for part in checkpoint.parts if part.weights]
+        key = tuple(part.key for part in files)
+        if key not in self._known:
+            self._known[key] = self._pool.submit(_hash, [part.weights for part in files if part.weights])
+        return self._known[key]
+
+
+def _hash(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()[:10]

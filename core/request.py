@@ -106,9 +106,7 @@ class Control(Parameters):
 
     net: Name = Field(title="Network", description="A folder of models/controlnet")
     image: Picture = Field(title="Control picture", description="What the network should follow")
-    preprocessor: Name = Field(
-        "none", title="Preprocessor", description="Makes the control map from the picture"
-    )
+    preprocessor: Name = Field("none", title="Preprocessor", description="Makes the control map from the picture")
     weight: float = Field(1.0, ge=0, le=2, title="Weight", description="0 has no influence")
     start: float = Field(0.0, ge=0, le=1, title="Start", description="Share of the steps before it begins")
     end: float = Field(1.0, ge=0, le=1, title="End", description="Share of the steps after which it stops")
@@ -201,9 +199,7 @@ class GenerationRequest(Parameters):
 def _check_together(request: GenerationRequest) -> None:
     """The rules that need more than one field."""
     if request.seed is not None and request.seed + request.batch_size > SEED_LIMIT:
-        raise reject(
-            "seed", request.seed, f"at most 2^64 − {request.batch_size} for {request.batch_size} pictures"
-        )
+        raise reject("seed", request.seed, f"at most 2^64 − {request.batch_size} for {request.batch_size} pictures")
     if request.mask is not None and request.image is None:
         raise reject("mask", request.mask, "a source picture with it")
     if request.steps_run < 1:
@@ -260,9 +256,7 @@ def _explain(model: type[Parameters], error: ValidationError) -> RequestError:
     field = model.model_fields[str(name)]
     label = field.title
     if isinstance(nested, RequestError):
-        return RequestError(
-            f"{path}.{nested.field}", nested.value, nested.allowed, f"{label}: {nested.label}"
-        )
+        return RequestError(f"{path}.{nested.field}", nested.value, nested.allowed, f"{label}: {nested.label}")
     if first["type"] == "missing":
         return RequestError(path, None, allowed(field), label)
     return RequestError(path, first["input"], allowed(field), label)

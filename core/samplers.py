@@ -15,12 +15,14 @@ class Sampler:
     """`scheduler` is a class of diffusers, `config` what it needs beyond the checkpoint's own scheduler config.
 
     `few_steps` marks samplers made for distilled models (LCM, TCD), which draw nothing good from ordinary ones.
+    `most_steps` bounds the steps where the scheduler does.
     """
 
     scheduler: str
     config: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     few_steps: bool = False
+    most_steps: int | None = None
 
 
 _SCHEDULES = {
@@ -50,17 +52,15 @@ SAMPLERS: Mapping[str, Sampler] = {
     **_with_schedules(
         "DPM++ 2M SDE", "DPMSolverMultistepScheduler", "k_dpmpp_2m_sde", algorithm_type="sde-dpmsolver++"
     ),
-    **_with_schedules(
-        "DPM++ 3M", "DPMSolverMultistepScheduler", algorithm_type="dpmsolver++", solver_order=3
-    ),
+    **_with_schedules("DPM++ 3M", "DPMSolverMultistepScheduler", algorithm_type="dpmsolver++", solver_order=3),
     **_with_schedules("DPM++ SDE", "DPMSolverSDEScheduler", "k_dpmpp_sde"),
     **_with_schedules("UniPC", "UniPCMultistepScheduler"),
     **_with_schedules("DEIS", "DEISMultistepScheduler"),
-    "DDIM": Sampler("DDIMScheduler"),
-    "DDPM": Sampler("DDPMScheduler"),
+    "DDIM": Sampler("DDIMScheduler", {"clip_sample": False}),
+    "DDPM": Sampler("DDPMScheduler", {"clip_sample": False}),
     "PLMS": Sampler("PNDMScheduler", {"skip_prk_steps": True}, aliases=("PNDM",)),
-    "LCM": Sampler("LCMScheduler", few_steps=True),
-    "TCD": Sampler("TCDScheduler", few_steps=True),
+    "LCM": Sampler("LCMScheduler", few_steps=True, most_steps=50),
+    "TCD": Sampler("TCDScheduler", few_steps=True, most_steps=50),
 }
 
 _ALIASES = {alias: name for name, sampler in SAMPLERS.items() for alias in sampler.aliases}

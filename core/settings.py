@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from core.request import GenerationRequest, reject
 
 Mode = Literal["local", "lan", "share", "space"]
+VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -36,9 +37,7 @@ class Limits(BaseModel):
         if request.steps > self.max_steps:
             raise reject("steps", request.steps, f"at most {self.max_steps} on this server")
         if pixels > self.max_pixels:
-            raise reject(
-                "width", f"{request.width} × {request.height}", f"at most {self.max_pixels:,} pixels here"
-            )
+            raise reject("width", f"{request.width} × {request.height}", f"at most {self.max_pixels:,} pixels here")
         if request.steps_run * pixels * request.batch_size > self.budget * 1e6:
             asked = f"{request.steps_run} steps × {request.width} × {request.height} × {request.batch_size}"
             raise reject("steps", asked, f"a product of at most {self.budget:g} million on this server")
@@ -88,15 +87,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback a login is required")
     share: bool = Field(False, description="a public link for friends; a login is made if --auth gives none")
     auth: str | None = Field(None, description="user:password that visitors must give", repr=False)
-    models: Path = Field(
-        ROOT / "models", description="folder of checkpoints, controlnet, loras, embeddings, vae"
-    )
-    data: Path = Field(
-        user_data_path("darkroom", appauthor=False), description="folder of history and pictures"
-    )
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps"
-    )
+    models: Path = Field(ROOT / "models", description="folder of checkpoints, controlnet, loras, embeddings, vae")
+    data: Path = Field(user_data_path("darkroom", appauthor=False), description="folder of history and pictures")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps")
     previews: bool = Field(True, description="show the picture develop, at every step")
 
     @field_validator("auth")

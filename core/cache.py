@@ -1,0 +1,82 @@
+"""Loaded models, kept within a budget of bytes; the least recently used go first."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Key = tuple[Path, int, int]
+"""A part of a model on disk: path, size in bytes, modification time in ns. A replaced file is another key."""
+
+
+@dataclass
+class _Entry:
+    size: int
+    users: int = 0
+    model: Any = None
+    loading: threading.Lock = field(default_factory=threading.Lock)
+
+
+class ModelCache:
+    """Models by key. What is in use is never dropped; several who want the same model load it once."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that is kept."""
+        with self._lock:
+            return sum(entry.size for entry in self._entries.values())
+
+    def __contains__(self, key: Key) -> bool:
+        with self._lock:
+            return key in self._entries and self._entries[key].model is not None
+
+    @contextmanager
+    def use(self, key: Key, size: int, load: Callable[[], Any]) -> Iterator[Any]:
+        """The model of `key`, loaded if need be, kept at least until the block ends. `size` is in bytes."""
+        entry = self._pin(key, size)
+        try:
+            with entry.loading:
+                if entry.model is None:
+                    entry.model = load()
+            yield entry.model
+        finally:
+            self._unpin(key, entry)
+
+    def clear(self) -> None:
+        """Drop all that is not in use."""
+        with self._lock:
+            self._shrink(0)
+
+    def _pin(self, key: Key, size: int) -> _Entry:
+        with self._lock:
+            for old in [k for k, e in self._entries.items() if k[0] == key[0] and k != key and not e.users]:
+                del self._entries[old]
+            if key not in self._entries:
+                self._shrink(self._budget - size)
+            entry = self._entries.setdefault(key, _Entry(size))
+            self._entries.move_to_end(key)
+            entry.users += 1
+            return entry
+
+    def _unpin(self, key: Key, entry: _Entry) -> None:
+        with self._lock:
+            entry.users -= 1
+            if entry.model is None and not entry.users:
+                self._entries.pop(key, None)
+
+    def _shrink(self, target: int) -> None:
+        kept = sum(entry.size for entry in self._entries.values())
+        for key in [key for key, entry in self._entries.items() if not entry.users]:
+            if kept <= target:
+                return
+            kept -= self._entries.pop(key).size

@@ -1,0 +1,266 @@
+"""The models on disk: what they are, told from headers and configs alone, and the loading of their parts."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from core.cache import Key
+from core.errors import CheckpointError, RequestError
+from core.families import FAMILIES, LatentFormat
+from core.memory import Footprint, is_out_of_memory
+
+HEADER_LIMIT = 100 * 2**20  # safetensors' own bound
+PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae")
+CLASSES = {
+    "CLIPTokenizer": "transformers",
+    "CLIPTextModel": "transformers",
+    "CLIPTextModelWithProjection": "transformers",
+    "UNet2DConditionModel": "diffusers",
+    "ControlNetModel": "diffusers",
+    "AutoencoderKL": "diffusers",
+}
+"""The classes that a model folder may name, and the library of each; no other is ever imported."""
+SCHEDULER_SAMPLERS = {"DDIMScheduler": "DDIM", "LCMScheduler": "LCM", "TCDScheduler": "TCD"}
+"""Schedulers that tell how a model was trained; the others of model folders are only what was in use that year."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component of a checkpoint: its folder, the weights in it (None: a tokenizer) and what identifies them."""
+
+    name: str
+    folder: Path
+    class_name: str
+    weights: Path | None = None
+    variant: str | None = None
+    parameters: int = 0
+
+    @property
+    def key(self) -> Key:
+        file = (self.weights or self.folder).stat()
+        return (self.folder, file.st_size if self.weights else 0, file.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model of the list. One with a `problem` cannot be used; then only name, title and problem mean anything."""
+
+    name: str
+    title: str
+    family: str = ""
+    size_bytes: int = 0
+    native_size: int = 0
+    sampler: str = ""
+    guidance_scale: float = 0.0
+    clip_skips: int = 0
+    inpaints_only: bool = False
+    examples: tuple[str, ...] = ()
+    problem: str | None = None
+    latent_format: LatentFormat | None = None
+    footprint: Footprint = Footprint(0, 0, 0)
+    parts: tuple[Part, ...] = ()
+    scheduler_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Card(BaseModel):
+    """darkroom.json beside a model: what its maker knows better than its family's usual values."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    title: str | None = None
+    sampler: str | None = None
+    guidance_scale: float | None = None
+    examples: list[str] = []
+    latent_rgb_factors: list[list[float]] | None = None
+    latent_rgb_bias: list[float] | None = None
+
+
+def scan(folder: Path) -> tuple[Checkpoint, ...]:
+    """Every model folder below `folder`, by name. What cannot be used says why instead of raising."""
+    if not folder.is_dir():
+        return ()
+    folders = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
+    return tuple(_describe_safely(path) for path in folders)
+
+
+def find_controlnet(folder: Path, name: str) -> Part:
+    """The ControlNet in `folder`/`name`. Raises RequestError if there is none, CheckpointError if it is damaged."""
+    known = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if name not in known:
+        raise RequestError(
+            "controls", name, "one of " + (", ".join(known) or "none, as there is no network"), "Network"
+        )
+    weights = _weights(folder / name)
+    return Part("controlnet", folder / name, "ControlNetModel", weights, None, _count_parameters(weights))
+
+
+def _describe_safely(folder: Path) -> Checkpoint:
+    try:
+        return _describe(folder)
+    except CheckpointError as error:
+        return Checkpoint(folder.name, folder.name, problem=str(error))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        return Checkpoint(folder.name, folder.name, problem="its files do not fit together, or cannot be read")
+
+
+def _describe(folder: Path) -> Checkpoint:
+    index = _read_json(folder / "model_index.json")
+    configs = {name: _read_json(folder / name / "config.json") for name in ("unet", "vae", "text_encoder")}
+    parts = tuple(_parts(folder, index))
+    card = _card(folder / "darkroom.json")
+    name = _family(index, configs)
+    family = FAMILIES[name]
+    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    unet, vae = configs["unet"], configs["vae"]
+    return Checkpoint(
+        name=folder.name,
+        title=card.title or folder.name,
+        family=name,
+        size_bytes=sum(part.weights.stat().st_size for part in parts if part.weights),
+        native_size=unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1),
+        sampler=card.sampler or SCHEDULER_SAMPLERS.get(scheduler.get("_class_name", ""), family.sampler),
+        guidance_scale=card.guidance_scale or family.guidance_scale,
+        clip_skips=configs["text_encoder"]["num_hidden_layers"] - (1 if name == "sdxl" else 0),
+        inpaints_only=unet["in_channels"] == 9,
+        examples=tuple(card.examples),
+        latent_format=_latent_format(card) or family.latent_format,
+        footprint=Footprint(
+            sum(part.parameters for part in parts), max(unet["block_out_channels"]), max(vae["block_out_channels"])
+        ),
+        parts=parts,
+        scheduler_config=scheduler,
+        options={key: value for key, value in index.items() if not isinstance(value, list)},
+    )
+
+
+def _family(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> str:
+    """The family, from the classes and the text encoder; never a guess for what is unknown."""
+    pipeline = str(index.get("_class_name"))
+    if pipeline.startswith("StableDiffusionXL"):
+        return "sdxl"
+    if pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionInpaint", "StableDiffusionImg2Img")):
+        return "sd2" if configs["text_encoder"].get("hidden_act") == "gelu" else "sd1"
+    raise CheckpointError(f"it is made for {pipeline[:60]}, which Darkroom does not know")
+
+
+def _parts(folder: Path, index: Mapping[str, Any]) -> Iterator[Part]:
+    for name in PARTS:
+        class_name = (index.get(name) or [None, None])[1]
+        if class_name is None:
+            continue
+        if class_name not in CLASSES:
+            raise CheckpointError(f"its {name} is a {str(class_name)[:60]}, which Darkroom does not know")
+        if name.startswith("tokenizer"):
+            yield Part(name, folder / name, class_name)
+            continue
+        weights = _weights(folder / name)
+        variant = "fp16" if ".fp16." in weights.name else None
+        yield Part(name, folder / name, class_name, weights, variant, _count_parameters(weights))
+
+
+def _weights(folder: Path) -> Path:
+    """The one safetensors file of a component; the full-precision one where both are there."""
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: (".fp16." in path.name, path.name))
+    if not files and any(folder.glob("*.bin")):
+        raise CheckpointError(
+            f"its {folder.name} is a pickle (.bin), which is never loaded; convert it to safetensors"
+        )
+    if not files:
+        raise CheckpointError(f"its {folder.name} has no weights")
+    return files[0]
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """A safetensors file's header: tensor name -> dtype, shape, offsets. Raises CheckpointError if it is damaged.
+
+    Format: 8 bytes little-endian length, that much JSON, then the data (https://github.com/huggingface/safetensors).
+    """
+    damaged = CheckpointError(f"its {path.parent.name} is damaged or not fully copied")
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
+        if length > HEADER_LIMIT:
+            raise damaged
+        try:
+            header = json.loads(file.read(length))
+            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            end = max(entry["data_offsets"][1] for entry in tensors.values())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise damaged from None
+    if path.stat().st_size != 8 + length + end:
+        raise damaged
+    return tensors
+
+
+def _count_parameters(weights: Path) -> int:
+    return sum(math.prod(tensor["shape"]) for tensor in read_header(weights).values())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent.name}/{path.name} is missing") from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path.parent.name}/{path.name} is not JSON") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.parent.name}/{path.name} is not a JSON object")
+    return content
+
+
+def _card(path: Path) -> Card:
+    if not path.exists():
+        return Card()
+    try:
+        return Card.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        field_name = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
+        raise CheckpointError(f"its darkroom.json is not right: {field_name}") from None
+
+
+def _latent_format(card: Card) -> LatentFormat | None:
+    if card.latent_rgb_factors is None:
+        return None
+    rows = tuple((r, g, b) for r, g, b in card.latent_rgb_factors)
+    r, g, b = card.latent_rgb_bias or (0.0, 0.0, 0.0)
+    return LatentFormat(rows, (r, g, b))
+
+
+def load_part(part: Part, device: str, dtype: str) -> Any:
+    """One component, ready to run. Raises CheckpointError if its files are damaged or do not fit its config."""
+    library = importlib.import_module(CLASSES[part.class_name])
+    loader = getattr(library, part.class_name).from_pretrained
+    try:
+        if part.weights is None:
+            return loader(part.folder, local_files_only=True)
+        return _load_weights(loader, part, dtype).to(device).requires_grad_(False).eval()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"Model: its {part.name} is damaged or does not fit its config.") from error
+
+
+def _load_weights(loader: Callable[..., Any], part: Part, dtype: str) -> Any:
+    import torch
+
+    model, info = loader(
+        part.folder,
+        local_files_only=True,
+        use_safetensors=True,
+        variant=part.variant,
+        dtype=getattr(torch, dtype),
+        output_loading_info=True,
+    )
+    if info["missing_keys"]:
+        raise ValueError(f"{len(info['missing_keys'])} tensors are missing")
+    return model

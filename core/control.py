@@ -1,0 +1,40 @@
+"""ControlNet: a second network looks at a control picture and adds residuals inside the U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from core.denoise import Residuals
+
+
+@dataclass(frozen=True)
+class ControlUnit:
+    """One network at work. image: (1, 3, h, w) in 0 … 1; conditioning: the U-Net's own keyword arguments.
+
+    It adds nothing outside `start` … `end` (shares of the steps) and at weight 0, where it is not even run.
+    """
+
+    net: Any
+    image: Tensor
+    conditioning: Mapping[str, Any]
+    weight: float
+    start: float
+    end: float
+
+    def __call__(self, model_input: Tensor, timestep: Tensor, progress: tuple[int, int]) -> Residuals | None:
+        index, total = progress
+        if not self.weight or index / total < self.start or (index + 1) / total > self.end:
+            return None
+        down, mid = self.net(
+            model_input,
+            timestep,
+            **self.conditioning,
+            controlnet_cond=self.image.expand(len(model_input), -1, -1, -1),
+            conditioning_scale=self.weight,
+            return_dict=False,
+        )
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}

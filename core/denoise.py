@@ -1,0 +1,150 @@
+"""The loop. One generator denoises for every task and family; what differs was decided when its `Denoising` was built.
+
+Text, image, inpaint and ControlNet runs differ only in their first latents, their timesteps, what joins the U-Net's
+input, the networks that steer it, and what is laid back after each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Residuals = dict[str, Any]
+"""What ControlNets add inside the U-Net, as its keyword arguments; empty when none is at work."""
+
+
+class Scheduler(Protocol):
+    """What the loop needs of a diffusers scheduler."""
+
+    timesteps: Tensor
+    alphas_cumprod: Tensor
+    config: Any
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor: ...
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any) -> tuple[Tensor, ...]: ...
+    def add_noise(self, original: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Keeps the source where the mask is black, for models that know nothing of masks.
+
+    source: latents of the source picture (n, c, h, w); noise: what the run began with (same shape);
+    mask: (1, 1, h, w) in 0 … 1, one where the picture may change.
+    """
+
+    source: Tensor
+    noise: Tensor
+    mask: Tensor
+
+    def __call__(self, latents: Tensor, scheduler: Scheduler, next_timestep: Tensor | None) -> Tensor:
+        kept = self.source
+        if next_timestep is not None:
+            kept = scheduler.add_noise(kept, self.noise, next_timestep.reshape(1))
+        return (1 - self.mask) * kept + self.mask * latents
+
+
+class ControlUnit(Protocol):
+    """A ControlNet with its picture: residuals for one forward pass, None outside its share of the steps."""
+
+    def __call__(self, model_input: Tensor, timestep: Tensor, progress: tuple[int, int]) -> Residuals | None: ...
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """One run, ready to go.
+
+    predict(model_input, timestep, residuals) is the U-Net with its conditioning bound. latents: (n, c, h, w), already
+    at the noise level of `timesteps[0]`. inpaint_channels: (1, 5, h, w), mask and masked latents for 9-channel U-Nets.
+    """
+
+    predict: Callable[[Tensor, Tensor, Residuals], Tensor]
+    scheduler: Scheduler
+    timesteps: Tensor
+    latents: Tensor
+    guidance_scale: float
+    step_options: Mapping[str, Any]
+    controls: Sequence[ControlUnit] = ()
+    blend: Blend | None = None
+    inpaint_channels: Tensor | None = None
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance runs: the conditioning then holds negative and positive, in this order."""
+        return self.guidance_scale > 1
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """After a step: `latents` at the next noise level and `x0`, the clean latents predicted at this one (n, c, h, w)."""
+
+    latents: Tensor
+    x0: Tensor = field(repr=False)
+
+
+@torch.inference_mode()
+def denoise(run: Denoising) -> Iterator[Denoised]:
+    """Yields after every timestep; close it to cancel."""
+    latents, total = run.latents, len(run.timesteps)
+    for index, timestep in enumerate(run.timesteps):
+        scaled = run.scheduler.scale_model_input(torch.cat([latents] * 2) if run.guided else latents, timestep)
+        residuals = _steer(run.controls, scaled, timestep, (index, total))
+        prediction = run.predict(_with_inpaint_channels(scaled, run.inpaint_channels), timestep, residuals)
+        if run.guided:
+            negative, positive = prediction.chunk(2)
+            prediction = negative + run.guidance_scale * (positive - negative)
+        x0 = predict_x0(run.scheduler, timestep, scaled[: len(latents)], prediction)
+        latents = run.scheduler.step(prediction, timestep, latents, **run.step_options, return_dict=False)[0]
+        if run.blend:
+            latents = run.blend(latents, run.scheduler, run.timesteps[index + 1] if index + 1 < total else None)
+        yield Denoised(latents, x0)
+
+
+def predict_x0(scheduler: Scheduler, timestep: Tensor, model_input: Tensor, prediction: Tensor) -> Tensor:
+    """The clean latents that one prediction implies, the same way for every sampler.
+
+    The U-Net always sees x = √ᾱ·x0 + √(1−ᾱ)·ε, whatever scale the sampler keeps its own latents at, so
+    x0 = (x − √(1−ᾱ)·ε) / √ᾱ, or √ᾱ·x − √(1−ᾱ)·v (Salimans & Ho 2022, appendix D). Samplers that go between
+    timesteps give fractions: log ᾱ is interpolated there.
+    """
+    table = scheduler.alphas_cumprod
+    low = min(max(int(timestep), 0), len(table) - 1)
+    high = min(low + 1, len(table) - 1)
+    alpha_bar = torch.lerp(table[low].log(), table[high].log(), float(timestep) - low).exp().item()
+    alpha, sigma = max(alpha_bar, 1e-8) ** 0.5, (1 - alpha_bar) ** 0.5
+    if scheduler.config.prediction_type == "v_prediction":
+        return alpha * model_input - sigma * prediction
+    if scheduler.config.prediction_type == "sample":
+        return prediction
+    return (model_input - sigma * prediction) / alpha
+
+
+def _with_inpaint_channels(model_input: Tensor, extra: Tensor | None) -> Tensor:
+    if extra is None:
+        return model_input
+    return torch.cat([model_input, extra.expand(len(model_input), -1, -1, -1)], dim=1)
+
+
+def _steer(
+    controls: Sequence[ControlUnit], model_input: Tensor, timestep: Tensor, progress: tuple[int, int]
+) -> Residuals:
+    """The residuals of all ControlNets at work in this step, added up."""
+    total: Residuals = {}
+    for control in controls:
+        residuals = control(model_input, timestep, progress)
+        if residuals is None:
+            continue
+        total = _add(total, residuals) if total else residuals
+    return total
+
+
+def _add(ours: Residuals, theirs: Residuals) -> Residuals:
+    down, mid = "down_block_additional_residuals", "mid_block_additional_residual"
+    return {
+        down: [a + b for a, b in zip(ours[down], theirs[down], strict=True)],
+        mid: ours[mid] + theirs[mid],
+    }

@@ -1,0 +1,38 @@
+"""A request's field -> a gradio component. Label, default and range come from the field's own declaration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from core.request import GenerationRequest, bounds
+from core.samplers import SAMPLERS
+
+HELP = {f"field-{name}": field.description for name, field in GenerationRequest.model_fields.items()}
+
+
+def control(name: str, **look: Any) -> Component:
+    """The component for the request's field `name`, with the id "field-<name>". `look` adds to or overrides its looks.
+
+    Ranges guide the hand only; the request itself is the one check (its events run with `preprocess=False`).
+    """
+    field = GenerationRequest.model_fields[name]
+    limits = bounds(field)
+    common: dict[str, Any] = {
+        "label": field.title,
+        "value": field.default,
+        "interactive": True,
+        "elem_id": f"field-{name}",
+    } | look
+    match name:
+        case "checkpoint" | "sampler":
+            return gr.Dropdown(**{"choices": list(SAMPLERS)} | common)
+        case "prompt" | "negative_prompt" | "seed":  # a browser's numbers are exact to 2^53 only, so a seed is text
+            return gr.Textbox(**{"max_lines": 12} | common)
+        case "width" | "height":
+            return gr.Number(step=limits["multiple_of"], **common)
+        case _:
+            step = (field.json_schema_extra or {"step": 1})["step"]  # type: ignore[index,call-overload]
+            return gr.Slider(limits["ge"], limits["le"], step=step, **common)
