@@ -66,7 +66,7 @@ class Checkpoint:
     examples: tuple[str, ...] = ()
     problem: str | None = None
     latent_format: LatentFormat | None = None
-    footprint: Footprint = Footprint(0, 0, 0)
+    footprint: Footprint = field(default=Footprint(0, 0, 0))
     parts: tuple[Part, ...] = ()
     scheduler_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -1,4 +1,4 @@
-"""The loop. One generator denoises for every task and family; what differs was decided when its `Denoising` was built.
+"""The loop. One generator denoises for every task and family; what differs was decided before it began.
 
 Text, image, inpaint and ControlNet runs differ only in their first latents, their timesteps, what joins the U-Net's
 input, the networks that steer it, and what is laid back after each step.
@@ -58,8 +58,9 @@ class ControlUnit(Protocol):
 class Denoising:
     """One run, ready to go.
 
-    predict(model_input, timestep, residuals) is the U-Net with its conditioning bound. latents: (n, c, h, w), already
-    at the noise level of `timesteps[0]`. inpaint_channels: (1, 5, h, w), mask and masked latents for 9-channel U-Nets.
+    predict(model_input, timestep, residuals) is the U-Net with its conditioning bound.
+    latents: (n, c, h, w), already at the noise level of `timesteps[0]`.
+    inpaint_channels: (n, 5, h, w), mask and masked latents, for 9-channel U-Nets.
     """
 
     predict: Callable[[Tensor, Tensor, Residuals], Tensor]
@@ -80,7 +81,7 @@ class Denoising:
 
 @dataclass(frozen=True)
 class Denoised:
-    """After a step: `latents` at the next noise level and `x0`, the clean latents predicted at this one (n, c, h, w)."""
+    """After a step: `latents` at the next noise level; `x0`, the clean latents predicted at this one (n, c, h, w)."""
 
     latents: Tensor
     x0: Tensor = field(repr=False)
@@ -116,17 +117,20 @@ def predict_x0(scheduler: Scheduler, timestep: Tensor, model_input: Tensor, pred
     high = min(low + 1, len(table) - 1)
     alpha_bar = torch.lerp(table[low].log(), table[high].log(), float(timestep) - low).exp().item()
     alpha, sigma = max(alpha_bar, 1e-8) ** 0.5, (1 - alpha_bar) ** 0.5
+    x0: Tensor
     if scheduler.config.prediction_type == "v_prediction":
-        return alpha * model_input - sigma * prediction
-    if scheduler.config.prediction_type == "sample":
-        return prediction
-    return (model_input - sigma * prediction) / alpha
+        x0 = alpha * model_input - sigma * prediction
+    elif scheduler.config.prediction_type == "sample":
+        x0 = prediction
+    else:
+        x0 = (model_input - sigma * prediction) / alpha
+    return x0
 
 
 def _with_inpaint_channels(model_input: Tensor, extra: Tensor | None) -> Tensor:
     if extra is None:
         return model_input
-    return torch.cat([model_input, extra.expand(len(model_input), -1, -1, -1)], dim=1)
+    return torch.cat([model_input, extra.repeat(len(model_input) // len(extra), 1, 1, 1)], dim=1)
 
 
 def _steer(

@@ -39,7 +39,7 @@ CACHE_SHARE = 0.6  # of the memory that is free when the engine starts
 
 
 class Engine:
-    """Turns requests into pictures, one run at a time. Cheap to make: torch is imported by `prepare`, or a first run."""
+    """Turns requests into pictures, one run at a time. Cheap to make: `prepare` or the first run imports torch."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()

@@ -68,6 +68,8 @@ def _short(value: Any, limit: int = 60) -> str:
         return "nothing"
     if hasattr(value, "getbands"):  # a Pillow picture; its repr is an address
         return f"a picture of {value.width} × {value.height}"
+    if isinstance(value, (list, tuple, dict, set)):  # never rendered: it may be huge, or nested without end
+        return f"a {type(value).__name__} of {len(value)}"
     text = value if isinstance(value, str) else repr(value)
     shown = "".join(c if c.isprintable() else "�" for c in text[: limit + 1])
     shown = shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -1,13 +1,110 @@
-"""Pictures as they come in: which formats are read, how large they may be, and what identifies one."""
+"""Pictures as they come in: which formats are read, how large they may be, and what identifies one.
+
+Whatever arrives leaves as plain "RGB" (a mask as "L"), upright, of 8 bits, without metadata.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 
+from PIL import Image as Pillow
+from PIL import ImageOps
 from PIL.Image import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from core.errors import RequestError
 
 
 def fingerprint(image: Image) -> str:
     """ "sha256:…" of a picture's mode, size and pixels, whatever file it came from."""
     header = f"{image.mode} {image.width} {image.height}\n".encode()
     return "sha256:" + hashlib.sha256(header + image.tobytes()).hexdigest()
+
+
+def read_picture(
+    source: bytes | Path, *, max_pixels: int, field: str = "image", label: str = "Source picture"
+) -> Image:
+    """An RGB picture from a PNG, JPEG or WebP file; of an animation the first frame.
+
+    Turned upright as EXIF says; what is transparent becomes white, as in A1111; 16 bits are scaled to 8.
+    Raises RequestError on `field` for anything else, and before decoding for more than `max_pixels`.
+    """
+    image = _Reader(max_pixels, field, label).read(source)
+    if image.has_transparency_data and image.mode != "I;16":
+        image = image.convert("RGBA")
+        image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "white"), image)
+    return _plain(image, "RGB")
+
+
+def read_mask(source: bytes | Path, *, max_pixels: int, field: str = "mask", label: str = "Mask") -> Image:
+    """An "L" mask, white where the picture is painted anew: the alpha channel if it varies, else the brightness.
+
+    Reads and refuses what `read_picture` does.
+    """
+    image = _Reader(max_pixels, field, label).read(source)
+    if image.has_transparency_data and image.mode != "I;16":
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        darkest, brightest = alpha.getextrema()
+        image = alpha if darkest != brightest else image.convert("RGB")
+    return _plain(image, "L")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    max_pixels: int
+    field: str
+    label: str
+
+    def read(self, source: bytes | Path) -> Image:
+        """The decoded first frame, upright, in the file's own mode."""
+        with self._open(source) as file:
+            if file.width * file.height > self.max_pixels:
+                size = f"{file.width:,} × {file.height:,}"
+                raise self._reject(size, f"a picture of at most {self.max_pixels:,} pixels")
+            try:
+                file.load()
+            except Exception:  # Pillow raises whatever its decoders trip over
+                raise self._reject("a damaged file", "a complete PNG, JPEG or WebP picture") from None
+            return _upright(file)
+
+    def _open(self, source: bytes | Path) -> ImageFile:
+        """The header alone. The decoder is picked here because `PIL.Image.open` would try dozens, and would warn of
+        large pictures on the server's console instead of refusing them.
+        """
+        try:
+            data = source if isinstance(source, bytes) else source.read_bytes()
+            if data.startswith(b"\x89PNG\r\n\x1a\n"):
+                return PngImageFile(BytesIO(data))
+            if data.startswith(b"\xff\xd8\xff"):
+                return JpegImageFile(BytesIO(data))
+            if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+                return WebPImageFile(BytesIO(data))
+        except Exception:  # as above
+            raise self._reject("a damaged file", "a complete PNG, JPEG or WebP picture") from None
+        raise self._reject("this file", "a PNG, JPEG or WebP picture")
+
+    def _reject(self, value: str, allowed: str) -> RequestError:
+        return RequestError(self.field, value, allowed, self.label)
+
+
+def _upright(image: Image) -> Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF does not say which way is up
+        return image.copy()
+
+
+def _plain(image: Image, mode: str) -> Image:
+    """`image` in `mode`, without the profiles, EXIF and texts that Pillow would carry into saved pictures."""
+    if image.mode == "I;16":  # Pillow's own conversion clips instead of scaling
+        image = image.convert("I").point(lambda value: value * (255 / 65535) + 0.5).convert("L")
+    plain = image.convert(mode)
+    plain.info.clear()
+    return plain

@@ -7,8 +7,11 @@ request's field is listed as unknown instead of being bent into one.
 from __future__ import annotations
 
 import json
+import math
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -70,10 +73,9 @@ SAMPLERS_ELSEWHERE = {
 class PictureInfo:
     """What a PNG's text says.
 
-    `fields` holds values that a GenerationRequest takes, by field; `unknown` everything else, as text, by its name in
-    the file. `request` is the whole request (of the whole batch) if the picture is ours and the pictures it began from
-    are at hand; this picture is number `index` of it. `text` is what was read, unchanged. `source` is None if no text
-    of a known tool was found.
+    `source` is the tool that wrote it, None if no known one. `text` is what was read, unchanged. `fields` holds
+    values that a GenerationRequest takes, by field; `unknown` the rest as text, by its name in the file. A picture of
+    ours is number `index` of the batch that `request` makes; None if the pictures it began from are not at hand.
     """
 
     source: Source | None = None
@@ -184,7 +186,7 @@ def _text_chunks(png: bytes | Path) -> dict[str, str]:
     """The PNG's texts, of which every tool writes its own before the pixels; no pixel is decoded."""
     try:
         with PngImageFile(BytesIO(png) if isinstance(png, bytes) else png) as file:
-            return {key: str(value) for key, value in file.info.items() if isinstance(value, str)}
+            return {str(key): str(value) for key, value in file.info.items() if isinstance(value, str)}
     except Exception:  # Pillow raises whatever its parser trips over
         raise RequestError("image", "this file", "a PNG with less than 1 MB of text", "Picture") from None
 
@@ -194,13 +196,20 @@ def _check(found: list[Found]) -> tuple[dict[str, Any], dict[str, str]]:
     fields: dict[str, Any] = {}
     unknown: dict[str, str] = {}
     for key, name, value in found:
-        try:
-            if name is None:
-                raise RequestError(key, value, "a field of a request")
-            fields[name] = getattr(GenerationRequest(**{name: value}), name)
-        except RequestError:
+        accepted = _accepted(name, value) if name else None
+        if name and accepted is not None:
+            fields[name] = accepted
+        else:
             unknown[_clean(key)] = _clean(value)
     return fields, unknown
+
+
+def _accepted(name: str, value: object) -> Any:
+    """`value` as a request takes it for its field `name`, or None."""
+    try:
+        return getattr(GenerationRequest(**{name: value}), name)
+    except (RequestError, RecursionError):  # the latter from values nested a thousand deep
+        return None
 
 
 def _clean(value: object) -> str:
@@ -222,22 +231,22 @@ def _object(text: str) -> dict[str, Any] | None:
 
 
 def _number(text: str) -> int | float | str:
-    """Text as the number it spells; other text as it is."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
+    """Text as the finite number it spells; other text as it is."""
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        return float(text) if math.isfinite(float(text)) else text
     return text
 
 
-def _sampler(key: str, name: str, schedule_key: str, schedule: str) -> list[Found]:
-    """A sampler and a schedule as other tools keep them apart, as one name of ours if we have it."""
-    name = SAMPLERS_ELSEWHERE.get(name, name)
+def _sampler(name: Found, schedule: str) -> list[Found]:
+    """A sampler and its schedule, which other tools keep apart, as one name of ours if we have it."""
+    ours = SAMPLERS_ELSEWHERE.get(name.value, name.value)
     suffix = SCHEDULES.get(schedule.lower())
-    if suffix is not None and canonical_name(name + suffix):
-        return [Found(key, "sampler", name + suffix)]
-    return [Found(key, "sampler", name), Found(schedule_key, None, schedule)]
+    if suffix is not None and canonical_name(ours + suffix):
+        return [name._replace(value=ours + suffix)]
+    known = name if canonical_name(ours) is None else name._replace(value=ours)
+    return [known, Found("Schedule type", None, schedule)] if schedule else [known]
 
 
 def _stem(path: str) -> str:
@@ -255,39 +264,44 @@ def _read_ours(texts: Mapping[str, str], picture: Callable[[str], Image] | None)
     values, index, made_with = record.get("request"), record.get("index"), record.get("made_with")
     if not (isinstance(values, dict) and type(index) is int and index >= 0 and isinstance(made_with, dict)):
         return None
-    request = None
+    words = {_clean(key): _clean(value) for key, value in made_with.items()}
+    text = texts.get("parameters", "")
     try:
         request = GenerationRequest.from_json(json.dumps(values), picture)
-        found = [Found(name, name, value) for name, value in request]
     except (DarkroomError, RecursionError):
-        found = [Found(name, name, value) for name, value in values.items()]
-    fields, unknown = _check([item for item in found if item.value is not None])
-    words = {_clean(key): _clean(value) for key, value in made_with.items()}
-    return PictureInfo("darkroom", fields, unknown, texts.get("parameters", ""), index, words, request)
+        fields, unknown = _check([Found(name, name, value) for name, value in values.items() if value is not None])
+        return PictureInfo("darkroom", fields, unknown, text, index, words)
+    if index >= request.batch_size:
+        return None
+    fields = {name: value for name, value in request if value is not None}
+    return PictureInfo("darkroom", fields, {}, text, index, words, request)
 
 
 # A1111
 
-A1111_FIELDS = {
+A1111_NUMBERS = {
     "Steps": "steps",
     "CFG scale": "guidance_scale",
     "Seed": "seed",
     "Clip skip": "clip_skip",
     "Denoising strength": "strength",
 }
+NEGATIVE = "Negative prompt:"
 
 
-def _read_a1111(text: str) -> list[Found]:
-    """The prompt's lines, the negative prompt's from "Negative prompt:" on, then the line that begins with "Steps:"."""
-    lines = [line.strip() for line in text.strip().split("\n")]
-    last = max((number for number, line in enumerate(lines) if line.startswith("Steps: ")), default=len(lines))
-    marker = "Negative prompt:"
-    negative = next((number for number, line in enumerate(lines[:last]) if line.startswith(marker)), last)
+def _read_a1111(text: str) -> list[Found] | None:
+    """The prompt, the negative prompt from its marker on, and the line of settings, each possibly of many lines."""
+    lines = [line.strip() for line in text.split("\n")]
+    settings = max((number for number, line in enumerate(lines) if line.startswith("Steps: ")), default=None)
+    if settings is None:
+        return None
+    prompts, after = lines[:settings], "\n".join(lines[settings + 1 :])
+    negative = next((number for number, line in enumerate(prompts) if line.startswith(NEGATIVE)), settings)
     return [
-        Found("Prompt", "prompt", "\n".join(lines[:negative])),
-        Found("Negative prompt", "negative_prompt", "\n".join(lines[negative:last]).removeprefix(marker).strip()),
-        *(_a1111_settings(lines[last]) if last < len(lines) else []),
-        *(Found("After the settings", None, rest) for rest in ["\n".join(lines[last + 1 :])] if rest),
+        Found("Prompt", "prompt", "\n".join(prompts[:negative])),
+        Found("Negative prompt", "negative_prompt", "\n".join(prompts[negative:]).removeprefix(NEGATIVE).strip()),
+        *_a1111_settings(lines[settings]),
+        *([Found("After the settings", None, after)] if after else []),
     ]
 
 
@@ -295,36 +309,36 @@ def _a1111_settings(line: str) -> list[Found]:
     if len(line) > LINE_LIMIT:
         return [Found("Settings", None, line)]
     pairs = dict(_pairs(line))
-    found = []
-    if "Sampler" in pairs:
-        found += _sampler("Sampler", pairs.pop("Sampler"), "Schedule type", pairs.pop("Schedule type", ""))
     width, _, height = pairs.get("Size", "").partition("x")
-    size = [Found("Size", "width", _number(width)), Found("Size", "height", _number(height))]
-    if not _check(size)[1]:
-        found += size
+    found = [Found("Size", "width", _number(width)), Found("Size", "height", _number(height))]
+    if _check(found)[1]:
+        found = []
+    else:
         del pairs["Size"]
-    if "Model" in pairs:
-        found.append(Found("Model", "checkpoint", pairs.pop("Model")))
-    if any(key.startswith("Hires") for key in pairs) and "Denoising strength" in pairs:
-        found.append(Found("Denoising strength", None, pairs.pop("Denoising strength")))  # the second pass's
-    return found + [
-        Found(key, A1111_FIELDS.get(key), _number(value) if key in A1111_FIELDS else value)
-        for key, value in pairs.items()
-    ]
+    if "Sampler" in pairs:
+        found += _sampler(Found("Sampler", "sampler", pairs.pop("Sampler")), pairs.pop("Schedule type", ""))
+    second_pass = any(key.startswith("Hires") for key in pairs)  # the strength is then that of the second pass
+    for key, value in pairs.items():
+        if key == "Model":
+            found.append(Found(key, "checkpoint", value))
+        elif key in A1111_NUMBERS and not (second_pass and key == "Denoising strength"):
+            found.append(Found(key, A1111_NUMBERS[key], _number(value)))
+        else:
+            found.append(Found(key, None, value))
+    return found
 
 
 def _pairs(line: str) -> Iterator[tuple[str, str]]:
-    """The pairs of "Key: value, Key: "quoted, value"", in one pass."""
+    """The pairs of `Key: value, Key: "quoted, value"`, in one pass."""
     start = 0
     while (colon := line.find(":", start)) >= 0:
-        key = line[start:colon].rpartition(",")[2].strip()
         value, end = _value(line, colon + 1)
-        yield key, value
+        yield line[start:colon].rpartition(",")[2].strip(), value
         start = end + 1
 
 
 def _value(line: str, start: int) -> tuple[str, int]:
-    """The value from `start` on, and where the comma behind it is: a JSON string, or text up to the next comma."""
+    """The value from `start` on, and where it ends: a JSON string, or text up to the next comma."""
     while line.startswith(" ", start):
         start += 1
     if line.startswith('"', start):
@@ -334,72 +348,139 @@ def _value(line: str, start: int) -> tuple[str, int]:
             end = start
         if line.startswith(",", end) or end == len(line):
             return str(value), end
-    end = line.find(",", start)
-    end = len(line) if end < 0 else end
+    comma = line.find(",", start)
+    end = comma if comma >= 0 else len(line)
     return line[start:end].strip(), end
 
 
 # ComfyUI
 
-Graph = Mapping[str, Mapping[str, Any]]  # the inputs of each node, by its id; a link is [id, output]
-KSAMPLER = {"positive", "negative", "latent_image", "steps", "sampler_name"}
-COMFYUI_FIELDS = {"seed": "seed", "noise_seed": "seed", "steps": "steps", "cfg": "guidance_scale"}
+Graph = Mapping[
+    str, Mapping[str, Any]
+]  # the inputs of each node, by its id; an input is a value or a link [id, output]
+SIDES = ("positive", "negative")
+KSAMPLER = {*SIDES, "latent_image", "steps", "sampler_name"}
+COMFYUI_NUMBERS = {"seed": "seed", "noise_seed": "seed", "steps": "steps", "cfg": "guidance_scale"}
+UNDERSTOOD = {
+    "CLIPTextEncode",
+    "CheckpointLoaderSimple",
+    "EmptyLatentImage",
+    "KSampler",
+    "PreviewImage",
+    "SaveImage",
+    "VAEDecode",
+}
 
 
 def _read_comfyui(text: str) -> list[Found] | None:
-    """From the sampler that begins with an empty latent image (there may be a second pass), its links backwards."""
+    """The settings of the sampler that begins with an empty latent image (others are second passes)."""
     record = _object(text) or {}
     nodes = {key: node for key, node in record.items() if isinstance(node, dict) and "class_type" in node}
-    graph = {key: node["inputs"] for key, node in nodes.items() if isinstance(node.get("inputs"), dict)}
-    if not graph:
+    if not nodes:
         return None
+    graph = {
+        key: node["inputs"]
+        for key, node in nodes.items()
+        if isinstance(node.get("inputs"), dict) and node["class_type"] != "ConditioningZeroOut"
+    }
     samplers = [inputs for inputs in graph.values() if inputs.keys() >= KSAMPLER]
-    samplers.sort(key=lambda inputs: _upstream_value(graph, inputs["latent_image"], "width", int) is None)
-    listed = [Found(f"Node {key}", None, node["class_type"]) for key, node in nodes.items()]
+    samplers.sort(key=lambda sampler: "batch_size" not in _latents(graph, sampler))
+    others = {key: node["class_type"] for key, node in nodes.items() if node["class_type"] not in list(UNDERSTOOD)}
+    listed = [Found(f"Node {key}", None, kind) for key, kind in others.items()]
     return [*_comfyui_settings(graph, samplers[0]), *listed] if samplers else listed
 
 
 def _comfyui_settings(graph: Graph, sampler: Mapping[str, Any]) -> list[Found]:
     found = [
-        Found(key, name, _upstream_value(graph, sampler[key], key, int, float))
-        for key, name in COMFYUI_FIELDS.items()
+        Found(key, name, _literal(graph, sampler[key], (int, float), key, "value"))
+        for key, name in COMFYUI_NUMBERS.items()
         if key in sampler
     ]
-    name, schedule = (_upstream_value(graph, sampler.get(key), key, str) for key in ("sampler_name", "scheduler"))
-    found += _sampler("sampler_name", name or "", "scheduler", schedule or "")
-    for role, field_name in (("positive", "prompt"), ("negative", "negative_prompt")):
-        found.append(Found(role, field_name, _upstream_value(graph, sampler[role], "text", str, role=role)))
-    for key in ("width", "height"):
-        found.append(Found(key, key, _upstream_value(graph, sampler["latent_image"], key, int)))
-    denoise = sampler.get("denoise", 1)
-    layer = _upstream_value(graph, sampler["positive"], "stop_at_clip_layer", int)
-    checkpoint = _upstream_value(graph, sampler.get("model"), "ckpt_name", str)
+    latents = _latents(graph, sampler)
+    if "batch_size" in latents:
+        found += [
+            Found(key, key, _literal(graph, latents.get(key), int, key, "value")) for key in ("width", "height")
+        ]
+    for side, name in zip(SIDES, ("prompt", "negative_prompt"), strict=True):
+        nodes = _upstream(graph, sampler[side], side)
+        found.append(Found(side, name, _first(nodes, str, "text", "text_g", "value", "string")))
+    layer = _first(_upstream(graph, sampler["positive"]), int, "stop_at_clip_layer")
+    checkpoint = _first(_upstream(graph, sampler.get("model")), str, "ckpt_name")
     found += [
-        Found("denoise", "strength", None if denoise == 1 else denoise),
+        Found("denoise", "strength", sampler.get("denoise") if sampler.get("denoise") != 1 else None),
         Found("stop_at_clip_layer", "clip_skip", layer and -layer),
         Found("ckpt_name", "checkpoint", checkpoint and _stem(checkpoint)),
     ]
+    name = _literal(graph, sampler["sampler_name"], str, "sampler_name")
+    schedule = _literal(graph, sampler.get("scheduler"), str, "scheduler")
+    if name:
+        found += _sampler(Found("sampler_name", "sampler", name), schedule or "")
     return [item for item in found if item.value is not None]
 
 
-ALSO = {"text": ("text_g", "string", "value"), "seed": ("value",), "noise_seed": ("seed", "value")}
+def _latents(graph: Graph, sampler: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The inputs of the node that the sampler's latents come from; an empty latent image has a batch_size."""
+    return next(_upstream(graph, sampler["latent_image"]), {})
 
 
-def _upstream_value(graph: Graph, value: object, key: str, *kinds: type, role: str = "") -> Any:
-    """`value` itself if it is of `kinds`; if it links to a node, the nearest such input `key` found upstream.
+def _literal(graph: Graph, value: object, kind: type | tuple[type, ...], *names: str) -> Any:
+    """`value` itself if it is of `kind`; of a link, what the nearest node upstream holds under one of `names`."""
+    return value if isinstance(value, kind) else _first(_upstream(graph, value), kind, *names)
 
-    Through nodes with a positive and a negative side the way keeps to the side `role`.
-    """
-    waiting, seen = [value], set()
+
+def _first(nodes: Iterator[Mapping[str, Any]], kind: type | tuple[type, ...], *names: str) -> Any:
+    return next((node[name] for node in nodes for name in names if isinstance(node.get(name), kind)), None)
+
+
+def _upstream(graph: Graph, link: object, side: str | None = None) -> Iterator[Mapping[str, Any]]:
+    """The nodes that `link` leads to, nearest first; past nodes with two sides only along `side`."""
+    waiting, seen = deque([link]), set()
     while waiting:
-        value = waiting.pop(0)
-        if type(value) in kinds:
-            return value
-        if not _is_link(value) or value[0] in seen or value[0] not in graph:  # type: ignore[index]
+        link = waiting.popleft()
+        key = link[0] if isinstance(link, list) and link else None
+        if not isinstance(key, str) or key not in graph or key in seen:
             continue
-        seen.add(value[0])  # type: ignore[index]
-        inputs = graph[value[0]]  # type: ignore[index]
-        direct = [inputs[name] for name in (key, *ALSO.get(key, ())) if name in inputs]
-        links = [v for name, v in inputs.items() if _is_link(v) and name in ("positive", "negative", role)]
-        waiting = direct + waiting + links
-    return None
+        seen.add(key)
+        yield graph[key]
+        waiting.extend(value for name, value in graph[key].items() if name not in SIDES or side in (None, name))
+
+
+# InvokeAI
+
+INVOKEAI_FIELDS = {
+    "positive_prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "seed": "seed",
+    "steps": "steps",
+    "cfg_scale": "guidance_scale",
+    "width": "width",
+    "height": "height",
+    "strength": "strength",
+    "clip_skip": "clip_skip",
+}
+
+
+def _read_invokeai(text: str) -> list[Found] | None:
+    values = _object(text)
+    if values is None:
+        return None
+    found = []
+    for key, value in values.items():
+        if key == "scheduler" and isinstance(value, str):
+            schedule = "karras" if value.endswith("_k") else ""
+            found += _sampler(Found(key, "sampler", value.removesuffix("_k")), schedule)
+        elif key == "model" and isinstance(value, dict):
+            found.append(Found(key, "checkpoint", value.get("name") or value.get("model_name")))
+            found.append(Found("model hash", None, value.get("hash")))
+        elif key == "clip_skip" and isinstance(value, int):
+            found.append(Found(key, "clip_skip", value + 1))  # InvokeAI counts the layers left out
+        else:
+            found.append(Found(key, INVOKEAI_FIELDS.get(key), value))
+    return [item for item in found if item.value not in (None, [], {})]
+
+
+READERS: tuple[tuple[Source, str, Callable[[str], list[Found] | None]], ...] = (
+    ("a1111", "parameters", _read_a1111),
+    ("invokeai", "invokeai_metadata", _read_invokeai),
+    ("comfyui", "prompt", _read_comfyui),
+)

@@ -94,7 +94,7 @@ class Parameters(BaseModel):
 
         try:
             values = json.loads(text, object_hook=with_pictures)
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # no JSON, a number of 5,000 digits, brackets without end
             values = None
         if not isinstance(values, dict):
             raise RequestError("request", "this text", f"a JSON object of {cls.__name__}", "Request")

@@ -15,7 +15,8 @@ class Sampler:
     """`scheduler` is a class of diffusers, `config` what it needs beyond the checkpoint's own scheduler config.
 
     `few_steps` marks samplers made for distilled models (LCM, TCD), which draw nothing good from ordinary ones.
-    `most_steps` bounds the steps where the scheduler does.
+    `most_steps` bounds the steps where the scheduler does. `beta_timesteps` spaces the timesteps as ComfyUI's and
+    A1111's "Beta" do (diffusers' `use_beta_sigmas` spaces sigmas instead, and 20 steps then miss the colours).
     """
 
     scheduler: str
@@ -23,36 +24,40 @@ class Sampler:
     aliases: tuple[str, ...] = ()
     few_steps: bool = False
     most_steps: int | None = None
+    beta_timesteps: bool = False
 
 
-_SCHEDULES = {
+_SIGMAS = {
     "": {},
     " Karras": {"use_karras_sigmas": True},
     " Exponential": {"use_exponential_sigmas": True},
-    " Beta": {"use_beta_sigmas": True},
 }
 
 
 def _with_schedules(name: str, scheduler: str, *aliases: str, **config: Any) -> dict[str, Sampler]:
     """One sampler under each schedule of noise levels that its scheduler knows."""
     return {
-        name + suffix: Sampler(scheduler, config | schedule, tuple(a + suffix for a in aliases))
-        for suffix, schedule in _SCHEDULES.items()
+        name + suffix: Sampler(scheduler, config | sigmas, tuple(alias + suffix for alias in aliases))
+        for suffix, sigmas in _SIGMAS.items()
     }
 
 
+def _with_beta(name: str, scheduler: str, *aliases: str, **config: Any) -> dict[str, Sampler]:
+    """The same, and Beta, for schedulers that take timesteps as given."""
+    beta = Sampler(scheduler, config, tuple(alias + " Beta" for alias in aliases), beta_timesteps=True)
+    return {**_with_schedules(name, scheduler, *aliases, **config), name + " Beta": beta}
+
+
 SAMPLERS: Mapping[str, Sampler] = {
-    **_with_schedules("Euler", "EulerDiscreteScheduler", "k_euler"),
+    **_with_beta("Euler", "EulerDiscreteScheduler", "k_euler"),
     "Euler a": Sampler("EulerAncestralDiscreteScheduler", aliases=("k_euler_a", "Euler Ancestral")),
     **_with_schedules("LMS", "LMSDiscreteScheduler", "k_lms"),
     **_with_schedules("Heun", "HeunDiscreteScheduler", "k_heun"),
     **_with_schedules("DPM2", "KDPM2DiscreteScheduler", "k_dpm_2"),
     **_with_schedules("DPM2 a", "KDPM2AncestralDiscreteScheduler", "k_dpm_2_a"),
-    **_with_schedules("DPM++ 2M", "DPMSolverMultistepScheduler", "k_dpmpp_2m", algorithm_type="dpmsolver++"),
-    **_with_schedules(
-        "DPM++ 2M SDE", "DPMSolverMultistepScheduler", "k_dpmpp_2m_sde", algorithm_type="sde-dpmsolver++"
-    ),
-    **_with_schedules("DPM++ 3M", "DPMSolverMultistepScheduler", algorithm_type="dpmsolver++", solver_order=3),
+    **_with_beta("DPM++ 2M", "DPMSolverMultistepScheduler", "k_dpmpp_2m", algorithm_type="dpmsolver++"),
+    **_with_beta("DPM++ 2M SDE", "DPMSolverMultistepScheduler", "k_dpmpp_2m_sde", algorithm_type="sde-dpmsolver++"),
+    **_with_beta("DPM++ 3M", "DPMSolverMultistepScheduler", algorithm_type="dpmsolver++", solver_order=3),
     **_with_schedules("DPM++ SDE", "DPMSolverSDEScheduler", "k_dpmpp_sde"),
     **_with_schedules("UniPC", "UniPCMultistepScheduler"),
     **_with_schedules("DEIS", "DEISMultistepScheduler"),

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from core.request import GenerationRequest, reject
+from core.errors import RequestError
+from core.request import GenerationRequest, allowed, bounds, reject
 
 Mode = Literal["local", "lan", "share", "space"]
 VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent.parent
+HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
 class Limits(BaseModel):
@@ -81,10 +85,12 @@ class Settings(BaseSettings):
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_hide_none_type=True,
+        env_ignore_empty=True,
     )
 
     port: int = Field(7860, ge=1, le=65535, description="port of the page")
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback a login is required")
+    hosts: str = Field("", description="more names to answer to, with commas between, for a server behind a proxy")
     share: bool = Field(False, description="a public link for friends; a login is made if --auth gives none")
     auth: str | None = Field(None, description="user:password that visitors must give", repr=False)
     models: Path = Field(ROOT / "models", description="folder of checkpoints, controlnet, loras, embeddings, vae")
@@ -96,8 +102,41 @@ class Settings(BaseSettings):
     @classmethod
     def _user_and_password(cls, auth: str | None) -> str | None:
         if auth is not None and not all(auth.partition(":")):
-            raise ValueError("use user:password")
+            raise ValueError("user:password")
         return auth
+
+    @field_validator("host")
+    @classmethod
+    def _address(cls, host: str) -> str:
+        return host.strip("[]").lower()  # IPv6 addresses have brackets in URLs only
+
+    @field_validator("hosts")
+    @classmethod
+    def _names(cls, hosts: str) -> str:
+        if not all(HOST_NAME.fullmatch(name) for name in _split(hosts)):
+            raise ValueError("host names, with commas between")
+        return hosts
+
+    @classmethod
+    def from_command_line(cls, arguments: Sequence[str]) -> Self:
+        """The settings that flags and DARKROOM_* variables ask for; an unknown flag or --help ends the program.
+
+        Raises RequestError for a value that is not allowed, naming its flag and variable.
+        """
+        try:
+            return cls(_cli_parse_args=list(arguments))
+        except ValidationError as error:
+            raise _explain(error) from None
+
+    @property
+    def address(self) -> str:
+        """Where to listen: a Space is reached from outside its container."""
+        return "0.0.0.0" if self.mode == "space" else self.host
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The host names under which the public reaches this server, as far as they are known before it starts."""
+        return frozenset(_split(f"{self.hosts},{os.environ.get('SPACE_HOST', '')}"))
 
     @property
     def mode(self) -> Mode:
@@ -111,6 +150,21 @@ class Settings(BaseSettings):
     @property
     def limits(self) -> Limits:
         return LIMITS[self.mode]
+
+
+def _explain(error: ValidationError) -> RequestError:
+    """The first of pydantic's complaints, in our words. Where a value may be secret, it is not shown."""
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    field = Settings.model_fields[name]
+    value = first["input"] if field.repr else "***"
+    ours = first.get("ctx", {}).get("error")
+    use = str(ours) if ours else allowed(field) if "ge" in bounds(field) else str(field.description)
+    return RequestError(name, value, use, f"--{name} (DARKROOM_{name.upper()})")
+
+
+def _split(names: str) -> list[str]:
+    return [name for name in (part.strip().lower() for part in names.split(",")) if name]
 
 
 def is_loopback(host: str) -> bool:

@@ -1,0 +1,49 @@
+"""Darkroom: a Stable Diffusion studio in the browser. `python app.py --help` lists the settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from tempfile import TemporaryDirectory
+
+from core.errors import DarkroomError
+from core.settings import Settings
+
+
+def main() -> int:
+    try:
+        settings = Settings.from_command_line(sys.argv[1:])
+    except DarkroomError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        with TemporaryDirectory(prefix="darkroom-", ignore_cleanup_errors=True) as uploads:
+            os.environ["GRADIO_TEMP_DIR"] = uploads  # or people of one machine would share gradio's folder
+            run(settings)
+    except DarkroomError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(settings: Settings) -> None:
+    """Everything, put together, until Ctrl+C."""
+    from core.engine import Engine
+    from core.history import History
+    from core.jobs import JobQueue
+    from ui.app import HEAD, THEME, build_page  # gradio takes seconds to import: --help and wrong flags go without
+    from ui.server import check_address, serve
+
+    check_address(settings)
+    engine = Engine(settings)
+    with (
+        closing(History(settings.data)) as history,
+        closing(JobQueue(engine.generate, history, settings.limits, prepare=engine.prepare)) as queue,
+    ):
+        page = build_page(engine, queue, history)
+        serve(page, queue, history, settings, head=HEAD, theme=THEME)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""The page as a person meets it: the real app, the pocket model, a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import open_page
+
+HOSTILE = "<img src=x onerror=window.hit=1> ${window.hit=2} {{value}} `${window.hit=3}` <script>window.hit=4</script>"
+RED_ON_BLUE = "a red circle on a blue background"
+
+WATCH = """() => {
+  window.previews = [];
+  window.shift = 0;
+  const picture = document.querySelector("#stage .picture");
+  new MutationObserver(() => picture.src.startsWith("data:image/jpeg") && previews.push(performance.now()))
+    .observe(picture, { attributes: true, attributeFilter: ["src"] });
+  new PerformanceObserver((list) => list.getEntries().forEach((entry) => { shift += entry.value; }))
+    .observe({ type: "layout-shift" });
+}"""
+
+
+def status(page: Page) -> str:
+    return page.locator("#stage .words b").inner_text()
+
+
+def wait_for_status(page: Page, pattern: str, timeout: float = 30) -> re.Match[str]:
+    """Wait until the line under the canvas begins as `pattern` says."""
+    expect(page.locator("#stage .words b")).to_have_text(re.compile(pattern), timeout=timeout * 1000)
+    found = re.match(pattern, status(page))
+    return found or wait_for_status(page, pattern, timeout)  # it moved on in between
+
+
+def generate(page: Page, prompt: str = RED_ON_BLUE, steps: int = 20, seed: str = "7") -> None:
+    page.fill("#field-prompt textarea", prompt)
+    page.fill("#field-seed textarea", seed)
+    page.fill("#field-steps input[type=number]", str(steps))
+    page.keyboard.press("Tab")
+    page.click("#go")
+
+
+def stop_all(page: Page) -> None:
+    while page.locator("html.busy").count():
+        page.click("#stop")
+        page.wait_for_timeout(100)
+
+
+def test_a_prompt_becomes_a_picture_that_develops_before_ones_eyes(page: Page) -> None:
+    page.evaluate(WATCH)
+    generate(page, steps=30)
+    wait_for_status(page, "Seed 7$")
+    previews, shift = page.evaluate("[previews, shift]")
+    assert len(previews) >= 5
+    assert (len(previews) - 1) / (previews[-1] - previews[0]) * 1000 >= 5  # a second
+    assert shift <= 0.01
+    url = page.locator("#stage .picture").get_attribute("src") or ""
+    answer = page.request.get(f"{page.url}{url}")
+    assert answer.headers["content-type"] == "image/png"
+    picture = Image.open(io.BytesIO(answer.body()))
+    assert picture.info["parameters"].startswith(RED_ON_BLUE)
+    red, _, blue = picture.getpixel((128, 128))  # type: ignore[misc]
+    assert red > blue + 60
+    red, _, blue = picture.getpixel((8, 8))  # type: ignore[misc]
+    assert blue > red + 60
+    expect(page.locator("#stage .film li[data-status=done] [aria-current]")).to_have_count(1)
+
+
+def test_stop_ends_a_run_within_a_step(page: Page) -> None:
+    generate(page, steps=150)
+    wait_for_status(page, r"Step \d+ of 150")
+    page.click("#stop")
+    wait_for_status(page, "Stopped", timeout=2)
+    expect(page.locator("#go")).to_have_accessible_name(re.compile("^Generate"))
+
+
+def test_a_refresh_and_a_second_page_reattach_to_the_running_job(page: Page, browser: Browser, app_url: str) -> None:
+    generate(page, steps=150)
+    before = int(wait_for_status(page, r"Step (\d+) of 150")[1])
+    job = page.locator("#stage .film li[data-status=running]").get_attribute("data-key")
+    page.reload(wait_until="domcontentloaded")
+    after = int(wait_for_status(page, r"Step (\d+) of 150")[1])
+    assert after >= before
+    assert page.locator("#stage .film li[data-status=running]").get_attribute("data-key") == job
+    second = browser.new_context().new_page()
+    open_page(second, app_url)
+    assert second.locator("#stage .film li[data-status=running]").get_attribute("data-key") == job
+    second.context.close()
+    stop_all(page)
+
+
+def test_ctrl_enter_generates_and_escape_stops(page: Page) -> None:
+    page.fill("#field-steps input[type=number]", "150")
+    page.fill("#field-prompt textarea", RED_ON_BLUE)
+    page.keyboard.press("Control+Enter")
+    wait_for_status(page, r"Step \d+ of 150")
+    page.keyboard.press("Escape")
+    wait_for_status(page, "Stopped", timeout=2)
+
+
+def test_several_jobs_wait_in_the_film_and_can_be_cancelled(page: Page) -> None:
+    generate(page, steps=150)
+    expect(page.locator("#go")).to_have_accessible_name(re.compile("^Queue another"))
+    page.click("#go")
+    page.click("#go")
+    waiting = page.locator("#stage .film li[data-status=queued]")
+    expect(waiting).to_have_text(["2nd", "next"])
+    waiting.last.hover()
+    waiting.last.get_by_role("button", name="Cancel").click()
+    expect(waiting).to_have_text(["next"])
+    stop_all(page)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("#field-width input", "513", "Width: 513 is not allowed; use a multiple of 8 from 64 to 4096."),
+        ("#field-seed textarea", "red", "Seed: “red” is not allowed; use a whole number"),
+        ("#field-seed textarea", "18446744073709551616", "Seed: 18446744073709551616 is not allowed"),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_label_and_nothing_is_lost(
+    page: Page, field: str, value: str, words: str
+) -> None:
+    page.fill("#field-prompt textarea", "kept")
+    frames = page.locator("#stage .film li").count()
+    page.fill(field, value)
+    page.keyboard.press("Tab")
+    page.click("#go")
+    expect(page.get_by_test_id("toast-body")).to_have_count(1)
+    expect(page.get_by_test_id("toast-text")).to_contain_text(words)
+    expect(page.locator("#dock .plan")).to_contain_text(words)
+    assert page.locator("#field-prompt textarea").input_value() == "kept"
+    assert page.locator("#stage .film li").count() == frames
+
+
+def test_text_from_people_is_never_markup(page: Page) -> None:
+    generate(page, HOSTILE, steps=2)
+    wait_for_status(page, "Seed 7$")
+    assert page.locator("#stage .picture").get_attribute("alt") == HOSTILE
+    page.locator("#stage").get_by_role("button", name="Use settings").click()
+    page.reload(wait_until="domcontentloaded")
+    expect(page.locator("#stage .film li[data-status=done] button").first).to_have_attribute("title", HOSTILE)
+    assert page.evaluate("window.hit") is None
+
+
+def test_settings_of_a_picture_come_back_and_a_new_seed_makes_another(page: Page) -> None:
+    generate(page, "a green tree", steps=3, seed="18446744073709551615")
+    wait_for_status(page, "Seed 18446744073709551615$")
+    page.fill("#field-prompt textarea", "")
+    page.fill("#field-seed textarea", "")
+    page.locator("#stage").get_by_role("button", name="Use settings").click()
+    expect(page.locator("#field-prompt textarea")).to_have_value("a green tree")
+    expect(page.locator("#field-seed textarea")).to_have_value("18446744073709551615")
+    page.click("#dice")
+    expect(page.locator("#field-seed textarea")).to_have_value("")
+    page.click("#reuse")
+    expect(page.locator("#field-seed textarea")).to_have_value("18446744073709551615")
+    page.locator("#stage").get_by_role("button", name="New seed").click()
+    assert wait_for_status(page, r"Seed (?!18446744073709551615$)(\d+)$")
+
+
+def test_size_presets_swap_and_the_line_over_generate(page: Page) -> None:
+    plan = page.locator("#dock .plan")
+    expect(plan).to_contain_text("Text to image")
+    page.get_by_role("radio", name="16:9").click()
+    expect(plan).to_contain_text("336 × 192")
+    page.click("#swap")
+    expect(plan).to_contain_text("192 × 336")
+    expect(page.get_by_role("radio", name="9:16")).to_be_checked()
+    page.get_by_role("button", name=RED_ON_BLUE).or_(page.locator("#stage .examples button").first).first.click()
+    expect(page.locator("#field-prompt textarea")).not_to_have_value("")
+
+
+def test_the_theme_is_switched_and_kept(page: Page) -> None:
+    background = "getComputedStyle(document.querySelector('#stage .canvas')).backgroundColor"
+    assert page.evaluate(background) == "rgb(17, 17, 17)"
+    page.get_by_role("button", name="Light or dark").click()
+    assert page.evaluate(background) == "rgb(241, 241, 240)"
+    page.reload(wait_until="domcontentloaded")
+    page.wait_for_selector("#go")
+    assert page.evaluate(background) == "rgb(241, 241, 240)"
+
+
+def test_the_layout_on_a_desktop(page: Page) -> None:
+    box = page.locator("#settings").bounding_box()
+    assert box and box["width"] == 408
+    for field in ("steps", "guidance_scale", "sampler", "batch_size", "seed"):
+        row = page.locator(f"#field-{field}").bounding_box()
+        assert row and row["height"] == 32, field
+    tabs = page.locator("#modes > .tab-wrapper [role=tab]")
+    assert tabs.count() == 5
+    boxes = [tab.bounding_box() for tab in tabs.all()]
+    assert all(tab and tab["y"] == 48 and tab["x"] + tab["width"] <= 408 for tab in boxes)
+    sheet = page.locator("#stage .sheet").bounding_box()
+    assert sheet and sheet["width"] == sheet["height"] == 652
+    assert page.evaluate(
+        "document.documentElement.scrollWidth <= innerWidth && document.body.scrollHeight <= innerHeight"
+    )
+
+
+def test_the_layout_on_a_phone(browser: Browser, app_url: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page = context.new_page()
+    open_page(page, app_url)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    order = [
+        "#stage .sheet",
+        "#stage .words",
+        "#stage .film",
+        "#field-prompt",
+        "#modes > .tab-wrapper",
+        "#field-steps",
+    ]
+    tops = [box["y"] for box in (page.locator(part).bounding_box() for part in order) if box]
+    assert len(tops) == len(order) and tops == sorted(tops)
+    expect(page.locator("#go")).to_be_in_viewport()
+    assert page.evaluate("getComputedStyle(document.querySelector('#field-prompt textarea')).fontSize") == "16px"
+    context.close()
+
+
+def test_everything_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None:
+    nameless = page.evaluate("""() => [...document.querySelectorAll("button, a[href], input, textarea, [role=tab]")]
+      .filter((node) => node.checkVisibility())
+      .filter((node) => !(node.ariaLabel || node.textContent.trim() || node.labels?.length))
+      .map((node) => node.outerHTML)""")
+    assert not nameless
+    page.locator("#field-prompt textarea").focus()
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id"))
+    assert {"swap", "dice", "reuse", "go"} <= set(reached)
+    page.locator("#mode-text-button").focus()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Shortcuts")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Shortcuts")).to_be_hidden()
+
+
+def test_generate_works_at_once_beside_sixty_open_pages(page: Page, app_url: str) -> None:
+    with open_relays(app_url, 60):
+        began = time.monotonic()
+        generate(page, steps=10)
+        expect(page.locator("#go")).to_have_accessible_name(re.compile("^Queue another"), timeout=2000)
+        assert time.monotonic() - began < 3
+        wait_for_status(page, "Seed 7$")
+
+
+@contextmanager
+def open_relays(url: str, count: int) -> Iterator[None]:
+    """`count` pages that hold their relay open and read it, as browsers do."""
+    config = httpx.get(f"{url}/config").json()
+    stage = next(part["id"] for part in config["components"] if part["props"].get("elem_id") == "stage")
+    relay = next(d["id"] for d in config["dependencies"] if stage in d["outputs"])
+    opened, stop = threading.Barrier(2, timeout=60), threading.Event()
+
+    async def hold(client: httpx.AsyncClient, name: str, first: asyncio.Event) -> None:
+        body = {"data": [], "fn_index": relay, "session_hash": name}
+        (await client.post("/gradio_api/queue/join", json=body)).raise_for_status()
+        async with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": name}) as stream:
+            async for line in stream.aiter_lines():
+                if "process_generating" in line:
+                    first.set()
+
+    async def hold_all() -> None:
+        limits = httpx.Limits(max_connections=2 * count)
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
+            firsts = [asyncio.Event() for _ in range(count)]
+            tasks = [asyncio.create_task(hold(client, f"page{k}", first)) for k, first in enumerate(firsts)]
+            await asyncio.gather(*(first.wait() for first in firsts))
+            await asyncio.to_thread(opened.wait)
+            await asyncio.to_thread(stop.wait)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    thread = threading.Thread(target=lambda: asyncio.run(hold_all()))
+    thread.start()
+    try:
+        opened.wait()
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=30)

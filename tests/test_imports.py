@@ -1,0 +1,61 @@
+"""Imports run one way, app -> ui -> core, and what is heavy is loaded only when it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "diffusers", "transformers", "gradio", "cv2", "scipy")
+
+
+def printed_by(code: str) -> list[str]:
+    """The words that `code` prints in a new interpreter."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules that are in after `statement`."""
+    return set(printed_by(f"{statement}; import sys; print(*(name for name in sys.modules if '.' not in name))"))
+
+
+def imported_in(file: Path) -> set[str]:
+    """The top-level names of all imports that stand in `file`, those inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+def test_importing_core_loads_nothing_heavy() -> None:
+    assert loaded_by("import core; core.Engine") & set(HEAVY) == set()
+
+
+def test_importing_the_page_does_not_load_the_engines_libraries() -> None:
+    loaded = loaded_by("import ui.app, ui.server")
+    assert "gradio" in loaded
+    assert loaded & {"torch", "diffusers", "transformers"} == set()
+
+
+def test_neither_gradio_nor_the_hub_reports_home() -> None:
+    code = "import ui.server, gradio.analytics as a, huggingface_hub.constants as h"
+    said = printed_by(f"{code}; print(a.analytics_enabled(), h.HF_HUB_DISABLE_TELEMETRY)")
+    assert said == ["False", "True"]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "core").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_core_knows_nothing_of_the_page(file: Path) -> None:
+    assert imported_in(file) & {"ui", "gradio", "gradio_client", "app", "training", "bench"} == set()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "ui").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_the_page_knows_nothing_of_who_starts_it(file: Path) -> None:
+    assert imported_in(file) & {"app", "torch", "diffusers", "transformers", "training", "bench"} == set()

@@ -1,0 +1,175 @@
+"""diffusers is the oracle: our one loop gives the very bits of its pipelines, on tiny random weights.
+
+Every case compares the final latents of two seeds, one without guidance and one with guidance 7.
+"""
+
+from __future__ import annotations
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core import start
+from core.denoise import denoise
+from core.families.sd import Components, StableDiffusion
+from core.families.sdxl import StableDiffusionXL
+from core.request import Control, GenerationRequest
+from core.samplers import SAMPLERS
+from tests import tiny
+
+RUNS = ((3, 1.0), (2**63, 7.0))  # seed, guidance
+SIZE = 64
+FAMILIES = ("StableDiffusion", "StableDiffusionXL")
+
+
+def picture(seed: int, mode: str = "RGB") -> Image.Image:
+    """Something to begin from: soft random colours, or a mask with a hard edge."""
+    random = np.random.default_rng(seed)
+    if mode == "L":
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        mask[16:40, 8:48] = 255
+        return Image.fromarray(mask)
+    return Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).resize(
+        (SIZE, SIZE), Image.Resampling.BICUBIC
+    )
+
+
+@pytest.fixture(scope="module")
+def pipelines():
+    return {"StableDiffusion": tiny.sd(), "StableDiffusionXL": tiny.sdxl()}
+
+
+def our_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor:
+    parts = pipeline.components
+    xl = "text_encoder_2" in parts
+    names = ("", "_2") if xl else ("",)
+    components = Components(
+        unet=parts["unet"],
+        vae=parts["vae"],
+        text_encoders=tuple(parts[f"text_encoder{n}"] for n in names),
+        tokenizers=tuple(parts[f"tokenizer{n}"] for n in names),
+        scheduler_config=dict(parts["scheduler"].config),
+        options={},
+    )
+    model = (StableDiffusionXL if xl else StableDiffusion)(components)
+    prompts = [model.encode_prompt(request.prompt, request.clip_skip)]
+    if request.guidance_scale > 1:
+        prompts.insert(0, model.encode_prompt(request.negative_prompt, request.clip_skip, negative=True))
+    *_, last = denoise(start.prepare(model, prompts, request, nets))
+    return last.latents
+
+
+def their_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor:
+    """The same request, as somebody would write it with diffusers."""
+    parts = {**pipeline.components, "scheduler": their_scheduler(pipeline, request)}
+    name = type(pipeline).__name__.removesuffix("Pipeline")
+    suffix = {"text": "", "image": "Img2Img", "inpaint": "Inpaint"}[request.task]
+    options = {"height": SIZE, "width": SIZE}
+    if request.image:
+        options |= {"image": request.image, "strength": request.strength}
+    if request.mask:
+        options |= {"mask_image": request.mask}
+    if nets:
+        parts["controlnet"] = list(nets) if len(nets) > 1 else nets[0]
+        name += "ControlNet"
+        options["control_image" if request.image else "image"] = _one_or_all([c.image for c in request.controls])
+        options["controlnet_conditioning_scale"] = _one_or_all([c.weight for c in request.controls])
+        options["control_guidance_start"] = [c.start for c in request.controls]
+        options["control_guidance_end"] = [c.end for c in request.controls]
+    if not name.startswith("StableDiffusionXL"):
+        parts["requires_safety_checker"] = False
+    elif request.task == "text" or nets:
+        parts["add_watermarker"] = False
+    runner = getattr(diffusers, f"{name}{suffix}Pipeline")(**parts)
+    runner.set_progress_bar_config(disable=True)
+    return runner(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt or None,
+        **their_steps(request),
+        guidance_scale=request.guidance_scale,
+        generator=torch.Generator().manual_seed(request.seed),
+        output_type="latent",
+        **options,
+    ).images
+
+
+def their_scheduler(pipeline, request: GenerationRequest):
+    sampler = SAMPLERS[request.sampler]
+    options = dict(sampler.config)
+    if sampler.scheduler == "DPMSolverSDEScheduler":
+        options["noise_sampler_seed"] = request.seed
+    return getattr(diffusers, sampler.scheduler).from_config(pipeline.scheduler.config, **options)
+
+
+def their_steps(request: GenerationRequest) -> dict:
+    if not SAMPLERS[request.sampler].beta_timesteps:
+        return {"num_inference_steps": request.steps}
+    return {"timesteps": start.beta_timesteps(request.steps, 1000)}
+
+
+def _one_or_all(values: list):
+    return values if len(values) > 1 else values[0]
+
+
+def assert_same_bits(pipeline, nets=(), **fields) -> None:
+    for seed, guidance in RUNS:
+        request = GenerationRequest(
+            **{"sampler": "Euler", "steps": 4, "prompt": "a red circle", "negative_prompt": "blue", **fields},
+            width=SIZE,
+            height=SIZE,
+            seed=seed,
+            guidance_scale=guidance,
+        )
+        ours, theirs = our_latents(pipeline, request, nets), their_latents(pipeline, request, nets)
+        assert torch.isfinite(theirs).all()
+        assert torch.equal(ours, theirs), f"guidance {guidance}: differs by up to {(ours - theirs).abs().max():.2e}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("task", ["text", "image", "inpaint"])
+@pytest.mark.parametrize("networks", [0, 1, 2])
+def test_every_task_with_and_without_controlnets(pipelines, family, task, networks):
+    pipeline = pipelines[family]
+    nets = [tiny.controlnet(pipeline.unet)] * networks
+    units = [
+        Control(net="a", image=picture(5), weight=0.8, end=0.75),
+        Control(net="b", image=picture(6), weight=1.3, start=0.25),
+    ]
+    fields = {"controls": units[:networks]}
+    if task != "text":
+        fields |= {"image": picture(1), "strength": 0.75}
+    if task == "inpaint":
+        fields |= {"mask": picture(1, "L")}
+    assert_same_bits(pipeline, nets, **fields)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_from_text(pipelines, sampler):
+    assert_same_bits(pipelines["StableDiffusion"], sampler=sampler)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_from_an_image(pipelines, sampler):
+    assert_same_bits(pipelines["StableDiffusion"], sampler=sampler, image=picture(1), strength=0.75)
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inpaint_at_other_strengths(pipelines, family, strength):
+    assert_same_bits(pipelines[family], image=picture(1), mask=picture(1, "L"), strength=strength)
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM", "DPM++ 2M Karras"])
+def test_v_prediction(sampler):
+    assert_same_bits(tiny.sd("v_prediction"), sampler=sampler)
+
+
+def test_a_9_channel_unet_sees_the_mask():
+    assert_same_bits(tiny.sd(in_channels=9), image=picture(1), mask=picture(1, "L"), strength=1.0)
+
+
+def test_an_empty_negative_prompt(pipelines):
+    for pipeline in pipelines.values():
+        assert_same_bits(pipeline, negative_prompt="")

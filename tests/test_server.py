@@ -1,0 +1,255 @@
+"""The real server on a real port, with a small page of its own; queue and history are told what to say."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AuthenticationError
+
+from core.errors import DarkroomError, NotFound
+from core.history import PictureRow
+from core.settings import Settings
+from ui import server
+from ui.guard import OWNER_COOKIE
+from ui.server import Running, check_address, owner_of, running
+
+PICTURE = "5f0c"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> SimpleNamespace:
+    """One picture, whose owner a test may set."""
+    row = PictureRow(
+        PICTURE,
+        "job",
+        "local",
+        0,
+        1,
+        8,
+        8,
+        1.7e9,
+        False,
+        tmp_path / "a.png",
+        tmp_path / "a.webp",
+        stored_request="{}",
+    )
+    row.path.write_bytes(b"the PNG")
+    row.thumbnail.write_bytes(b"the WebP")
+    told = SimpleNamespace(row=row, owner="local")
+
+    def picture(picture_id: str, owner: str) -> Any:
+        if (picture_id, owner) != (PICTURE, told.owner):
+            raise NotFound("There is no such picture.")
+        return row
+
+    told.picture = picture
+    return told
+
+
+@pytest.fixture
+def queue() -> SimpleNamespace:
+    return SimpleNamespace(ready=False)
+
+
+@pytest.fixture
+def start(queue: SimpleNamespace, history: SimpleNamespace) -> Any:
+    """Starts a server with a page that says who one is."""
+
+    def start(**flags: Any) -> AbstractContextManager[Running]:
+        def whoami(request: gr.Request) -> str:
+            return owner_of(request)
+
+        with gr.Blocks(analytics_enabled=False) as page:
+            gr.Button().click(whoami, None, gr.Textbox(), api_name="whoami")
+        return running(page, queue, history, Settings(port=free_port(), **flags))
+
+    return start
+
+
+@pytest.fixture
+def local(start: Any) -> Iterator[httpx.Client]:
+    with start() as at, httpx.Client(base_url=at.url) as visitor:
+        yield visitor
+
+
+def whoami(visitor: httpx.Client) -> str:
+    """Ask the page's event as the browser does: the queue, then its stream."""
+    asked = {"data": [], "fn_index": 0, "session_hash": "s"}
+    visitor.post("/gradio_api/queue/join", json=asked).raise_for_status()
+    with visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": "s"}) as stream:
+        for line in stream.iter_lines():
+            if "process_completed" in line:
+                return str(httpx.Response(200, text=line.removeprefix("data: ")).json()["output"]["data"][0])
+    raise AssertionError("the stream ended early")
+
+
+def test_the_page_and_gradios_own_answers_come_through_the_gate(local: httpx.Client) -> None:
+    for path in ("/", "/config", "/gradio_api/info"):
+        answer = local.get(path)
+        assert answer.status_code == 200
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert local.get("/", headers={"Host": "evil.example"}).status_code == 421
+    for path in ("/docs", "/openapi.json", "/monitoring/summary", "/gradio_api/runs"):
+        assert local.get(path).status_code in (403, 404)
+
+
+def test_a_foreign_website_cannot_drive_a_local_server(local: httpx.Client) -> None:
+    job = {"data": [], "fn_index": 0, "session_hash": "s"}
+    evil = {"Origin": "https://evil.example"}
+    preflight = evil | {"Access-Control-Request-Method": "POST"}
+    answers = [
+        local.post("/gradio_api/queue/join", json=job, headers=evil),
+        local.get("/gradio_api/queue/data?session_hash=s", headers=evil),
+        local.post("/gradio_api/upload", files={"files": b"x"}, headers={"Sec-Fetch-Site": "cross-site"}),
+        local.options("/gradio_api/queue/join", headers=preflight),
+        local.get("/gradio_api/file=http://example.com/"),
+    ]
+    assert [answer.status_code for answer in answers] == [403] * 5
+    assert not [name for answer in answers for name in answer.headers if name.startswith("access-control-")]
+    own = local.get("/config", headers={"Origin": str(local.base_url).rstrip("/")})
+    assert own.status_code == 200
+    assert "access-control-allow-origin" not in own.headers
+
+
+def test_a_picture_its_thumbnail_and_its_download(local: httpx.Client, history: SimpleNamespace) -> None:
+    picture = local.get(f"/pictures/{PICTURE}")
+    assert picture.content == b"the PNG"
+    assert picture.headers["Content-Type"] == "image/png"
+    assert picture.headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    assert "Content-Disposition" not in picture.headers
+    thumbnail = local.get(f"/pictures/{PICTURE}/thumbnail")
+    assert (thumbnail.content, thumbnail.headers["Content-Type"]) == (
+        history.row.thumbnail.read_bytes(),
+        "image/webp",
+    )
+    download = local.get(f"/pictures/{PICTURE}?download=1").headers["Content-Disposition"]
+    assert download.startswith('attachment; filename="darkroom-2023111')
+    assert download.endswith('-1.png"')
+    assert download.isascii()
+
+
+def test_no_picture_but_ones_own(local: httpx.Client, history: SimpleNamespace) -> None:
+    history.owner = "somebody else"
+    foreign = local.get(f"/pictures/{PICTURE}")
+    assert foreign.status_code == 404
+    assert local.get(f"/pictures/{PICTURE}/thumbnail").status_code == 404
+    for wanted in ("unknown", "..%2f..%2fetc%2fpasswd", "%00", "é", "x" * 5000, f"{PICTURE}%0a"):
+        assert local.get(f"/pictures/{wanted}").status_code == 404
+    unknown = local.get("/pictures/unknown")
+    assert (unknown.content, set(unknown.headers)) == (foreign.content, set(foreign.headers))
+
+
+def test_a_picture_deleted_by_hand_is_missing(local: httpx.Client, history: SimpleNamespace) -> None:
+    history.row.path.unlink()
+    assert local.get(f"/pictures/{PICTURE}").status_code == 404
+
+
+def test_it_lives_at_once_and_is_ready_when_the_worker_is(local: httpx.Client, queue: SimpleNamespace) -> None:
+    assert (local.get("/livez").status_code, local.get("/readyz").status_code) == (200, 503)
+    queue.ready = True
+    assert local.get("/readyz").status_code == 200
+
+
+def test_locally_there_is_one_owner(local: httpx.Client) -> None:
+    assert whoami(local) == "local"
+    assert Client(str(local.base_url), verbose=False).predict(api_name="/whoami") == "local"
+
+
+def test_on_a_space_each_browser_owns_its_own(
+    start: Any, history: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPACE_ID", "a/b")
+    monkeypatch.setenv("SPACE_HOST", "a-b.hf.space")
+    with start() as at, httpx.Client(base_url=at.url) as ann, httpx.Client(base_url=at.url) as bob:
+        assert at.login is None
+        for visitor in (ann, bob):
+            assert visitor.get("/").status_code == 200
+        me = whoami(ann)
+        assert me == whoami(ann) != whoami(bob)
+        assert me not in (ann.cookies[OWNER_COOKIE], "local")
+        history.owner = me
+        assert ann.get(f"/pictures/{PICTURE}").status_code == 200
+        foreign = bob.get(f"/pictures/{PICTURE}")
+        assert foreign.status_code == httpx.get(f"{at.url}/pictures/{PICTURE}").status_code == 404
+        framed = httpx.get(f"{at.url}/", headers={"Host": "a-b.hf.space"})
+        assert "SameSite=None; Secure; Partitioned" in framed.headers["Set-Cookie"]
+
+
+def test_a_login_covers_gradios_routes_and_ours(start: Any, history: SimpleNamespace) -> None:
+    with start(host="0.0.0.0") as at, httpx.Client(base_url=at.url) as visitor:
+        closed = ("/", "/config", "/gradio_api/app_id", "/gradio_api/heartbeat/s", f"/pictures/{PICTURE}")
+        assert {visitor.get(path).status_code for path in closed} == {401}
+        assert visitor.post("/gradio_api/cancel", json={}).status_code == 401
+        user, _, password = at.login.user_and_password.partition(":")
+        assert not visitor.post("/login", data={"username": user, "password": "wrong"}).is_success
+        assert visitor.post("/login", data={"username": user, "password": password}).is_success
+        assert visitor.get("/").status_code == 200
+        history.owner = whoami(visitor)
+        assert visitor.get(f"/pictures/{PICTURE}").status_code == 200
+        assert len(Client(at.url, auth=(user, password), verbose=False).predict(api_name="/whoami")) == 32
+        with pytest.raises(AuthenticationError):
+            Client(at.url, auth=(user, "wrong"), verbose=False)
+
+
+def test_a_public_link_is_answered_once_it_is_known(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradio.networking.setup_tunnel", lambda **_: "http://abc.gradio.live")
+    with start(share=True, auth="ann:pw") as at:
+        assert at.link == "https://abc.gradio.live"
+        friend = httpx.Client(base_url=at.url, headers={"Host": "abc.gradio.live"})
+        with friend:
+            assert friend.get("/config").status_code == 401
+            login = friend.post(
+                "/login", data={"username": "ann", "password": "pw"}, headers={"Origin": "https://abc.gradio.live"}
+            )
+            assert login.is_success
+            assert "Secure" in login.headers["Set-Cookie"]
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_without_a_link_the_page_goes_on_locally(start: Any, monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
+    released = threading.Event()
+
+    def no_tunnel(**_: Any) -> str:
+        assert not hangs or released.wait(60)
+        raise RuntimeError("Could not get share link from Gradio API Server.")
+
+    monkeypatch.setattr("gradio.networking.setup_tunnel", no_tunnel)
+    monkeypatch.setattr(server, "LINK_SECONDS", 3.0 if hangs else 60.0)
+    with start(share=True) as at:
+        assert at.link is None
+        assert at.login is not None  # a link may still come up behind our back
+        assert httpx.get(f"{at.url}/livez").status_code == 200
+        assert "no link came up" in server._greeting(at, Settings(share=True))
+        released.set()
+
+
+def test_a_port_in_use_is_said_in_one_sentence() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(DarkroomError, match=rf"127\.0\.0\.1, port {port}: address already in use\..*--port"):
+            check_address(Settings(port=port))
+    check_address(Settings(port=port))
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid"])
+def test_an_address_of_another_machine_is_refused(host: str) -> None:
+    with pytest.raises(DarkroomError, match=f"Cannot listen on {host}.*--host"):
+        check_address(Settings(host=host, port=free_port()))

@@ -1,0 +1,137 @@
+"""Tiny models with random weights, in diffusers' own format: the material of tests that need no real weights."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+POCKET = Path(__file__).resolve().parent.parent / "models" / "checkpoints" / "pocket"
+SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+
+
+@functools.cache
+def tokenizer() -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
+
+
+def text_config(**changes: Any) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        **{
+            "vocab_size": 1021,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 32,
+            "bos_token_id": 1019,
+            "eos_token_id": 1020,
+            "pad_token_id": 1020,
+            **changes,
+        }
+    )
+
+
+def unet(**changes: Any) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        **{
+            "block_out_channels": (32, 64),
+            "layers_per_block": 1,
+            "sample_size": 32,
+            "in_channels": 4,
+            "out_channels": 4,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "cross_attention_dim": 32,
+            "attention_head_dim": 4,
+            "norm_num_groups": 8,
+            **changes,
+        }
+    ).eval()
+
+
+XL = {
+    "cross_attention_dim": 64,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 80,
+    "transformer_layers_per_block": (1, 2),
+    "use_linear_projection": True,
+}
+
+
+def vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(16, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=64,
+    ).eval()
+
+
+def sd(prediction_type: str = "epsilon", **unet_changes: Any) -> StableDiffusionPipeline:
+    """A Stable Diffusion 1 of some 100,000 parameters: 64 × 64 pixels, latents of 32 × 32."""
+    torch.manual_seed(0)
+    return _quiet(
+        StableDiffusionPipeline(
+            unet=unet(**unet_changes),
+            vae=vae(),
+            text_encoder=CLIPTextModel(text_config()).eval(),
+            tokenizer=tokenizer(),
+            scheduler=EulerDiscreteScheduler(**SCHEDULER, prediction_type=prediction_type),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    )
+
+
+def sdxl(**unet_changes: Any) -> StableDiffusionXLPipeline:
+    torch.manual_seed(0)
+    projecting = text_config(projection_dim=32, hidden_act="gelu")
+    return _quiet(
+        StableDiffusionXLPipeline(
+            unet=unet(**{**XL, **unet_changes}),
+            vae=vae(),
+            text_encoder=CLIPTextModel(text_config()).eval(),
+            text_encoder_2=CLIPTextModelWithProjection(projecting).eval(),
+            tokenizer=tokenizer(),
+            tokenizer_2=tokenizer(),
+            scheduler=EulerDiscreteScheduler(**SCHEDULER),
+            add_watermarker=False,
+        )
+    )
+
+
+def controlnet(of: UNet2DConditionModel) -> ControlNetModel:
+    """A ControlNet for a U-Net, with weights that do something: its output convolutions are not zero."""
+    torch.manual_seed(1)
+    net = ControlNetModel.from_unet(of, conditioning_embedding_out_channels=(16, 32)).eval()
+    for parameter in net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return net
+
+
+def _quiet(pipeline: Any) -> Any:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,119 @@
+"""The page's one public endpoint, `/generate`: the request's fields by their own names, for programs.
+
+Values reach the request untouched, so that its own strictness is the one gate: gradio's components would turn NaN,
+true or "20" into something else. Pictures come by `handle_file` of gradio_client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components.api_component import Api
+from gradio.data_classes import FileData, ListFiles
+from gradio.processing_utils import save_file_to_cache
+from gradio.utils import get_upload_folder
+
+from core.engine import Engine
+from core.errors import DarkroomError, RequestError
+from core.history import History
+from core.images import read_mask, read_picture
+from core.jobs import JobQueue, JobState, Status
+from core.request import PICTURES, Control, GenerationRequest
+from ui.run import told
+from ui.server import owner_of
+
+FIELDS = GenerationRequest.model_fields
+
+
+def add_endpoint(engine: Engine, queue: JobQueue, history: History) -> None:
+    """Add `/generate` to the page being built. It submits and waits; any number of calls may wait at once."""
+
+    async def generate(request: gr.Request, *values: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        owner = owner_of(request)
+        with told():
+            wanted = await asyncio.to_thread(_read, dict(zip(FIELDS, values, strict=True)), engine)
+            job = await asyncio.to_thread(queue.submit, engine.resolve(wanted), owner)
+            async for state in queue.attach(job.id, owner):
+                job = state
+            files = await asyncio.to_thread(_files, job, history, owner)
+        return files, job.request.model_dump(mode="json")
+
+    gr.on(
+        [],
+        _named(generate),
+        [Api(_default(name), schema, FIELDS[name].title or name) for name, schema in _schemas().items()],
+        [Api(None, ListFiles.model_json_schema(), "Pictures"), Api(None, {"type": "object"}, "Request as resolved")],
+        preprocess=False,
+        postprocess=False,
+        api_name="generate",
+        api_description="Make pictures: returns their PNG files and the request as resolved, with its real seed.",
+        concurrency_limit=None,
+    )
+
+
+def _default(name: str) -> Any:
+    """A field's default as JSON has it."""
+    return [] if FIELDS[name].default == () else FIELDS[name].default
+
+
+def _schemas() -> dict[str, dict[str, Any]]:
+    """Each field's JSON schema, from the request's own where gradio reads it: it knows no $ref, no closed objects."""
+    own = GenerationRequest.model_json_schema()["properties"]
+    lists = {name: schema | {"items": {"type": "object"}} for name, schema in own.items() if "items" in schema}
+    return own | lists | dict.fromkeys(PICTURES, FileData.model_json_schema())
+
+
+def _named(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` with the fields as its parameters: gradio takes the endpoint's names and defaults from the signature."""
+    fields = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=_default(name), annotation=Any)
+        for name in FIELDS
+    ]
+    request = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
+    fn.__signature__ = inspect.Signature([request, *fields])  # type: ignore[attr-defined]
+    fn.__annotations__ = {"request": gr.Request} | dict.fromkeys(FIELDS, Any)
+    return fn
+
+
+def _read(values: dict[str, Any], engine: Engine) -> GenerationRequest:
+    """The request that a call's JSON describes, its uploaded files read."""
+
+    def picture(value: Any, field: str, label: str) -> Any:
+        if value is None:
+            return None
+        reader = read_mask if field == "mask" else read_picture
+        return reader(_uploaded(value, field, label), max_pixels=engine.settings.limits.max_pixels, field=field, label=label)
+
+    for name in PICTURES:
+        values[name] = picture(values[name], name, FIELDS[name].title or name)
+    if isinstance(values["controls"], list):
+        label = Control.model_fields["image"].title or "image"
+        values["controls"] = [
+            unit | {"image": picture(unit["image"], f"controls[{k}].image", f"ControlNet {k + 1}: {label}")}
+            if isinstance(unit, dict) and "image" in unit
+            else unit
+            for k, unit in enumerate(values["controls"])
+        ]
+    return GenerationRequest(**values)
+
+
+def _uploaded(value: Any, field: str, label: str) -> Path:
+    """Where an uploaded file lies. Whatever else a caller names, no other file of this machine is opened."""
+    path = value.get("path") if isinstance(value, dict) else None
+    folder = Path(get_upload_folder()).resolve()
+    if not isinstance(path, str) or "\0" in path or not Path(path).resolve().is_relative_to(folder):
+        raise RequestError(field, "this value", "a picture sent as a file (gradio_client's handle_file)", label)
+    return Path(path)
+
+
+def _files(job: JobState, history: History, owner: str) -> list[dict[str, Any]]:
+    """A done job's pictures as downloads: copies in gradio's cache, which it clears by itself."""
+    if job.status is not Status.DONE:
+        raise DarkroomError(job.error or f"The job was {job.status.value}.")
+    pictures = [history.picture(id, owner) for id in job.pictures]
+    return [FileData(path=save_file_to_cache(row.path, get_upload_folder())).model_dump() for row in pictures]

@@ -1,0 +1,368 @@
+"use strict";
+/* The live parts of the page. Each is given its element once, and draws itself anew whenever its value changes.
+   Text from people and files is only ever set as textContent, pictures only as img.src. */
+window.darkroom = (() => {
+  const help = HELP;
+  const view = {
+    jobs: [], // newest first: waiting, running, ended
+    notices: [],
+    plan: {},
+    picked: null, // {job, index} of the film's frame that was clicked
+    latest: null, // id of the job that last ran while this page was open
+    gone: false, // the server does not answer
+  };
+  const parts = {};
+  const $ = (selector, root = document) => root.querySelector(selector);
+  const write = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+  const ordinal = (n) => (n === 1 ? "next" : n === 2 ? "2nd" : n === 3 ? "3rd" : `${n}th`);
+  const touch = () => matchMedia("(max-width: 760px)").matches;
+
+  /* -- what is on the canvas ------------------------------------------------------------------------------- */
+
+  const find = (id) => view.jobs.find((job) => job.id === id);
+  const running = () => view.jobs.find((job) => job.status === "running");
+  const waiting = () => view.jobs.filter((job) => job.status === "queued");
+  const next = () => waiting().at(-1);
+  const open = () => running() || next();
+
+  /* The job on the canvas and which of its pictures: the picked one, else what runs or runs next, else the last. */
+  function shown() {
+    const picked = view.picked && find(view.picked.job);
+    if (picked) return { job: picked, index: view.picked.index };
+    const job = open() || find(view.latest);
+    return job ? { job, index: 0 } : null;
+  }
+
+  function words(job, index) {
+    switch (job.status) {
+      case "queued": return ["Waiting", `${job.place === 1 ? "Next" : ordinal(job.place)} in the queue`];
+      case "running":
+        if (!job.step) return [job.loading ? `Loading ${job.loading}` : "Starting", "The picture follows"];
+        return [`Step ${job.step} of ${job.total}`, job.left ? `${job.left} left` : "Developing"];
+      case "done": return [`Seed ${job.pictures[index]?.seed ?? ""}`, job.facts];
+      case "failed": return ["Not developed", job.facts];
+      case "cancelled": return ["Stopped", job.step ? `At step ${job.step} of ${job.total}` : "Before it began"];
+      default: return ["Interrupted", job.facts];
+    }
+  }
+
+  /* What stands on the sheet in place of a picture. */
+  function note(job) {
+    if (job?.status === "failed") return job.error || "Something went wrong";
+    return job?.status === "interrupted" ? job.error || "The server was stopped while it ran" : "";
+  }
+
+  /* -- stage: canvas, status and film ---------------------------------------------------------------------- */
+
+  function stage(element, props, watch, trigger) {
+    parts.stage = element;
+    parts.tell = trigger;
+    element.addEventListener("click", clicked);
+    watch("value", () => {
+      view.gone = false;
+      view.jobs = props.value.jobs;
+      view.notices = props.value.notices;
+      const now = running();
+      if (now) view.latest = now.id;
+      draw();
+    });
+    $(".picture", element).addEventListener("error", (event) => {
+      if (event.target.src.startsWith("data:")) return;
+      write($(".words span", element), "This picture's file cannot be read any more");
+    });
+    draw();
+  }
+
+  function draw() {
+    if (!parts.stage) return;
+    const now = shown();
+    drawSheet(now);
+    drawStatus(now);
+    drawFilm(now);
+    drawTitle();
+    document.documentElement.classList.toggle("busy", Boolean(open()));
+  }
+
+  function drawSheet(now) {
+    const root = parts.stage;
+    const { width, height } = now ? now.job : view.plan;
+    const sheet = $(".sheet", root);
+    if (width && height) sheet.style.setProperty("--ar", width / height);
+    sheet.dataset.status = now ? now.job.status : "idle";
+    const source = !now ? null : now.job.status === "done" ? `pictures/${now.job.pictures[now.index].id}` : now.job.preview;
+    const picture = $(".picture", root);
+    picture.hidden = !source;
+    if (source && picture.getAttribute("src") !== source) picture.setAttribute("src", source);
+    picture.alt = source ? now.job.title || "A picture without a prompt" : "";
+    picture.classList.toggle("preview", Boolean(now && now.job.status !== "done"));
+    $(".begin", root).hidden = Boolean(now);
+    $(".note", root).hidden = !note(now?.job);
+    write($(".note", root), note(now?.job));
+    write($(".size", root), width ? `${width} × ${height}` : "");
+    drawExamples($(".examples", root));
+  }
+
+  function drawExamples(list) {
+    const examples = view.plan.examples || [];
+    if (list.dataset.for === examples.join("\n")) return;
+    list.dataset.for = examples.join("\n");
+    $(".hint", parts.stage).hidden = !examples.length;
+    list.replaceChildren(...examples.map((prompt) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = prompt;
+      button.addEventListener("click", () => {
+        parts.tell("example", { prompt });
+        $("#field-prompt textarea").focus();
+      });
+      const item = document.createElement("li");
+      item.append(button);
+      return item;
+    }));
+  }
+
+  function drawStatus(now) {
+    const root = parts.stage;
+    let [head, line] = now ? words(now.job, now.index)
+      : ["Nothing developed yet", touch() ? "Write a prompt, then Generate" : "Write a prompt, then Ctrl + Enter"];
+    if (!now && view.notices.length) line = view.notices.join(" ");
+    if (view.gone) [head, line] = ["The server does not answer", "The page goes on by itself once it is back"];
+    write($(".words b", root), head);
+    write($(".words span", root), line);
+    const job = now?.job;
+    const developing = job?.status === "running";
+    $(".progress", root).style.setProperty("--done", developing ? job.step / job.total : 0);
+    const behind = developing ? waiting().length : 0;
+    write($(".waiting", root), behind ? `${behind} waiting after this` : "");
+    const ended = job && !["queued", "running"].includes(job.status);
+    $(".actions", root).hidden = !ended;
+    const download = $("[data-does=download]", root);
+    download.hidden = job?.status !== "done";
+    if (!download.hidden) {
+      download.href = `pictures/${job.pictures[now.index].id}?download=1`;
+    }
+    announce(job, head, note(job) || line);
+  }
+
+  /* For screen readers: a change of state at once, steps only every fifth part of the way. */
+  function announce(job, head, line) {
+    const fifth = job?.step ? Math.floor((job.step / job.total) * 5) : 0;
+    const key = `${view.gone} ${job?.id} ${job?.status} ${job?.loading} ${fifth}`;
+    const node = $(".announce", parts.stage);
+    if (node.dataset.key === key) return;
+    node.dataset.key = key;
+    node.textContent = `${head}. ${line}`;
+  }
+
+  function drawTitle() {
+    const now = running();
+    if (now) document.title = now.step ? `${now.step}/${now.total} · Darkroom` : "Loading · Darkroom";
+    else if (document.hidden && parts.busy) document.title = "Done · Darkroom";
+    else if (!document.title.startsWith("Done")) document.title = "Darkroom";
+    parts.busy = Boolean(now);
+  }
+
+  /* -- film ------------------------------------------------------------------------------------------------ */
+
+  function frames() {
+    return view.jobs.flatMap((job) => {
+      if (job.status === "cancelled") return [];
+      return (job.pictures.length ? job.pictures : [null]).map((picture, index) => ({ job, picture, index }));
+    });
+  }
+
+  function drawFilm(now) {
+    const list = $(".film ol", parts.stage);
+    const old = new Map([...list.children].map((item) => [item.dataset.key, item]));
+    const items = frames().map((frame) => {
+      const key = `${frame.job.id}/${frame.index}`;
+      const item = old.get(key) || newFrame(key);
+      drawFrame(item, frame, now && now.job.id === frame.job.id && now.index === frame.index);
+      old.delete(key);
+      return item;
+    });
+    old.forEach((item) => item.remove());
+    items.forEach((item, place) => { if (list.children[place] !== item) list.insertBefore(item, list.children[place] || null); });
+  }
+
+  function newFrame(key) {
+    const item = document.createElement("li");
+    item.dataset.key = key;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "frame";
+    const img = document.createElement("img");
+    img.alt = "";
+    img.loading = "lazy";
+    const badge = document.createElement("span");
+    button.append(img, badge, document.createElement("i"));
+    item.append(button);
+    return item;
+  }
+
+  const LABELS = { queued: "Waiting", running: "Developing", done: "Show", failed: "Failed", interrupted: "Interrupted" };
+
+  function drawFrame(item, { job, picture, index }, current) {
+    const [button, drop] = item.children;
+    const [img, badge, bar] = button.children;
+    item.dataset.status = job.status;
+    const source = picture ? `pictures/${picture.id}/thumbnail` : job.preview;
+    img.hidden = !source;
+    if (source && img.getAttribute("src") !== source) img.setAttribute("src", source);
+    const step = job.step ? `${job.step}/${job.total}` : "…";
+    write(badge, { queued: ordinal(job.place), running: step, failed: "failed", interrupted: "paused" }[job.status] || "");
+    bar.style.setProperty("--done", job.status === "running" ? job.step / job.total : 0);
+    const title = job.title || "no prompt";
+    button.setAttribute("aria-label", `${LABELS[job.status]}: ${title}${job.pictures.length > 1 ? `, picture ${index + 1}` : ""}`);
+    button.title = title;
+    if (current) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
+    const open = job.status === "queued" || job.status === "running";
+    if (open && !drop) item.append(newCross(title));
+    if (!open && drop) drop.remove();
+  }
+
+  function newCross(title) {
+    const cross = document.createElement("button");
+    cross.type = "button";
+    cross.className = "cross";
+    cross.title = "Cancel";
+    cross.setAttribute("aria-label", `Cancel: ${title}`);
+    return cross;
+  }
+
+  function clicked(event) {
+    const item = event.target.closest(".film li");
+    if (item && event.target.closest(".cross")) return parts.tell("cancel", { job: item.dataset.key.split("/")[0] });
+    if (item) return pick(...item.dataset.key.split("/"));
+    const does = event.target.closest("button[data-does]")?.dataset.does;
+    const now = shown();
+    if (!does || !now) return undefined;
+    if (does === "again") view.picked = null;
+    return parts.tell(does, { job: now.job.id, picture: now.job.pictures[now.index]?.id });
+  }
+
+  function pick(job, index) {
+    view.picked = find(job)?.status === "running" ? null : { job, index: Number(index) };
+    draw();
+  }
+
+  /* -- dock, machine, theme -------------------------------------------------------------------------------- */
+
+  function dock(element, props, watch, trigger) {
+    parts.dock = element;
+    $("#go", element).addEventListener("click", () => {
+      view.picked = null;
+      trigger("generate");
+    });
+    $("#stop", element).addEventListener("click", stop);
+    watch("value", () => {
+      view.plan = props.value;
+      const line = $(".plan", element);
+      line.classList.toggle("problem", Boolean(view.plan.problem));
+      line.replaceChildren(...(view.plan.words || [view.plan.problem || ""]).map((word) => {
+        const span = document.createElement("span");
+        span.textContent = word;
+        return span;
+      }));
+      draw();
+    });
+  }
+
+  function stop() {
+    const job = open();
+    if (job) parts.tell("cancel", { job: job.id });
+  }
+
+  function machine(element, props, watch) {
+    $("#theme", element).addEventListener("click", () => {
+      const dark = !document.documentElement.classList.contains("dark");
+      localStorage.setItem("darkroom-theme", dark ? "dark" : "light");
+      paint();
+    });
+    watch("value", () => {
+      write($("b", element), props.value.name);
+      write($("span", element), props.value.detail);
+      $("meter", element).value = props.value.used;
+    });
+  }
+
+  /* Gradio follows the system's theme on <body>; a person's own choice wins, on <html> too. */
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  function paint() {
+    const chosen = localStorage.getItem("darkroom-theme");
+    const dark = chosen ? chosen === "dark" : system.matches;
+    for (const node of [document.documentElement, document.body]) {
+      if (node && node.classList.contains("dark") !== dark) node.classList.toggle("dark", dark);
+    }
+  }
+  paint();
+  system.addEventListener("change", paint);
+
+  /* The seed of the picture on the canvas, for the form; what stands there stays if there is none. */
+  function seed(now) {
+    const on = shown();
+    return on?.job.pictures[on.index]?.seed ?? now;
+  }
+
+  /* -- keyboard, help, and the server's pulse -------------------------------------------------------------- */
+
+  const SHORTCUTS = [["Ctrl + Enter", "Generate"], ["Esc", "Stop"], ["?", "This list"]];
+
+  function shortcuts() {
+    let dialog = $("#shortcuts");
+    if (!dialog) {
+      dialog = document.createElement("dialog");
+      dialog.id = "shortcuts";
+      dialog.setAttribute("aria-label", "Shortcuts");
+      const list = document.createElement("dl");
+      for (const [key, does] of SHORTCUTS) {
+        const [dt, dd] = [document.createElement("dt"), document.createElement("dd")];
+        dt.textContent = key;
+        dd.textContent = does;
+        list.append(dt, dd);
+      }
+      dialog.append(list);
+      dialog.addEventListener("click", () => dialog.close());
+      document.body.append(dialog);
+    }
+    dialog.showModal();
+  }
+
+  document.addEventListener("keydown", (event) => {
+    const at = document.activeElement;
+    const writing = at?.matches("input:not([type=range], [type=radio]), textarea, select, [contenteditable]");
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      $("#go")?.click();
+    } else if (event.key === "Escape" && !$("dialog[open]") && at?.getAttribute("aria-expanded") !== "true") {
+      stop();
+    } else if (event.key === "?" && !writing && !$("dialog[open]")) {
+      shortcuts();
+    }
+  }, true);
+
+  async function pulse() {
+    const alive = await fetch("livez", { signal: AbortSignal.timeout(4000) }).then((answer) => answer.ok, () => false);
+    if (alive && view.gone) parts.tell("attach");
+    if (!alive !== view.gone) {
+      view.gone = !alive;
+      draw();
+    }
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    paint();
+    new MutationObserver(paint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    setInterval(pulse, 5000);
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && document.title.startsWith("Done")) document.title = "Darkroom";
+  });
+  document.addEventListener("pointerover", (event) => { // a field's help, as the request declares it
+    const field = event.target.closest?.("[id^=field-]");
+    if (field && help[field.id] && !field.title) field.title = help[field.id];
+  });
+
+  return { stage, dock, machine, mark() {}, seed };
+})();

@@ -1,0 +1,224 @@
+"""Between the form and the queue: values -> request -> job, and the jobs' states -> what the page draws.
+
+Nothing here owns a run: Generate submits and returns, each open page relays what the queue tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import html
+import io
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from core.checkpoints import Checkpoint
+from core.engine import Engine
+from core.errors import DarkroomError, NotFound
+from core.history import History
+from core.jobs import JobQueue, JobState
+from core.request import GenerationRequest
+from ui.server import owner_of
+
+ASPECTS = {"1:1": 1.0, "3:2": 3 / 2, "2:3": 2 / 3, "16:9": 16 / 9, "9:16": 9 / 16}
+TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
+MODELS_OWN = ("width", "height", "sampler", "guidance_scale")  # fields that follow the model until a person sets them
+FRAME_SECONDS = 1 / 15  # a page draws at most this often
+PREVIEW_SIDE = 256  # pixels; x0 has one pixel a latent, browsers enlarge this small a picture with visible edges
+TITLE_LENGTH = 200  # characters of a prompt that name a picture in the film
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Our errors as the one message a visitor sees; escaped, because gradio renders messages as HTML."""
+    try:
+        yield
+    except DarkroomError as error:
+        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+
+
+def read_form(values: Mapping[str, Any]) -> GenerationRequest:
+    """The request in a form's raw values. A seed is written as text; anything but digits is the request's to refuse."""
+    given = dict(values)
+    seed = (given.get("seed") or "").strip()
+    given["seed"] = int(seed) if re.fullmatch(r"-?[0-9]{1,30}", seed) else seed or None
+    return GenerationRequest(**given)
+
+
+def size_for(aspect: str, side: int) -> tuple[int, int]:
+    """Width and height of `aspect` with about side² pixels, in steps of a sixteenth of `side` (the model's own)."""
+    root, step = ASPECTS[aspect] ** 0.5, max(8, side // 128 * 8)
+    return round(side * root / step) * step, round(side / root / step) * step
+
+
+def aspect_of(width: Any, height: Any) -> str | None:
+    """The aspect preset that width × height has, to within 5 %; None for any other shape."""
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        return None
+    near = min(ASPECTS, key=lambda name: abs(ASPECTS[name] * height / width - 1))
+    return near if abs(ASPECTS[near] * height / width - 1) < 0.05 else None
+
+
+def own_values(checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """What the MODELS_OWN fields show for a model; all None without one."""
+    if checkpoint is None:
+        return dict.fromkeys(MODELS_OWN)
+    side = checkpoint.native_size
+    return dict(zip(MODELS_OWN, (side, side, checkpoint.sampler, checkpoint.guidance_scale), strict=True))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in few words: "0.4 s", "12 s", "3 min", "2 h"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s" if seconds < 0.95 else f"{seconds:.0f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
+
+
+def data_uri(preview: Image.Image) -> str:
+    """x0 as an inline JPEG with a longer side of PREVIEW_SIDE pixels."""
+    scale = PREVIEW_SIDE / max(preview.size)
+    size = (max(1, round(preview.width * scale)), max(1, round(preview.height * scale)))
+    buffer = io.BytesIO()
+    preview.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def frame(job: JobState, preview: str | None) -> dict[str, Any]:
+    """One job as the page's script draws it; its text is only ever set as text, never as HTML."""
+    request = job.request
+    facts = [f"{request.width} × {request.height}", f"{request.steps} steps"]
+    return {
+        "id": job.id,
+        "status": job.status.value,
+        "title": request.prompt[:TITLE_LENGTH],
+        "place": job.place,
+        "loading": job.loading,
+        "step": job.step,
+        "total": job.total or request.steps,
+        "preview": preview,
+        "left": None if job.seconds_left is None else duration(job.seconds_left),
+        "facts": " · ".join(facts + ([duration(job.seconds)] if job.seconds else [])),
+        "pictures": [{"id": id, "seed": str((request.seed or 0) + k)} for k, id in enumerate(job.pictures)],
+        "error": job.error,
+        "width": request.width,
+        "height": request.height,
+    }
+
+
+class Desk:
+    """What the page's buttons do. `fields` names the request's fields in the order in which events send them."""
+
+    def __init__(self, engine: Engine, queue: JobQueue, history: History, fields: Sequence[str]) -> None:
+        self.engine, self.queue, self.history, self.fields = engine, queue, history, tuple(fields)
+        self._newest_preview: tuple[tuple[str, int] | None, str | None] = (None, None)  # shared by all open pages
+
+    def generate(self, request: gr.Request, *values: Any) -> None:
+        with told():
+            self._submit(read_form(dict(zip(self.fields, values, strict=True))), request)
+
+    def cancel(self, event: gr.EventData, request: gr.Request) -> None:
+        with told():
+            self.queue.cancel(str(event._data.get("job")), owner_of(request))
+
+    async def new_seed(self, event: gr.EventData, request: gr.Request) -> None:
+        """The job of a picture once more, with a seed drawn anew."""
+        with told():
+            job = await self._job(event, request)
+            await asyncio.to_thread(self._submit, job.request.replace(seed=None), request)
+
+    async def use_settings(self, event: gr.EventData, request: gr.Request) -> list[Any]:
+        """A picture's settings, as values of the form's fields."""
+        with told():
+            job = await self._job(event, request)
+            used = job.request.replace(seed=self._seed(job, event))
+        return [str(used.seed) if name == "seed" else getattr(used, name) for name in self.fields]
+
+    def plan(self, *values: Any) -> tuple[dict[str, Any], str | None]:
+        """What Generate would do with the form as it is, or why it would not; and which aspect preset the size has."""
+        given = dict(zip(self.fields, values, strict=True))
+        return self._plan(given), aspect_of(given["width"], given["height"])
+
+    def _plan(self, given: dict[str, Any]) -> dict[str, Any]:
+        checkpoint = self.checkpoint(given["checkpoint"])
+        plan: dict[str, Any] = {
+            "checkpoint": given["checkpoint"],
+            "examples": list(checkpoint.examples) if checkpoint else [],
+        }
+        try:
+            request = self.engine.resolve(read_form(given))
+        except DarkroomError as error:
+            return plan | {"problem": str(error)}
+        seconds = self.queue.estimate(request)
+        pictures = [f"{request.batch_size} pictures"] if request.batch_size > 1 else []
+        about = [] if seconds is None else [f"about {duration(max(1, seconds))}"]
+        size = f"{request.width} × {request.height}"
+        words = [TASKS[request.task], size, f"{request.steps} steps", *pictures, *about]
+        return plan | {"words": words, "width": request.width, "height": request.height}
+
+    def follow_model(self, name: str | None, plan: Mapping[str, Any], *values: Any) -> list[Any]:
+        """The MODELS_OWN fields after the model changed: those that showed the old model's own value show the new's."""
+        old = own_values(self.checkpoint(plan.get("checkpoint")))
+        new = own_values(self.checkpoint(name))
+        return [
+            new[field] if value in (old[field], None) else value
+            for field, value in zip(MODELS_OWN, values, strict=True)
+        ]
+
+    def pick_aspect(self, aspect: str, name: str | None) -> tuple[int, int]:
+        checkpoint = self.checkpoint(name)
+        return size_for(aspect, checkpoint.native_size if checkpoint else 512)
+
+    def example(self, event: gr.EventData) -> str:
+        return str(event._data.get("prompt", ""))
+
+    def checkpoint(self, name: str | None) -> Checkpoint | None:
+        return next((known for known in self.engine.checkpoints() if known.name == name), None)
+
+    def machine(self) -> dict[str, Any]:
+        """This machine in a few words, and the share of its memory in use (0 … 1)."""
+        machine = self.engine.machine()
+        total, free = machine.memory_total, machine.memory_free
+        detail = f"{machine.threads} threads" if machine.device == "cpu" else f"{total / 2**30:.0f} GB"
+        return {"name": machine.name, "detail": detail, "used": round(1 - free / total, 2) if total else 0}
+
+    async def relay(self, request: gr.Request) -> AsyncIterator[tuple[Any, Any]]:
+        """One page's live view of its owner's jobs, and the machine whenever a job begins or ends. Never ends."""
+        busy: object = None
+        async for jobs in self.queue.follow(owner_of(request)):
+            film = [frame(job, self._preview(job)) for job in jobs]
+            statuses = [job.status for job in jobs]
+            yield (
+                {"jobs": film, "notices": list(self.history.notices)},
+                gr.skip() if statuses == busy else self.machine(),
+            )
+            busy = statuses
+            await asyncio.sleep(FRAME_SECONDS)
+
+    def _preview(self, job: JobState) -> str | None:
+        if job.preview is None:
+            return None
+        key = (job.id, job.step)
+        if self._newest_preview[0] != key:
+            self._newest_preview = (key, data_uri(job.preview))
+        return self._newest_preview[1]
+
+    def _submit(self, wanted: GenerationRequest, request: gr.Request) -> JobState:
+        return self.queue.submit(self.engine.resolve(wanted), owner_of(request))
+
+    async def _job(self, event: gr.EventData, request: gr.Request) -> JobState:
+        async for state in self.queue.attach(str(event._data.get("job")), owner_of(request)):
+            return state
+        raise NotFound("There is no such picture.")
+
+    @staticmethod
+    def _seed(job: JobState, event: gr.EventData) -> int:
+        """The seed of the picture in question: picture k of a batch has seed + k."""
+        pictures, wanted = job.pictures, event._data.get("picture")
+        return (job.request.seed or 0) + (pictures.index(wanted) if wanted in pictures else 0)

@@ -1,0 +1,206 @@
+"""The server: gradio's own, started behind our gate, with our routes for pictures and health beside the page."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import gradio as gr
+import psutil
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from core.errors import DarkroomError, NotFound
+from core.history import History
+from core.jobs import JobQueue
+from core.settings import VERSION, Settings
+from ui.guard import Guard
+from ui.login import Login
+
+LINK_SECONDS = 60.0  # how long to wait for a public link, which takes a few where it comes at all
+KEEP = {"Cache-Control": "private, max-age=31536000, immutable"}  # an id never stands for another picture
+
+
+def owner_of(request: gr.Request) -> str:
+    """The visitor's key: whose jobs and pictures a request is about. "local" where only this machine may come."""
+    return str(request.state.owner)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers: its page's address on this machine, the public one if there is one, and the login."""
+
+    url: str
+    link: str | None
+    login: Login | None
+
+
+def serve(page: gr.Blocks, queue: JobQueue, history: History, settings: Settings, **look: Any) -> None:
+    """Serve the page until Ctrl+C or SIGTERM; a second one ends at once. `look`: theme, css, head … of `launch`.
+
+    Raises DarkroomError if the address cannot be listened on.
+    """
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    with running(page, queue, history, settings, **look) as server:
+        print(_greeting(server, settings), flush=True)
+        while not stop.wait(1):  # Windows hears Ctrl+C only between waits
+            pass
+        queue.close()  # first, so that the open pages' streams end and the server need not wait for them
+
+
+@contextmanager
+def running(page: gr.Blocks, queue: JobQueue, history: History, settings: Settings, **look: Any) -> Iterator[Running]:
+    """The page on its port, for as long as the context lasts."""
+    login = Login.for_mode(settings)
+    guard = Guard(settings, login)
+
+    @asynccontextmanager
+    async def in_front(app: Starlette) -> AsyncIterator[None]:
+        # Middleware given to `launch` would stand behind gradio's; here, at the start, the whole can still be wrapped
+        assert app.middleware_stack
+        app.middleware_stack = guard.protect(app.middleware_stack)
+        yield
+
+    launch = partial(
+        page.launch,
+        app_kwargs={"routes": routes(queue, history), "lifespan": in_front, "openapi_url": None},
+        server_name=_bracketed(settings.address),
+        server_port=settings.port,
+        share=settings.mode == "share",
+        max_file_size=settings.limits.upload_bytes,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        num_workers=0,  # gradio's extra processes would serve files beside our gate
+        **look,
+    )
+    try:
+        link = _launch_with_link(launch) if settings.mode == "share" else launch()[2]
+    except OSError as error:  # somebody was faster than us
+        raise _cannot_listen(settings, error) from None
+    if link:
+        guard.allow(str(urlsplit(link).hostname))
+    try:
+        yield Running(str(page.local_url).rstrip("/"), link, login)
+    finally:
+        page.close(verbose=False)
+
+
+def check_address(settings: Settings) -> None:
+    """Raises DarkroomError if `settings`' address and port cannot be listened on; gradio would find out late."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.address, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            if os.name == "posix":  # elsewhere it would let two servers share a port
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise _cannot_listen(settings, error) from None
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> DarkroomError:
+    reason = (error.strerror or "address already in use").lower()
+    return DarkroomError(
+        f"Cannot listen on {settings.address}, port {settings.port}: {reason}. Choose another with --port or --host."
+    )
+
+
+def _launch_with_link(launch: Callable[[], tuple[Any, str, str | None]]) -> str | None:
+    """Launch with a public link. The page is up on this machine even if none comes within LINK_SECONDS."""
+    print("Asking for a public link, which may take a minute …", flush=True)
+    launched: Future[str | None] = Future()
+
+    def run() -> None:
+        try:
+            launched.set_result(launch()[2])
+        except BaseException as error:
+            launched.set_exception(error)
+
+    threading.Thread(target=run, name="public link", daemon=True).start()
+    try:
+        return launched.result(LINK_SECONDS)
+    except TimeoutError:
+        return None
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _greeting(server: Running, settings: Settings) -> str:
+    """What one wants to know at the start: where the page is, how to get in, where models and pictures lie."""
+    rows = {"Page": server.url}
+    if settings.address in ("0.0.0.0", "::"):
+        own = [a.address for net in psutil.net_if_addrs().values() for a in net if a.family == socket.AF_INET]
+        rows["Network"] = ", ".join(f"http://{a}:{settings.port}" for a in own if not a.startswith("127."))
+    if settings.mode == "share":
+        rows["Public"] = server.link or "no link came up; the page is on this machine only"
+    if server.login:
+        user, _, password = server.login.user_and_password.partition(":")
+        rows["Login"] = f"{user} / {password}" if settings.auth is None else f"{user}, with your password"
+    rows |= {"Models": str(settings.models), "Pictures": str(settings.data)}
+    lines = [f"  {name:9} {value}" for name, value in rows.items() if value]
+    return "\n".join([f"Darkroom {VERSION}", *lines, "Ctrl+C stops it; waiting pictures go on at the next start."])
+
+
+def routes(queue: JobQueue, history: History) -> list[Route]:
+    """What we serve beside the page. An unknown id, and one that belongs to somebody else, get the same answer."""
+
+    def picture(request: Request) -> Response:
+        row = history.picture(request.path_params["id"], request.state.owner)
+        when = time.strftime("%Y%m%d-%H%M%S", time.localtime(row.created))
+        as_file = {"Content-Disposition": f'attachment; filename="darkroom-{when}-{row.index + 1}.png"'}
+        asked = request.query_params.get("download") == "1"
+        return Response(row.read(), media_type="image/png", headers=KEEP | (as_file if asked else {}))
+
+    def thumbnail(request: Request) -> Response:
+        row = history.picture(request.path_params["id"], request.state.owner)
+        return Response(row.read(thumbnail=True), media_type="image/webp", headers=KEEP)
+
+    async def livez(_: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    async def readyz(_: Request) -> Response:
+        return PlainTextResponse("ok") if queue.ready else PlainTextResponse("starting", 503)
+
+    return [
+        Route("/pictures/{id}", _or_missing(picture)),
+        Route("/pictures/{id}/thumbnail", _or_missing(thumbnail)),
+        Route("/livez", livez),
+        Route("/readyz", readyz),
+    ]
+
+
+def _or_missing(endpoint: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    def answer(request: Request) -> Response:
+        try:
+            return endpoint(request)
+        except NotFound:
+            return PlainTextResponse("There is no such picture.", 404, {"Cache-Control": "no-store"})
+
+    return answer
