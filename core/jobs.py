@@ -12,181 +12,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import statistics
 import threading
 import time
-from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from PIL.Image import Image
-
 from core.errors import DarkroomError, QueueFull, StorageError
-from core.events import Event, Finished, Loading
-from core.history import History, JobRow
-from core.history import Status as Status
+from core.events import Event, Finished, Loading, Step
+from core.history import History
+from core.line import ENDED, Job, Line, Pace, Stopwatch
+from core.line import JobState as JobState
+from core.records import JobRow
+from core.records import Status as Status
 from core.request import GenerationRequest
 from core.settings import Limits
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 3  # times a job is overtaken for the sake of the model in memory
 FILM_LENGTH = 60  # ended jobs in a film
 TELL_SECONDS = 1.0  # how often those who wait hear of the running job's progress, which is in their own estimate
-MEASURED_RUNS = 5  # of each checkpoint, from which the next is estimated
-ENDED = (Status.DONE, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED)
 UNKNOWN_FAILURE = "Something went wrong while this picture was made; the server's log says what."
-
-
-@dataclass(frozen=True, eq=False)
-class JobState:
-    """A snapshot of a job: all that a viewer draws. Two are the same only if they are one object.
-
-    `place` is 1 for the job that runs next, None unless queued. `loading` says what is made ready before the first
-    step. `preview` has one pixel a latent. `seconds_left` is an estimate while queued or running; `seconds` is how
-    long the run took without loading the model. `pictures` are ids for `History.picture`.
-    """
-
-    id: str
-    owner: str
-    request: GenerationRequest
-    status: Status
-    created: float
-    place: int | None = None
-    loading: str | None = None
-    step: int = 0
-    total: int = 0
-    preview: Image | None = None
-    seconds_left: float | None = None
-    seconds: float | None = None
-    pictures: tuple[str, ...] = ()
-    error: str | None = None
-
-    @classmethod
-    def of(cls, row: JobRow) -> JobState:
-        steps = row.request.steps_run if row.status is Status.DONE else 0
-        return cls(
-            id=row.id,
-            owner=row.owner,
-            request=row.request,
-            status=row.status,
-            created=row.created,
-            step=steps,
-            total=steps,
-            seconds=row.seconds,
-            pictures=row.pictures,
-            error=row.error,
-        )
-
-
-@dataclass(eq=False)
-class Job:
-    """A job that has not ended yet. Its state is replaced as a whole, under the queue's lock."""
-
-    state: JobState
-    cancelled: bool = False
-
-
-class Line:
-    """Who runs next. Not for several threads at once.
-
-    Owners take turns, each with the job they have waited with longest. An owner whose job needs the model that is in
-    memory goes first, until the one whose turn it is was passed over PATIENCE times.
-    """
-
-    def __init__(self) -> None:
-        self._jobs: dict[str, list[Job]] = {}  # by owner; the owner at the front is the next
-        self._overtaken: defaultdict[Job, int] = defaultdict(int)
-        self._checkpoint: str | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self._jobs)
-
-    def add(self, job: Job) -> None:
-        self._jobs.setdefault(job.state.owner, []).append(job)
-
-    def remove(self, job: Job) -> bool:
-        """False if it was not in the line."""
-        jobs = self._jobs.get(job.state.owner, [])
-        if job not in jobs:
-            return False
-        jobs.remove(job)
-        self._overtaken.pop(job, None)
-        if not jobs:
-            del self._jobs[job.state.owner]
-        return True
-
-    def take(self) -> Job:
-        firsts = [jobs[0] for jobs in self._jobs.values()]
-        taken = firsts[0]
-        if self._overtaken[taken] < PATIENCE:
-            taken = next((job for job in firsts if job.state.request.checkpoint == self._checkpoint), taken)
-        if taken is not firsts[0]:
-            self._overtaken[firsts[0]] += 1
-        self.remove(taken)
-        self._checkpoint = taken.state.request.checkpoint
-        if rest := self._jobs.pop(taken.state.owner, None):
-            self._jobs[taken.state.owner] = rest  # at the end of the round
-        return taken
-
-    def in_order(self) -> list[Job]:
-        """All jobs as they will be taken if no other comes."""
-        rehearsal = Line()
-        rehearsal._jobs = {owner: list(jobs) for owner, jobs in self._jobs.items()}
-        rehearsal._overtaken = self._overtaken.copy()
-        rehearsal._checkpoint = self._checkpoint
-        order = []
-        while rehearsal:
-            order.append(rehearsal.take())
-        return order
-
-
-class Pace:
-    """How fast this machine is with each checkpoint: seconds per step, megapixel and picture, the last runs' median."""
-
-    def __init__(self) -> None:
-        self._runs: defaultdict[str | None, deque[float]] = defaultdict(lambda: deque(maxlen=MEASURED_RUNS))
-        self._pace: dict[str | None, float] = {}
-
-    def measured(self, request: GenerationRequest, seconds: float) -> None:
-        runs = self._runs[request.checkpoint]
-        runs.append(seconds / _work(request))
-        self._pace[request.checkpoint] = statistics.median(runs)
-
-    def estimate(self, request: GenerationRequest) -> float | None:
-        pace = self._pace.get(request.checkpoint)
-        return None if pace is None else pace * _work(request)
-
-
-def _work(request: GenerationRequest) -> float:
-    """Steps × megapixels × pictures."""
-    return request.steps_run * (request.width or 512) * (request.height or 512) * request.batch_size / 1e6
-
-
-@dataclass
-class Stopwatch:
-    """Times a run, leaving out the loading before its first step."""
-
-    started: float = field(default_factory=time.monotonic)
-    loaded: bool = False
-    first: float | None = None  # when the first step was done
-    pace: float | None = None  # seconds a step
-
-    def step(self, index: int) -> None:
-        now = time.monotonic()
-        if self.first is None:
-            self.first = now
-        elif index > 1:
-            self.pace = (now - self.first) / (index - 1)
-
-    def seconds(self) -> float:
-        now = time.monotonic()
-        if self.loaded and self.first is not None and self.pace is not None:
-            return now - self.first + self.pace
-        return now - self.started
 
 
 class Viewer:
@@ -250,7 +98,7 @@ class JobQueue:
         self._films: dict[str, Film] = {}
         self._places_are_old = True
         self._told_all = 0.0
-        self._closed = False
+        self._stopping = self._closed = False
         self._ready = threading.Event()
         self._pace = Pace()
         for row in history.measured():
@@ -259,6 +107,8 @@ class JobQueue:
             self._line_up(row)
         history.watch_deletions(self._reload)
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="saver")
+        self._saving: Future[None] = Future()  # of the run before
+        self._saving.set_result(None)
         self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
         self._worker.start()
 
@@ -297,7 +147,7 @@ class JobQueue:
         """The owner's film at once and then whenever it changed; a reader gets the latest, not every one.
 
         Newest first: those that wait, the last of them first; the one that runs; those that ended lately. Their
-        requests are outlines (core.history.outline). It goes on until the queue is closed.
+        requests are outlines (core.records.outline). It goes on until the queue is closed.
         """
         with self._watch(owner) as (viewer, film):
             await asyncio.to_thread(self._load, owner)
@@ -335,8 +185,8 @@ class JobQueue:
         """Block until a job has ended. Raises DarkroomError if the queue is closed before that."""
         with self._lock:
             job = self._find(job_id, owner)
-            if job and not self._lock.wait_for(lambda: job.state.status in ENDED or self._closed):
-                raise AssertionError
+            if job is not None:
+                self._lock.wait_for(lambda: job.state.status in ENDED or self._closed)
         state = job.state if job else JobState.of(self._history.job(job_id, owner))
         if state.status not in ENDED:
             raise DarkroomError("The server stops; this job goes on when it is started again.")
@@ -349,12 +199,14 @@ class JobQueue:
     def close(self) -> None:
         """Stop after the present step and once finished pictures are saved. Open jobs go on at the next start."""
         with self._lock:
-            self._closed = True
+            self._stopping = True
             self._lock.notify_all()
         self._worker.join()
         self._saver.shutdown()
         with self._lock:
+            self._closed = True
             self._tell()
+            self._lock.notify_all()
 
     # The line
 
@@ -388,19 +240,15 @@ class JobQueue:
             self._ready.set()
         except Exception:  # the jobs will say it again, each to its owner
             log.exception("Nothing can be made ready for the first job")
-        saving: Future[None] | None = None
         while job := self._next():
-            finished = self._develop(job)
-            if saving:
-                saving.result()  # at most one run's pictures wait for the disk
-            saving = self._saver.submit(self._save, job, *finished) if finished else None
+            self._develop(job)
 
     def _next(self) -> Job | None:
         """Wait for a job; None once the queue is closed."""
         with self._lock:
             self._running = None
-            self._lock.wait_for(lambda: self._line or self._closed)
-            if self._closed:
+            self._lock.wait_for(lambda: self._line or self._stopping)
+            if self._stopping:
                 return None
             self._running = job = self._line.take()
             left = self._pace.estimate(job.state.request)
@@ -408,50 +256,46 @@ class JobQueue:
             self._tell()
             return job
 
-    def _develop(self, job: Job) -> tuple[Finished, float] | None:
-        """Run a job. None if it ended without pictures, or is to go on at the next start."""
+    def _develop(self, job: Job) -> None:
+        """Run a job, to its end or until the queue is closed, and hand its pictures to the saver."""
         try:
-            with suppress(StorageError):  # then a killed server is not counted; the pictures may still be saved later
+            with suppress(StorageError):  # there may be room again when the pictures are to be saved
+                self._record_late()
                 self._history.start(job.state.id)
-            request = self._history.request(job.state.id, job.state.owner)
-            finished = self._watch_run(job, request)
+            finished, seconds = self._watch_run(job)
         except DarkroomError as error:
             self._end(job, Status.FAILED, str(error))
         except Exception:
             log.exception("Job %s failed", job.state.id)
             self._end(job, Status.FAILED, UNKNOWN_FAILURE)
         else:
-            if finished is None and job.cancelled:
+            if finished:
+                self._saving.result()  # at most one run's pictures wait for the disk
+                self._saving = self._saver.submit(self._save, job, finished, seconds)
+            elif job.cancelled:
                 self._end(job, Status.CANCELLED)
-            elif finished is None:
+            else:
                 with suppress(StorageError):
                     self._history.pause(job.state.id)
-            return finished
-        return None
 
-    def _watch_run(self, job: Job, request: GenerationRequest) -> tuple[Finished, float] | None:
+    def _watch_run(self, job: Job) -> tuple[Finished | None, float]:
         """The run's end and its seconds; None if it was cancelled or the queue was closed."""
+        request = self._history.request(job.state.id, job.state.owner)
         watch = Stopwatch()
-        with closing(cast("Generator[Event]", self._run(request))) as events:
+        with closing(cast("Generator[Event, None, None]", self._run(request))) as events:
             for event in events:
-                if job.cancelled or self._closed:
-                    return None
+                if job.cancelled or self._stopping:
+                    return None, 0
                 if isinstance(event, Finished):
                     return event, watch.seconds()
-                self._progress(job, event, watch)
+                if isinstance(event, Loading):
+                    watch.loaded = True
+                    self._progress(job, loading=event.what)
+                else:
+                    self._progress(job, loading=None, **_step(event, watch))
         raise DarkroomError("The run ended without a picture.")
 
-    def _progress(self, job: Job, event: Event, watch: Stopwatch) -> None:
-        changes: dict[str, Any]
-        if isinstance(event, Loading):
-            watch.loaded = True
-            changes = {"loading": event.what}
-        else:
-            assert not isinstance(event, Finished)
-            watch.step(event.index)
-            changes = {"loading": None, "step": event.index, "total": event.total, "preview": event.preview}
-            if watch.pace is not None:
-                changes["seconds_left"] = watch.pace * (event.total - event.index)
+    def _progress(self, job: Job, **changes: Any) -> None:
         with self._lock:
             job.state = replace(job.state, **changes)
             everyone = time.monotonic() - self._told_all >= TELL_SECONDS
@@ -473,20 +317,29 @@ class JobQueue:
             self._show_end(job, Status.DONE, seconds=seconds, pictures=pictures)
 
     def _end(self, job: Job, status: Status, error: str | None = None) -> None:
-        """A job ends without saved pictures; those that could not be saved may be in memory."""
-        job_id = job.state.id
-        pictures = self._history.kept(job_id)
+        """A job ends without saved pictures; if there are some that could not be saved, they are in memory."""
+        pictures = self._history.kept(job.state.id)
         try:
-            self._history.finish(job_id, status, error)
+            self._history.finish(job.state.id, status, error)
         except StorageError:
             with self._lock:
-                self._unrecorded[job_id] = job
+                self._unrecorded[job.state.id] = job
         self._show_end(job, status, error=error, pictures=pictures)
+
+    def _record_late(self) -> None:
+        """Tell the history how those jobs ended that it could not be told of then."""
+        with self._lock:
+            jobs = [job for job in self._unrecorded.values() if job.state.status in ENDED]
+        for job in jobs:
+            self._history.finish(job.state.id, job.state.status, job.state.error)
+            with self._lock:
+                del self._unrecorded[job.state.id]
 
     def _show_end(self, job: Job, status: Status, **facts: Any) -> None:
         with self._lock:
-            gone = {"place": None, "loading": None, "preview": None, "seconds_left": None}
-            job.state = replace(job.state, status=status, **gone, **facts)
+            job.state = replace(
+                job.state, status=status, place=None, loading=None, preview=None, seconds_left=None, **facts
+            )
             del self._open[job.state.id]
             if film := self._films.get(job.state.owner):
                 film.ended = [job.state, *film.ended][:FILM_LENGTH]
@@ -512,13 +365,14 @@ class JobQueue:
             for place, waiting in enumerate(self._line.in_order(), start=1):
                 own = self._pace.estimate(waiting.state.request)
                 ahead = None if ahead is None or own is None else ahead + own
-                waiting.state = replace(waiting.state, place=place, seconds_left=ahead)
+                if (waiting.state.place, waiting.state.seconds_left) != (place, ahead):
+                    waiting.state = replace(waiting.state, place=place, seconds_left=ahead)
         return job.state
 
     def _snapshot(self, owner: str, film: Film) -> tuple[JobState, ...]:
         """The owner's film, made once for all viewers after each change."""
         if film.snapshot is None:
-            states = [self._state(job) for job in self._open.values() if job.state.owner == owner]
+            states = [self._state(job) for job in reversed(self._open.values()) if job.state.owner == owner]
             states.sort(key=lambda state: state.place or 0, reverse=True)
             film.snapshot = (*states, *film.ended)
         return film.snapshot
@@ -540,12 +394,12 @@ class JobQueue:
 
     def _load(self, owner: str) -> None:
         """Add to the owner's film what ended before anyone looked."""
-        rows = self._history.recent(owner, FILM_LENGTH)
+        rows = [JobState.of(row) for row in self._history.recent(owner, FILM_LENGTH)]
         with self._lock:
             if film := self._films.get(owner):
-                forgotten = [job.state for job in self._unrecorded.values() if job.state.owner == owner]
-                ended = {state.id: state for state in [*film.ended, *forgotten, *map(JobState.of, rows)][::-1]}
-                film.ended = list(ended.values())[::-1][:FILM_LENGTH]
+                unrecorded = [job.state for job in self._unrecorded.values() if job.state.owner == owner]
+                shown = {state.id for state in film.ended} | self._open.keys()
+                film.ended += [state for state in [*unrecorded, *rows] if state.id not in shown]
                 film.tell()
 
     def _reload(self, owner: str) -> None:
@@ -554,3 +408,11 @@ class JobQueue:
             if film := self._films.get(owner):
                 film.ended = []
         self._load(owner)
+
+
+def _step(step: Step, watch: Stopwatch) -> dict[str, Any]:
+    """What a step changes in its job's state."""
+    watch.step(step.index)
+    changes = {"step": step.index, "total": step.total, "preview": step.preview}
+    left = {} if watch.pace is None else {"seconds_left": watch.pace * (step.total - step.index)}
+    return changes | left

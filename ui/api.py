@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 from gradio.components.api_component import Api
 from gradio.data_classes import FileData, ListFiles
-from gradio.processing_utils import save_file_to_cache
+from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from core.engine import Engine
@@ -87,7 +87,9 @@ def _read(values: dict[str, Any], engine: Engine) -> GenerationRequest:
         if value is None:
             return None
         reader = read_mask if field == "mask" else read_picture
-        return reader(_uploaded(value, field, label), max_pixels=engine.settings.limits.max_pixels, field=field, label=label)
+        return reader(
+            uploaded(value, field, label), max_pixels=engine.settings.limits.max_pixels, field=field, label=label
+        )
 
     for name in PICTURES:
         values[name] = picture(values[name], name, FIELDS[name].title or name)
@@ -102,7 +104,7 @@ def _read(values: dict[str, Any], engine: Engine) -> GenerationRequest:
     return GenerationRequest(**values)
 
 
-def _uploaded(value: Any, field: str, label: str) -> Path:
+def uploaded(value: Any, field: str, label: str) -> Path:
     """Where an uploaded file lies. Whatever else a caller names, no other file of this machine is opened."""
     path = value.get("path") if isinstance(value, dict) else None
     folder = Path(get_upload_folder()).resolve()
@@ -115,5 +117,8 @@ def _files(job: JobState, history: History, owner: str) -> list[dict[str, Any]]:
     """A done job's pictures as downloads: copies in gradio's cache, which it clears by itself."""
     if job.status is not Status.DONE:
         raise DarkroomError(job.error or f"The job was {job.status.value}.")
-    pictures = [history.picture(id, owner) for id in job.pictures]
-    return [FileData(path=save_file_to_cache(row.path, get_upload_folder())).model_dump() for row in pictures]
+    rows = [history.picture(id, owner) for id in job.pictures]
+    names = [f"darkroom-{row.id}.png" for row in rows]
+    cache = get_upload_folder()
+    paths = [save_bytes_to_cache(row.read(), name, cache) for row, name in zip(rows, names, strict=True)]
+    return [FileData(path=path).model_dump() for path in paths]

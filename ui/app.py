@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,24 +14,35 @@ from core.checkpoints import Checkpoint
 from core.engine import Engine
 from core.history import History
 from core.jobs import JobQueue
+from core.presets import Presets
+from core.settings import ROOT, Mode
 from ui.api import add_endpoint
 from ui.controls import HELP, control
+from ui.history import Gallery, Shelf, build_gallery, wire_gallery
+from ui.live import ASSETS, AT_ONCE, QUIET, live
+from ui.png_info import Reader, build_info, wire_info
+from ui.presets import Cabinet, build_presets, wire_presets
+from ui.presets import Rows as PresetRows
 from ui.run import ASPECTS, MODELS_OWN, Desk, own_values
 from ui.tabs import TABS
 from ui.theme import make_theme
 
-ASSETS = Path(__file__).parent / "assets"
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
+STYLES = ("style", "history", "info", "presets")
+SCRIPTS = ("page", "parts", "history", "info", "presets")
 
 
 def _head() -> str:
     """Style, script and font, inline: the page needs nothing from anywhere else."""
     font = base64.b64encode((ASSETS / "geist.woff2").read_bytes()).decode()
-    style = (ASSETS / "style.css").read_text("utf-8").replace("geist.woff2", f"data:font/woff2;base64,{font}")
-    script = (ASSETS / "page.js").read_text("utf-8").replace("HELP", json.dumps(HELP))
+    style = _joined(STYLES, "css").replace("geist.woff2", f"data:font/woff2;base64,{font}")
+    script = _joined(SCRIPTS, "js").replace("HELP", json.dumps(HELP))
     viewport = '<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">'
     return f"{viewport}<style>{style}</style><script>{script}</script>"
+
+
+def _joined(names: tuple[str, ...], kind: str) -> str:
+    return "\n".join((ASSETS / f"{name}.{kind}").read_text("utf-8") for name in names)
 
 
 HEAD = _head()
@@ -52,35 +62,30 @@ class Parts:
     dock: gr.HTML
     stage: gr.HTML
     machine: gr.HTML
+    presets: PresetRows
+    gallery: Gallery
+    info: gr.HTML
 
 
 def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
     """The whole page, its events and the endpoint `/generate`. To be launched with HEAD and THEME."""
+    presets = Presets(ROOT / "presets", engine.settings.data / "presets")
     with gr.Blocks(title="Darkroom", fill_width=True, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
-        parts = _build(engine)
+        parts = _build(engine, presets)
         desk = Desk(engine, queue, history, list(parts.fields))
         add_endpoint(engine, queue, history)  # first: gradio gives names in order, and an event's method is one too
+        cabinet = Cabinet(presets, desk)
         _wire(page, parts, desk)
-        _wire_live(page, parts, desk)
+        _wire_live(page, parts, desk, cabinet)
+        wire_presets(page, parts.presets, cabinet, parts.fields)
+        wire_gallery(parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
+        wire_info(parts.info, Reader(desk), list(parts.fields.values()))
+        for used in (parts.stage.use, parts.gallery.grid.use, parts.info.use):  # its prompt has its styles in it
+            used(None, None, parts.presets.styles, js="() => [[]]", **QUIET)
     return page
 
 
-def live(name: str, *events: str, value: Any = None) -> gr.HTML:
-    """A part drawn by page.js from `value`. Its template never changes and holds no value: gradio would run it.
-
-    gradio finds the names of the part's own events by looking for them, quoted, in `js_on_load`.
-    """
-    names = ", ".join(f"'{event}'" for event in events)
-    return gr.HTML(
-        value,
-        html_template=(ASSETS / f"{name}.html").read_text("utf-8"),
-        js_on_load=f"darkroom.{name}(element, props, watch, trigger) /* {names} */",
-        apply_default_css=False,
-        elem_id=name,
-    )
-
-
-def _build(engine: Engine) -> Parts:
+def _build(engine: Engine, presets: Presets) -> Parts:
     checkpoints = engine.checkpoints()
     with gr.Row(elem_id="bar"):
         live("mark")
@@ -91,18 +96,16 @@ def _build(engine: Engine) -> Parts:
     with gr.Tabs(elem_id="pages", overflow_behavior="wrap"):
         with gr.Tab("Create", elem_id="create"), gr.Row(elem_id="studio"):
             with gr.Column(elem_id="settings"):
-                settings = _build_settings(model, own_values(first))
+                settings = _build_settings(model, own_values(first), presets, engine.settings.mode)
             stage = live("stage", "attach", "cancel", "use", "again", "example")
-        for name, coming in (
-            ("History", "All your pictures, searchable, will be here. Until then the film beside the canvas has them."),
-            ("PNG info", "Drop a picture here to read the settings it was made with: this page comes next."),
-        ):
-            with gr.Tab(name, elem_id=name.lower().replace(" ", "-")):
-                gr.Markdown(coming, elem_classes="coming")
-    return Parts(**settings, rescan=rescan, stage=stage, machine=machine)
+        with gr.Tab("History", elem_id="history"):
+            gallery = build_gallery()
+        with gr.Tab("PNG info", elem_id="png-info"):
+            info = build_info()
+    return Parts(**settings, rescan=rescan, stage=stage, machine=machine, gallery=gallery, info=info)
 
 
-def _build_settings(model: Component, own: dict[str, Any]) -> dict[str, Any]:
+def _build_settings(model: Component, own: dict[str, Any], presets: Presets, mode: Mode) -> dict[str, Any]:
     """The settings column, in the order of the page; the tabs' titles are moved above the prompt by the style."""
     fields = {"checkpoint": model}
     fields["prompt"] = control("prompt", lines=3, placeholder="What should the picture show?")
@@ -112,6 +115,7 @@ def _build_settings(model: Component, own: dict[str, Any]) -> dict[str, Any]:
             with gr.Tab(tab.title, elem_id=f"mode-{tab.id}"):
                 fields |= tab.build()
     with gr.Column(elem_id="common"):
+        rows = build_presets(presets, mode)
         aspect = gr.Radio(list(ASPECTS), value="1:1", label="Size", interactive=True, elem_id="aspect")
         with gr.Row(elem_id="size"):
             fields["width"] = control("width", value=own["width"])
@@ -128,7 +132,8 @@ def _build_settings(model: Component, own: dict[str, Any]) -> dict[str, Any]:
         with gr.Accordion("More", open=False, elem_id="more"):
             fields["clip_skip"] = control("clip_skip")
     dock = live("dock", "generate", value={})
-    return {"fields": fields, "aspect": aspect, "dice": dice, "reuse": reuse, "swap": swap, "dock": dock}
+    extra = {"aspect": aspect, "dice": dice, "reuse": reuse, "swap": swap, "dock": dock, "presets": rows}
+    return {"fields": fields, **extra}
 
 
 def choices(checkpoints: tuple[Checkpoint, ...]) -> list[tuple[str, str]]:
@@ -150,27 +155,34 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
 
     changes = [field.change for name, field in parts.fields.items() if name not in ("prompt", "negative_prompt")]
     planned = [parts.dock, parts.aspect]
-    gr.on([page.load, *changes], desk.plan, fields, planned, **QUIET, queue=False, trigger_mode="always_last")
-    model.input(desk.follow_model, [model, parts.dock, *own], own, **QUIET, queue=False)
-    parts.aspect.input(desk.pick_aspect, [parts.aspect, model], [width, height], **QUIET, queue=False)
+    gr.on([page.load, *changes], desk.plan, fields, planned, **AT_ONCE, trigger_mode="always_last")
+    model.input(desk.follow_model, [model, parts.dock, *own], own, **AT_ONCE)
+    parts.aspect.input(desk.pick_aspect, [parts.aspect, model], [width, height], **AT_ONCE)
     parts.swap.click(None, [width, height], [width, height], js="(w, h) => [h, w]", **QUIET)
     parts.dice.click(None, None, seed, js="() => ''", **QUIET)
     parts.reuse.click(None, seed, seed, js="darkroom.seed", **QUIET)
-    parts.stage.example(desk.example, None, parts.fields["prompt"], **QUIET, queue=False)
+    parts.stage.example(desk.example, None, parts.fields["prompt"], **AT_ONCE)
 
     def models(rescan: bool) -> Any:
         return gr.Dropdown(choices=choices(desk.engine.rescan() if rescan else desk.engine.checkpoints()))
 
-    parts.rescan.click(lambda: models(rescan=True), None, model, **QUIET)
-    page.load(lambda: models(rescan=False), None, model, **QUIET)
+    parts.rescan.click(lambda: models(rescan=True), None, model, **AT_ONCE)
+    page.load(lambda: models(rescan=False), None, model, **AT_ONCE)
 
 
-def _wire_live(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
+def _wire_live(page: gr.Blocks, parts: Parts, desk: Desk, cabinet: Cabinet) -> None:
     """What starts and stops jobs, and the one relay that each open page holds ("attach": after the server was gone)."""
-    fields, submits = list(parts.fields.values()), QUIET | {"concurrency_limit": None, "trigger_mode": "multiple"}
-    parts.dock.generate(desk.generate, fields, **submits)
+    fields, submits = list(parts.fields.values()), AT_ONCE | {"trigger_mode": "multiple"}
+    parts.dock.generate(cabinet.styled(desk.generate), [*fields, parts.presets.styles], **submits)
     parts.stage.cancel(desk.cancel, **submits)
     parts.stage.again(desk.new_seed, **submits)
     parts.stage.use(desk.use_settings, None, fields, **submits)
     for begin in (page.load, parts.stage.attach):
-        begin(desk.relay, None, [parts.stage, parts.machine], **submits)
+        begin(
+            desk.relay,
+            None,
+            [parts.stage, parts.machine],
+            **QUIET,
+            concurrency_limit=None,
+            trigger_mode="multiple",
+        )

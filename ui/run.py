@@ -121,7 +121,7 @@ class Desk:
 
     def generate(self, request: gr.Request, *values: Any) -> None:
         with told():
-            self._submit(read_form(dict(zip(self.fields, values, strict=True))), request)
+            self.submit(read_form(dict(zip(self.fields, values, strict=True))), request)
 
     def cancel(self, event: gr.EventData, request: gr.Request) -> None:
         with told():
@@ -131,7 +131,7 @@ class Desk:
         """The job of a picture once more, with a seed drawn anew."""
         with told():
             job = await self._job(event, request)
-            await asyncio.to_thread(self._submit, job.request.replace(seed=None), request)
+            await asyncio.to_thread(self.submit, job.request.replace(seed=None), request)
 
     async def use_settings(self, event: gr.EventData, request: gr.Request) -> list[Any]:
         """A picture's settings, as values of the form's fields."""
@@ -209,7 +209,7 @@ class Desk:
             self._newest_preview = (key, data_uri(job.preview))
         return self._newest_preview[1]
 
-    def _submit(self, wanted: GenerationRequest, request: gr.Request) -> JobState:
+    def submit(self, wanted: GenerationRequest, request: gr.Request) -> JobState:
         return self.queue.submit(self.engine.resolve(wanted), owner_of(request))
 
     async def _job(self, event: gr.EventData, request: gr.Request) -> JobState:

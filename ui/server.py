@@ -26,6 +26,7 @@ from core.errors import DarkroomError, NotFound
 from core.history import History
 from core.jobs import JobQueue
 from core.settings import VERSION, Settings
+from ui.archive import zip_route
 from ui.guard import Guard
 from ui.login import Login
 
@@ -189,6 +190,7 @@ def routes(queue: JobQueue, history: History) -> list[Route]:
         return PlainTextResponse("ok") if queue.ready else PlainTextResponse("starting", 503)
 
     return [
+        zip_route(history),
         Route("/pictures/{id}", _or_missing(picture)),
         Route("/pictures/{id}/thumbnail", _or_missing(thumbnail)),
         Route("/livez", livez),

@@ -1,0 +1,22 @@
+"""python -m bench NAME [--pairs N]: engine, colours."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import warnings
+
+BENCHES = {"engine": 11, "colours": 20}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("name", choices=BENCHES)
+    parser.add_argument("--pairs", type=int, help="how often each pair is measured")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    importlib.import_module(f"bench.{options.name}").main(options.pairs or BENCHES[options.name])
+
+
+if __name__ == "__main__":
+    main()

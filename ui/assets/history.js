@@ -1,0 +1,316 @@
+"use strict";
+/* The History page: what is shown and chosen there. Answers come as the gallery's value; see ui/history.py. */
+(() => {
+  const { $, write, make, choices } = darkroom;
+  const view = {
+    rows: [], // newest first, as far as they have been asked for
+    more: true, // there are older ones
+    asking: null, // serial of the search whose answer is awaited
+    serial: 0,
+    chosen: new Set(), // ids
+    at: null, // id of the tile that has the keyboard
+    from: null, // id where a range of tiles began
+    pair: [], // the two that are compared
+    place: 50, // percent: where the second of them begins
+  };
+  let root, tell;
+
+  const row = (id) => view.rows.find((one) => one.id === id);
+  const tile = (id) => $(`#tile-${CSS.escape(id)}`, root);
+  const chosen = () => view.rows.filter((one) => view.chosen.has(one.id));
+  const url = (id) => `pictures/${id}`;
+  const title = (one) => one.prompt || "No prompt";
+  const when = (one) => new Date(one.created * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+
+  function gallery(element, props, watch, trigger) {
+    [root, tell] = [element, trigger];
+    $(".compare .two", root).append(document.getElementById("pair"));
+    watch("value", () => answered(props.value));
+    const filter = (delay) => () => {
+      clearTimeout(filter.timer);
+      filter.timer = setTimeout(search, delay);
+    };
+    $(".tools", root).addEventListener("input", (event) => filter(event.target.name === "text" ? 250 : 0)());
+    $(".tools", root).addEventListener("submit", (event) => event.preventDefault());
+    $(".grid", root).addEventListener("click", picked);
+    $(".grid", root).addEventListener("dblclick", look);
+    $(".grid", root).addEventListener("keydown", pressed);
+    $(".grid", root).addEventListener("focusin", (event) => hold(event.target.dataset.id));
+    $(".card", root).addEventListener("click", (event) => does(event.target.closest("[data-does]")?.dataset.does));
+    $(".ask", root).addEventListener("close", (event) => event.target.returnValue === "delete" && change("remove"));
+    $(".compare input", root).addEventListener("input", (event) => {
+      view.place = Number(event.target.value);
+      tell("place");
+    });
+    $("iframe", root).addEventListener("load", refused);
+    new IntersectionObserver(([end]) => end.isIntersecting && more(), { rootMargin: "800px" }).observe($(".end", root));
+    new IntersectionObserver(([seen]) => seen.isIntersecting && view.rows.length && ask(null)).observe(root);
+    draw();
+  }
+
+  /* -- asking and answers ----------------------------------------------------------------------------------- */
+
+  function filters() {
+    const form = $(".tools", root);
+    const { text, checkpoint, task, favourites } = form.elements;
+    return { text: text.value, checkpoint: checkpoint.value, task: task.value, favourites: favourites.checked };
+  }
+
+  function ask(before) {
+    view.asking = ++view.serial;
+    tell("search", { ...filters(), before, serial: view.asking });
+  }
+
+  function search() {
+    [view.rows, view.more] = [[], true];
+    choose([]);
+    ask(null);
+  }
+
+  function more() {
+    if (view.more && view.asking === null) ask(view.rows.at(-1)?.number ?? null);
+  }
+
+  function answered(answer) {
+    if (!answer) return;
+    view.problem = answer.problem;
+    if (answer.kind === "page") shelve(answer);
+    else if (answer.kind === "removed") drop(new Set(answer.ids));
+    else answer.ids.forEach((id) => { if (row(id)) row(id).favourite = answer.on; });
+    draw();
+  }
+
+  /* A page of older pictures goes to the end; the newest page goes before those that are there, if they meet. */
+  function shelve(answer) {
+    if (answer.serial !== view.asking) return;
+    view.asking = null;
+    if (answer.problem) {
+      view.more = false;
+      return;
+    }
+    const form = $(".tools", root);
+    choices(form.elements.checkpoint, answer.choices.checkpoint);
+    choices(form.elements.task, answer.choices.task);
+    const known = new Set(view.rows.map((one) => one.id));
+    const fresh = answer.rows.filter((one) => !known.has(one.id));
+    if (answer.before !== null) [view.rows, view.more] = [[...view.rows, ...fresh], answer.more];
+    else if (fresh.length < answer.rows.length) view.rows = [...fresh, ...view.rows];
+    else [view.rows, view.more] = [answer.rows, answer.more];
+    requestAnimationFrame(() => { // a page may be shorter than the screen
+      if ($(".end", root).getBoundingClientRect().top < innerHeight + 800 && root.checkVisibility()) more();
+    });
+  }
+
+  function drop(gone) {
+    const here = view.rows.findIndex((one) => gone.has(one.id));
+    view.rows = view.rows.filter((one) => !gone.has(one.id));
+    choose([]);
+    const next = view.rows[Math.min(here, view.rows.length - 1)];
+    draw();
+    if (next && here >= 0) go(next.id);
+  }
+
+  /* -- choosing --------------------------------------------------------------------------------------------- */
+
+  function choose(ids, from = ids.at(-1) ?? null) {
+    view.chosen = new Set(ids);
+    view.from = from;
+  }
+
+  function range(from, to) {
+    const places = [from, to].map((id) => view.rows.findIndex((one) => one.id === id)).sort((a, b) => a - b);
+    return view.rows.slice(Math.max(0, places[0]), places[1] + 1).map((one) => one.id);
+  }
+
+  function toggle(id) {
+    const ids = new Set(view.chosen);
+    if (!ids.delete(id)) ids.add(id);
+    choose([...ids], id);
+  }
+
+  function picked(event) {
+    const id = event.target.closest("[role=option]")?.dataset.id;
+    if (!id) return;
+    if (event.shiftKey && view.from) choose(range(view.from, id), view.from);
+    else if (event.ctrlKey || event.metaKey || event.target.closest(".tick")) toggle(id);
+    else choose([id]);
+    go(id);
+    draw();
+  }
+
+  function hold(id) {
+    if (!id || view.at === id) return;
+    const before = view.at && tile(view.at);
+    if (before) before.tabIndex = -1;
+    view.at = id;
+    tile(id).tabIndex = 0;
+  }
+
+  function go(id) {
+    hold(id);
+    tile(id)?.focus({ preventScroll: false });
+  }
+
+  function pressed(event) {
+    const id = view.at;
+    if (!id || event.altKey) return;
+    const wide = event.ctrlKey || event.metaKey;
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns(), Home: -1e9, End: 1e9 }[event.key];
+    if (step) {
+      const here = view.rows.findIndex((one) => one.id === id);
+      const next = view.rows[Math.min(Math.max(here + step, 0), view.rows.length - 1)].id;
+      if (event.shiftKey) choose(range(view.from ?? id, next), view.from ?? id);
+      else if (!wide) choose([next]);
+      go(next);
+    } else if (event.key === " ") toggle(id);
+    else if (event.key === "Enter" && !wide) {
+      if (!view.chosen.size) choose([id]);
+      look();
+    } else if (event.key === "a" && wide) choose(view.rows.map((one) => one.id));
+    else if (event.key === "Delete") does("remove");
+    else if (event.key === "f" && !wide) does("favourite");
+    else return;
+    event.preventDefault();
+    draw();
+  }
+
+  const columns = () => getComputedStyle($(".grid", root)).gridTemplateColumns.split(" ").length;
+
+  /* Escape lets go of what is chosen before it stops a run. */
+  window.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !view.chosen.size || $("dialog[open]") || !root.contains(document.activeElement)) return;
+    event.stopPropagation();
+    choose([]);
+    draw();
+  }, true);
+
+  /* -- doing ------------------------------------------------------------------------------------------------ */
+
+  function does(what) {
+    const ones = chosen();
+    if (what === "close") choose([]);
+    if (!ones.length || !what) return draw();
+    const [one] = ones;
+    if (what === "look") look();
+    else if (what === "favourite") change("favourite", { on: !ones.every((each) => each.favourite) });
+    else if (what === "remove") confirm(ones.length);
+    else if (what === "compare") compare(ones);
+    else if (what === "zip") zip(ones);
+    else if (what === "use" || what === "again") {
+      tell(what, { job: one.job, picture: one.id });
+      document.getElementById("create-button").click();
+    }
+    return draw();
+  }
+
+  const change = (what, more) => tell(what, { ids: [...view.chosen], serial: ++view.serial, ...more });
+
+  function confirm(count) {
+    write($(".ask h3", root), count > 1 ? `Delete ${count} pictures?` : "Delete this picture?");
+    $(".ask", root).returnValue = "";
+    $(".ask", root).showModal();
+  }
+
+  function look() {
+    const [one] = chosen();
+    if (!one) return;
+    const image = $(".large img", root);
+    image.src = url(one.id);
+    image.alt = title(one);
+    $(".large", root).showModal();
+  }
+
+  function zip(ones) {
+    const form = $("form.zip", root);
+    form.elements.ids.value = ones.map((one) => one.id).join(" ");
+    form.submit();
+  }
+
+  /* A download leaves the frame empty; a page in it says why there is none. */
+  function refused(event) {
+    const text = event.target.contentDocument?.body?.textContent;
+    if (!text) return;
+    view.problem = text;
+    draw();
+  }
+
+  function compare([one, other]) {
+    view.pair = [one.id, other.id].map((id) => ({ path: url(id), url: url(id) }));
+    view.place = 50;
+    $(".compare input", root).value = 50;
+    write($(".compare .from", root), one.facts.find(([name]) => name === "Seed")?.join(" ") || "");
+    write($(".compare .to", root), other.facts.find(([name]) => name === "Seed")?.join(" ") || "");
+    $(".compare", root).showModal();
+    tell("compare");
+    tell("place");
+  }
+
+  /* -- drawing ---------------------------------------------------------------------------------------------- */
+
+  function draw() {
+    drawGrid();
+    drawCard();
+    const count = view.rows.length;
+    const words = view.chosen.size ? `${view.chosen.size} chosen` : count ? `${count}${view.more ? "+" : ""}` : "";
+    write($(".count", root), view.problem || words);
+    const asked = filters();
+    const narrow = asked.text || asked.checkpoint || asked.task || asked.favourites;
+    $(".empty", root).hidden = Boolean(count || view.asking !== null || view.problem);
+    write($(".empty", root), narrow ? "No picture is like that." : "No pictures yet. What you generate is kept here.");
+  }
+
+  function drawGrid() {
+    const grid = $(".grid", root);
+    const old = new Map([...grid.children].map((item) => [item.dataset.id, item]));
+    if (!row(view.at)) view.at = view.rows[0]?.id ?? null;
+    view.rows.forEach((one, place) => {
+      const item = old.get(one.id) || newTile(one);
+      old.delete(one.id);
+      item.setAttribute("aria-selected", view.chosen.has(one.id));
+      item.setAttribute("aria-label", `${title(one)}, ${when(one)}${one.favourite ? ", favourite" : ""}`);
+      item.classList.toggle("favourite", one.favourite);
+      item.tabIndex = one.id === view.at ? 0 : -1;
+      if (grid.children[place] !== item) grid.insertBefore(item, grid.children[place] || null);
+    });
+    old.forEach((item) => item.remove());
+    grid.hidden = !view.rows.length; // an empty list box is none
+  }
+
+  function newTile(one) {
+    const image = make("img", { alt: "", loading: "lazy", decoding: "async", src: `${url(one.id)}/thumbnail` });
+    image.addEventListener("error", () => item.classList.add("missing"), { once: true });
+    const item = make("li", { role: "option", id: `tile-${one.id}`, title: title(one) }, image, make("span", { className: "tick" }), make("i"));
+    item.dataset.id = one.id;
+    return item;
+  }
+
+  function drawCard() {
+    const card = $(".card", root);
+    const ones = chosen();
+    const [one] = ones;
+    card.hidden = !one;
+    root.classList.toggle("choosing", ones.length > 0);
+    if (!one) return;
+    const single = ones.length === 1;
+    card.classList.toggle("many", !single);
+    const image = $(".look img", card);
+    const source = single ? url(one.id) : "";
+    if (image.getAttribute("src") !== source) image.setAttribute("src", source);
+    image.style.aspectRatio = `${one.width} / ${one.height}`;
+    write($(".title", card), single ? when(one) : `${ones.length} pictures`);
+    write($(".prompt", card), single ? title(one) : "");
+    write($(".negative", card), single && one.negative ? `Without: ${one.negative}` : "");
+    darkroom.list($(".facts", card), single ? one.facts : []);
+    const shown = { use: single, again: single, download: single, zip: !single, compare: ones.length === 2, look: single };
+    for (const [name, on] of Object.entries(shown)) $(`[data-does=${name}]`, card).hidden = !on;
+    $("[data-does=download]", card).href = `${url(one.id)}?download=1`;
+    const loved = ones.every((each) => each.favourite);
+    $("[data-does=favourite]", card).setAttribute("aria-pressed", loved);
+  }
+
+  Object.assign(darkroom, {
+    gallery,
+    pair: () => [view.pair],
+    place: () => [{ __type__: "update", slider_position: view.place }],
+  });
+})();

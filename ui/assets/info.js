@@ -1,0 +1,92 @@
+"use strict";
+/* The PNG info page: a dropped picture, and what the server read in it; see ui/png_info.py. */
+(() => {
+  const { $, write, list } = darkroom;
+  const NONE = "It says nothing about its making that Darkroom can read.";
+
+  function info(element, props, watch, trigger, upload) {
+    const input = $("input", element);
+    const drop = $(".drop", element);
+    let path = null;
+    let busy = false;
+
+    async function take(file) {
+      if (!file) return;
+      show($("img", element), file);
+      say("Reading …");
+      path = null;
+      draw(element, null);
+      try {
+        ({ path } = await upload(file));
+        trigger("read", { path });
+      } catch {
+        say("The server did not take this file; it may be too large.");
+      }
+    }
+
+    function say(text, working = false) {
+      busy = working;
+      write($(".verdict", element), text);
+      $("[data-does=replay]", element).disabled = busy;
+    }
+
+    input.addEventListener("change", () => {
+      take(input.files[0]);
+      input.value = ""; // the same file may be chosen again
+    });
+    for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+      drop.addEventListener(kind, (event) => {
+        event.preventDefault();
+        drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
+        if (kind === "drop") take(event.dataTransfer.files[0]);
+      });
+    }
+    document.addEventListener("paste", (event) => element.checkVisibility() && take(event.clipboardData.files[0]));
+    $("[data-does=use]", element).addEventListener("click", () => {
+      trigger("use", { path });
+      document.getElementById("create-button").click();
+    });
+    $("[data-does=replay]", element).addEventListener("click", () => {
+      say("Starting …", true);
+      trigger("replay", { path });
+    });
+    watch("value", () => {
+      const answer = props.value;
+      if (!answer || answer.path !== path) return; // of a picture that was here before
+      if (answer.verdict) return say(answer.verdict, answer.busy);
+      say(answer.problem || "");
+      draw(element, answer.problem ? null : answer);
+    });
+  }
+
+  function show(image, file) {
+    if (image.src) URL.revokeObjectURL(image.src);
+    image.src = URL.createObjectURL(file);
+    image.alt = file.name;
+    image.hidden = false;
+  }
+
+  function draw(root, answer) {
+    $(".right", root).hidden = !answer;
+    $(".actions", root).hidden = !answer?.source;
+    if (!answer) return;
+    $("[data-does=replay]", root).hidden = !answer.replay;
+    write($(".source", root), answer.source ? `Made with ${answer.source}` : NONE);
+    write($(".prompt", root), answer.prompt);
+    write($(".negative", root), answer.negative && `Without: ${answer.negative}`);
+    write($(".missing", root), answer.missing ? `The model “${answer.missing}” is not on this machine; the chosen one stays.` : "");
+    part(".settings", answer.facts);
+    part(".unknown", answer.unknown);
+    part(".made", answer.made_with);
+    $(".prompts", root).hidden = !(answer.prompt || answer.negative);
+    $(".raw", root).hidden = !answer.text;
+    write($("pre", root), answer.text);
+
+    function part(name, pairs) {
+      $(name, root).hidden = !pairs.length;
+      list($(`${name} dl`, root), pairs);
+    }
+  }
+
+  Object.assign(darkroom, { info });
+})();

@@ -1,0 +1,28 @@
+"""Parts of the page that its own script draws: gradio carries their values, assets/*.js makes them what is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+ASSETS = Path(__file__).parent / "assets"
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
+AT_ONCE = QUIET | {"queue": False}  # past gradio's queue, where every open page's relay holds a place
+
+
+def live(name: str, *events: str, value: Any = None) -> gr.HTML:
+    """A part drawn by `darkroom.<name>` from `value`. Its template never changes and holds no value: gradio would
+    run it.
+
+    gradio finds the names of the part's own events by looking for them, quoted, in `js_on_load`.
+    """
+    names = ", ".join(f"'{event}'" for event in events)
+    return gr.HTML(
+        value,
+        html_template=(ASSETS / f"{name}.html").read_text("utf-8"),
+        js_on_load=f"darkroom.{name}(element, props, watch, trigger, upload) /* {names} */",
+        apply_default_css=False,
+        elem_id=name,
+    )

@@ -1,0 +1,163 @@
+"""Presets on the Create page: styles that go around the prompt when it is sent, settings that fill the form, and the
+dialog that keeps one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from core.errors import DarkroomError
+from core.presets import Library, Presets
+from core.request import PICTURES, GenerationRequest
+from core.settings import Mode
+from ui.facts import PROMPTS
+from ui.live import AT_ONCE, QUIET, live
+from ui.run import MODELS_OWN, Desk, own_values, read_form, told
+
+NOT_KEPT = (*PROMPTS, *PICTURES, "controls", "seed")  # by saved settings: what is for one picture only
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The components: two rows of the settings column, and the dialog for saving."""
+
+    styles: gr.Dropdown
+    setting: gr.Dropdown
+    save_style: gr.Button
+    save_setting: gr.Button
+    dialog: gr.HTML
+
+
+def build_presets(presets: Presets, mode: Mode) -> Rows:
+    """Saving is for the host alone: strangers may use what there is."""
+    library = presets.library
+    with gr.Row(elem_id="style-row"):
+        styles = gr.Dropdown(
+            _style_choices(library), value=[], multiselect=True, label="Style", interactive=True, elem_id="styles"
+        )
+        save_style = _save_button("Save a style", mode)
+    with gr.Row(elem_id="setting-row"):
+        setting = gr.Dropdown(
+            list(library.settings), value=None, label="Settings", interactive=True, elem_id="setting"
+        )
+        save_setting = _save_button("Save these settings", mode)
+    return Rows(styles, setting, save_style, save_setting, live("presets", "save", "drop", value={}))
+
+
+def _save_button(name: str, mode: Mode) -> gr.Button:
+    return gr.Button(name, elem_classes="icon save", visible=mode == "local")
+
+
+def _style_choices(library: Library) -> list[tuple[str, str]]:
+    return [
+        (name if style.suits == "real" else f"{name} · {style.suits} model", name)
+        for name, style in library.styles.items()
+    ]
+
+
+def wire_presets(page: gr.Blocks, rows: Rows, cabinet: Cabinet, fields: Mapping[str, Component]) -> None:
+    inputs, drawn = list(fields.values()), [rows.dialog, rows.styles, rows.setting]
+    page.load(cabinet.show, None, drawn, **AT_ONCE)
+    rows.setting.input(cabinet.fill, [rows.setting, fields["checkpoint"]], inputs, **AT_ONCE)
+    changes = [field.change for name, field in fields.items() if name not in PROMPTS]
+    gr.on(changes, cabinet.match, inputs, rows.setting, **AT_ONCE, trigger_mode="always_last")
+    rows.save_style.click(None, js="() => darkroom.keep('styles')", **QUIET)
+    rows.save_setting.click(None, js="() => darkroom.keep('settings')", **QUIET)
+    rows.dialog.save(cabinet.save, inputs, drawn, **AT_ONCE)
+    rows.dialog.drop(cabinet.drop, None, drawn, **AT_ONCE)
+
+
+class Cabinet:
+    """What the presets' events do."""
+
+    def __init__(self, presets: Presets, desk: Desk) -> None:
+        self._presets, self._desk = presets, desk
+        self._may_save = desk.engine.settings.mode == "local"
+
+    def styled(self, generate: Callable[..., None]) -> Callable[..., None]:
+        """`generate`, given one value more, the styles' names: they go around its prompts."""
+
+        def with_styles(request: gr.Request, *values: Any) -> None:
+            given = dict(zip(self._desk.fields, values[:-1], strict=True))
+            with told():
+                bare = GenerationRequest(**{name: given[name] for name in PROMPTS})
+                whole = self._presets.library.apply_styles(bare, values[-1] or [])
+            generate(request, *(given | {name: getattr(whole, name) for name in PROMPTS}).values())
+
+        return with_styles
+
+    def show(self) -> tuple[Answer, Any, Any]:
+        """The presets as they are on disk now."""
+        return self._drawn(self._presets.load())
+
+    def fill(self, name: str, checkpoint: str | None) -> list[Any]:
+        """The form's fields as the setting wants them; those it does not name stay."""
+        setting = self._presets.library.settings.get(name, {})
+        own = own_values(self._desk.checkpoint(setting.get("checkpoint") or checkpoint))
+        values = {
+            field: own[field] if value is None and field in MODELS_OWN else value for field, value in setting.items()
+        }
+        return [values.get(field, gr.skip()) for field in self._desk.fields]
+
+    def match(self, *values: Any) -> str | None:
+        """The setting that the form is at, if at any."""
+        given = dict(zip(self._desk.fields, values, strict=True))
+        settings = self._presets.library.settings.items()
+        at = (
+            name for name, setting in settings if all(given.get(field) == value for field, value in setting.items())
+        )
+        return next(at, None)
+
+    def save(self, event: gr.EventData, *values: Any) -> tuple[Answer, Any, Any]:
+        """Keep a style or the form's settings under a name; a taken one only when told to overwrite."""
+        asked = event._data
+
+        def change() -> Library:
+            kept = _style(asked) if asked.get("kind") == "styles" else self._settings(values)
+            return self._presets.save(
+                asked.get("kind"), asked.get("name"), kept, overwrite=asked.get("overwrite") is True
+            )
+
+        return self._change(event, change)
+
+    def drop(self, event: gr.EventData) -> tuple[Answer, Any, Any]:
+        asked = event._data
+        return self._change(event, lambda: self._presets.delete(asked.get("kind"), asked.get("name")))
+
+    def _change(self, event: gr.EventData, change: Callable[[], Library]) -> tuple[Answer, Any, Any]:
+        """The answer names the dialog's `serial`, and what was wrong, if something was."""
+        answer: Answer = {"serial": event._data.get("serial")}
+        try:
+            if not self._may_save:
+                raise DarkroomError("Presets are saved on the machine that Darkroom runs on.")
+            library = change()
+        except DarkroomError as error:
+            return {**self._answer(self._presets.library), **answer, "problem": str(error)}, gr.skip(), gr.skip()
+        drawn, *choices = self._drawn(library)
+        return drawn | answer, choices[0], choices[1]
+
+    def _settings(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        request = read_form(dict(zip(self._desk.fields, values, strict=True)))
+        return {name: getattr(request, name) for name in self._desk.fields if name not in NOT_KEPT}
+
+    def _drawn(self, library: Library) -> tuple[Answer, Any, Any]:
+        return (
+            self._answer(library),
+            gr.update(choices=_style_choices(library)),
+            gr.update(choices=[(name, name) for name in library.settings]),
+        )
+
+    def _answer(self, library: Library) -> Answer:
+        taken = {"styles": list(library.styles), "settings": list(library.settings)}
+        own = {kind: [name for name in names if (kind, name) in library.own] for kind, names in taken.items()}
+        return {"taken": taken, "own": own, "problems": list(library.problems) if self._may_save else []}
+
+
+def _style(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: asked.get(name) for name in PROMPTS}
