@@ -102,4 +102,6 @@ class Darkroom:
     def files(self) -> set[str]:
         """The pictures' files, as "pictures/…"."""
         folders = ("pictures", "thumbnails", "inputs")
-        return {path.relative_to(self.folder).as_posix() for name in folders for path in (self.folder / name).iterdir()}
+        return {
+            path.relative_to(self.folder).as_posix() for name in folders for path in (self.folder / name).iterdir()
+        }

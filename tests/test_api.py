@@ -51,9 +51,9 @@ def test_it_returns_the_pictures_and_the_request_as_resolved(client: Client) -> 
     assert request["checkpoint"] and request["sampler"] and not math.isnan(request["guidance_scale"])
     assert len(files) == 2
     for index, file in enumerate(files):
-        picture = Image.open(file)
-        assert picture.size == (64, 64) and picture.format == "PNG"
-        assert json.loads(picture.info["darkroom"])["index"] == index
+        with Image.open(file) as picture:
+            assert picture.size == (64, 64) and picture.format == "PNG"
+            assert json.loads(picture.info["darkroom"])["index"] == index
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from tests.readme import TABLES, updated
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -36,3 +38,13 @@ def test_every_requirement_is_pinned_and_says_what_for() -> None:
             requirement, _, reason = line.partition("#")
             assert "==" in requirement
             assert reason.strip()
+
+
+def test_its_tables_are_those_of_the_code() -> None:
+    """`python -m tests.readme` writes them anew."""
+    assert updated(README) == README
+
+
+def test_every_table_has_its_place() -> None:
+    for name in TABLES:
+        assert README.count(f"<!-- {name} -->") == README.count(f"<!-- /{name} -->") == 1

@@ -63,7 +63,7 @@ def _default(name: str) -> Any:
 
 def _schemas() -> dict[str, dict[str, Any]]:
     """Each field's JSON schema, from the request's own where gradio reads it: it knows no $ref, no closed objects."""
-    own = GenerationRequest.model_json_schema()["properties"]
+    own: dict[str, dict[str, Any]] = GenerationRequest.model_json_schema()["properties"]
     lists = {name: schema | {"items": {"type": "object"}} for name, schema in own.items() if "items" in schema}
     return own | lists | dict.fromkeys(PICTURES, FileData.model_json_schema())
 

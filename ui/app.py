@@ -78,7 +78,7 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
         _wire(page, parts, desk)
         _wire_live(page, parts, desk, cabinet)
         wire_presets(page, parts.presets, cabinet, parts.fields)
-        wire_gallery(parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
+        wire_gallery(page, parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
         wire_info(parts.info, Reader(desk), list(parts.fields.values()))
         for used in (parts.stage.use, parts.gallery.grid.use, parts.info.use):  # its prompt has its styles in it
             used(None, None, parts.presets.styles, js="() => [[]]", **QUIET)
@@ -171,18 +171,11 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
 
 
 def _wire_live(page: gr.Blocks, parts: Parts, desk: Desk, cabinet: Cabinet) -> None:
-    """What starts and stops jobs, and the one relay that each open page holds ("attach": after the server was gone)."""
-    fields, submits = list(parts.fields.values()), AT_ONCE | {"trigger_mode": "multiple"}
-    parts.dock.generate(cabinet.styled(desk.generate), [*fields, parts.presets.styles], **submits)
-    parts.stage.cancel(desk.cancel, **submits)
-    parts.stage.again(desk.new_seed, **submits)
-    parts.stage.use(desk.use_settings, None, fields, **submits)
+    """What starts and stops jobs, and each open page's one relay, which begins anew after the server was gone."""
+    fields, always = list(parts.fields.values()), QUIET | {"concurrency_limit": None, "trigger_mode": "multiple"}
+    parts.dock.generate(cabinet.styled(desk.generate), [*fields, parts.presets.styles], **always)
+    parts.stage.cancel(desk.cancel, **always)
+    parts.stage.again(desk.new_seed, **always)
+    parts.stage.use(desk.use_settings, None, fields, **always)
     for begin in (page.load, parts.stage.attach):
-        begin(
-            desk.relay,
-            None,
-            [parts.stage, parts.machine],
-            **QUIET,
-            concurrency_limit=None,
-            trigger_mode="multiple",
-        )
+        begin(desk.relay, None, [parts.stage, parts.machine], **always)

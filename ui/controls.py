@@ -14,7 +14,7 @@ HELP = {f"field-{name}": field.description for name, field in GenerationRequest.
 
 
 def control(name: str, **look: Any) -> Component:
-    """The component for the request's field `name`, with the id "field-<name>". `look` adds to or overrides its looks.
+    """The component for the request's field `name`, with the id "field-<name>"; `look` overrides its looks.
 
     Ranges guide the hand only; the request itself is the one check (its events run with `preprocess=False`).
     """
@@ -34,5 +34,5 @@ def control(name: str, **look: Any) -> Component:
         case "width" | "height":
             return gr.Number(step=limits["multiple_of"], **common)
         case _:
-            step = (field.json_schema_extra or {"step": 1})["step"]  # type: ignore[index,call-overload]
+            step = (field.json_schema_extra or {"step": 1})["step"]  # type: ignore[index]
             return gr.Slider(limits["ge"], limits["le"], step=step, **common)

@@ -6,6 +6,7 @@ with a serial number, and the answers become the gallery's value.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ def build_gallery() -> Gallery:
     return Gallery(grid, pair)
 
 
-def wire_gallery(gallery: Gallery, shelf: Shelf, desk: Desk, fields: list[Component]) -> None:
+def wire_gallery(page: gr.Blocks, gallery: Gallery, shelf: Shelf, desk: Desk, fields: list[Component]) -> None:
+    page.load(shelf.tell_notices, **QUIET)
     grid, several = gallery.grid, AT_ONCE | {"trigger_mode": "multiple"}
     for event, answer in (
         (grid.search, shelf.search),
@@ -63,6 +65,14 @@ class Shelf:
 
     def __init__(self, engine: Engine, history: History) -> None:
         self._engine, self._history = engine, history
+        self._told: set[str] = set()
+
+    def tell_notices(self, request: gr.Request) -> None:
+        """What the history found at the server's start, once for each visitor."""
+        if owner_of(request) not in self._told:
+            self._told.add(owner_of(request))
+            for notice in self._history.notices:
+                gr.Info(html.escape(notice, quote=False), duration=None)
 
     def search(self, event: gr.EventData, request: gr.Request) -> Answer:
         """A page of pictures, newest first, beginning `before` a number of an earlier answer."""

@@ -16,7 +16,7 @@ from core.jobs import JobState, Status
 from core.metadata import PictureInfo, read_text
 from core.replay import compare
 from ui.api import uploaded
-from ui.facts import facts
+from ui.facts import facts, own_facts
 from ui.live import AT_ONCE, QUIET, live
 from ui.run import Desk, told
 from ui.server import owner_of
@@ -52,7 +52,7 @@ class Reader:
             "source": SOURCES.get(info.source or ""),
             "prompt": info.fields.get("prompt", ""),
             "negative": info.fields.get("negative_prompt", ""),
-            "facts": facts(_own_fields(info)),
+            "facts": own_facts(info.request, info.index) if info.request else facts(info.fields),
             "missing": self._missing(info),
             "unknown": [(key, text[:TEXT_SHOWN]) for key, text in info.unknown.items()],
             "made_with": list(info.made_with.items()),

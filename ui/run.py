@@ -43,7 +43,7 @@ def told() -> Iterator[None]:
 
 
 def read_form(values: Mapping[str, Any]) -> GenerationRequest:
-    """The request in a form's raw values. A seed is written as text; anything but digits is the request's to refuse."""
+    """The request in a form's raw values. A seed is text; anything but digits is the request's to refuse."""
     given = dict(values)
     seed = (given.get("seed") or "").strip()
     given["seed"] = int(seed) if re.fullmatch(r"-?[0-9]{1,30}", seed) else seed or None
@@ -141,7 +141,7 @@ class Desk:
         return [str(used.seed) if name == "seed" else getattr(used, name) for name in self.fields]
 
     def plan(self, *values: Any) -> tuple[dict[str, Any], str | None]:
-        """What Generate would do with the form as it is, or why it would not; and which aspect preset the size has."""
+        """What Generate would do with the form as it is, or why it would not; and the size's aspect preset."""
         given = dict(zip(self.fields, values, strict=True))
         return self._plan(given), aspect_of(given["width"], given["height"])
 
@@ -163,7 +163,7 @@ class Desk:
         return plan | {"words": words, "width": request.width, "height": request.height}
 
     def follow_model(self, name: str | None, plan: Mapping[str, Any], *values: Any) -> list[Any]:
-        """The MODELS_OWN fields after the model changed: those that showed the old model's own value show the new's."""
+        """The MODELS_OWN fields after a change of model: what showed the old one's own value shows the new one's."""
         old = own_values(self.checkpoint(plan.get("checkpoint")))
         new = own_values(self.checkpoint(name))
         return [

@@ -240,6 +240,7 @@
     $(".compare input", root).value = 50;
     write($(".compare .from", root), one.facts.find(([name]) => name === "Seed")?.join(" ") || "");
     write($(".compare .to", root), other.facts.find(([name]) => name === "Seed")?.join(" ") || "");
+    $("#pair").style.setProperty("--ar", one.width / one.height);
     $(".compare", root).showModal();
     tell("compare");
     tell("place");

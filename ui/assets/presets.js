@@ -15,8 +15,8 @@
   function presets(element, props, watch, trigger) {
     [root, tell] = [element, trigger];
     const dialog = $("dialog", root);
-    for (const input of document.querySelectorAll("#styles input, #setting input")) input.placeholder = "None";
     watch("value", () => {
+      for (const input of document.querySelectorAll("#styles input, #setting input")) input.placeholder = "None";
       now = props.value;
       write($(".problems", root), now.problems.join(" "));
       $(".problems", root).hidden = !now.problems.length;

@@ -1,0 +1,63 @@
+"""The README's tables, made from the code: `python -m tests.readme` writes them, tests/test_readme.py compares."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from core.request import GenerationRequest, allowed
+from core.samplers import SAMPLERS
+from core.settings import Settings
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def parameters() -> str:
+    """Every field of a request: what it takes, what it is when nobody says."""
+    rows = ["| field | on the page | takes | default |", "|---|---|---|---|"]
+    for name, field in GenerationRequest.model_fields.items():
+        takes = "a sampler's name, see below" if name == "sampler" else allowed(field)
+        rows.append(f"| `{name}` | {field.title}: {_lower(field.description)} | {takes} | {_default(field)} |")
+    return "\n".join(rows)
+
+
+def flags() -> str:
+    rows = ["| flag | variable | what |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        flag = f"--{name}" if field.annotation is not bool else f"--{name}, --no-{name}"
+        rows.append(f"| `{flag}` | `DARKROOM_{name.upper()}` | {field.description} |")
+    return "\n".join(rows)
+
+
+def samplers() -> str:
+    return ", ".join(SAMPLERS)
+
+
+TABLES = {"parameters": parameters, "flags": flags, "samplers": samplers}
+
+
+def updated(text: str) -> str:
+    """The README's text with every table between its two marks made anew."""
+    for name, table in TABLES.items():
+        block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
+        text = re.sub(rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL)
+    return text
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is None:
+        if field.title == "Model":
+            return "the first that works"
+        own = field.title in ("Sampler", "Guidance", "Width", "Height")
+        return "the model's own" if own else "drawn" if field.title == "Seed" else "none"
+    return "empty" if field.default in ("", ()) else f"`{field.default}`"
+
+
+def _lower(text: str | None) -> str:
+    return (text or "")[:1].lower() + (text or "")[1:]
+
+
+if __name__ == "__main__":
+    README.write_text(updated(README.read_text("utf-8")), "utf-8")

@@ -1,0 +1,92 @@
+"""What a killed server leaves behind, with real processes."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from PIL import Image
+
+from core.history import MOST_STARTS, History
+from core.images import fingerprint
+from core.records import Status
+from core.storage import DATABASE
+from tests.darkroom import draw
+
+KILLS = 20
+ROOT = Path(__file__).resolve().parent.parent
+TERMINAL = {"done", "failed", "cancelled", "interrupted"}
+
+
+class Life:
+    """One server's life: it is killed when it has said `lines` lines, or left to end by itself."""
+
+    def __init__(self, folder: Path, lines: int | None) -> None:
+        command = [sys.executable, "-m", "tests.crashing", str(folder)]
+        self.said: list[list[str]] = []
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+            for line in server.stdout:
+                self.said.append(line.split())
+                if len(self.said) == lines:
+                    server.send_signal(signal.SIGKILL)
+        self.code = server.returncode
+        if self.code != 0 and self.said and not self.said[-1]:
+            self.said.pop()
+
+    def ids(self, word: str) -> set[str]:
+        return {said[1] for said in self.said if said[0] == word and len(said[-1]) >= len("done")}
+
+
+def rows(folder: Path, sql: str) -> list[tuple]:
+    with closing(sqlite3.connect(folder / DATABASE)) as database:
+        assert database.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+        return database.execute(sql).fetchall()
+
+
+def check_pictures(history: History, owner: str) -> set[str]:
+    """That every picture of an owner is whole and the right one. Returns their ids."""
+    found = history.search(owner, limit=1000)
+    for row in found:
+        wanted = history.request(row.job, owner)
+        with Image.open(row.path) as png, Image.open(row.thumbnail) as thumbnail:
+            assert fingerprint(png) == fingerprint(draw(wanted, row.index))
+            thumbnail.load()
+    return {row.id for row in found}
+
+
+def test_a_server_killed_again_and_again_loses_nothing(tmp_path):
+    chance = random.Random(11)
+    submitted, ended, begun = set(), {}, 0
+    for _ in range(KILLS):
+        life = Life(tmp_path, lines=chance.randrange(1, 120))
+        assert life.code in (-signal.SIGKILL, 0)
+        submitted |= life.ids("submitted")
+        jobs = {id: (status, ended) for id, status, ended in rows(tmp_path, "SELECT id, status, ended FROM jobs")}
+        assert submitted <= jobs.keys()
+        assert all(jobs[id][0] in TERMINAL for id in life.ids("ended"))
+        assert ended.items() <= jobs.items()  # how one ended never changes
+        ended = {id: job for id, job in jobs.items() if job[0] in TERMINAL}
+        begun += sum(status == "running" for status, _ in jobs.values())
+    assert begun >= KILLS / 4  # else this test looked at nothing
+
+    last = Life(tmp_path, lines=None)
+    assert (last.code, last.said[-1]) == (0, ["all"])
+    statuses = rows(tmp_path, "SELECT status, starts FROM jobs")
+    assert all(
+        status == Status.DONE or (status, starts) == (Status.INTERRUPTED, MOST_STARTS) for status, starts in statuses
+    )
+    with closing(History(tmp_path)) as history:
+        assert history.notices == ()
+        owners = {owner for (owner,) in rows(tmp_path, "SELECT owner FROM jobs")}
+        pictures = set().union(*(check_pictures(history, owner) for owner in owners))
+    done = sum(status == Status.DONE for status, _ in statuses)
+    assert len(pictures) == 2 * done
+    assert {path.stem for path in (tmp_path / "pictures").iterdir()} == pictures
+    assert {path.stem for path in (tmp_path / "thumbnails").iterdir()} == pictures
+    inputs = rows(tmp_path, "SELECT DISTINCT substr(fingerprint, 8) FROM inputs")
+    assert {path.stem for path in (tmp_path / "inputs").iterdir()} == {name for (name,) in inputs}
