@@ -51,9 +51,8 @@ def generate(page: Page, prompt: str = RED_ON_BLUE, steps: int = 20, seed: str =
 
 
 def stop_all(page: Page) -> None:
-    while page.locator("html.busy").count():
-        page.click("#stop")
-        page.wait_for_timeout(100)
+    stopped = "() => { document.querySelector('#stop').click(); return !document.querySelector('html.busy'); }"
+    page.wait_for_function(stopped, polling=200)
 
 
 def test_a_prompt_becomes_a_picture_that_develops_before_ones_eyes(page: Page) -> None:

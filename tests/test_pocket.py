@@ -33,11 +33,10 @@ def assert_right_colours(engine, case: int, **fields) -> None:
 
 @pytest.mark.parametrize("sampler", ORDINARY)
 def test_colours_are_right_with_every_sampler(engine, sampler):
-    """Two of the 20 prompts at 20 steps and one at 50; `python -m bench colours` draws all 20 at both."""
+    """One of the 20 prompts at 20 steps and one at 50; `python -m bench colours` draws all 20 at both."""
     first = 3 * ORDINARY.index(sampler)
     assert_right_colours(engine, first, sampler=sampler, steps=20)
-    assert_right_colours(engine, first + 1, sampler=sampler, steps=20)
-    assert_right_colours(engine, first + 2, sampler=sampler, steps=50)
+    assert_right_colours(engine, first + 1, sampler=sampler, steps=50)
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))
@@ -50,7 +49,7 @@ def test_colours_are_right_for_every_prompt(engine, case):
     [("Euler", 4), ("DDIM", 4), ("DPM++ 2M", 8), ("DPM++ 2M Karras", 8), ("UniPC", 8), ("UniPC Karras", 8)],
 )
 def test_few_steps_are_enough_for_the_good_samplers(engine, sampler, steps):
-    for case in (0, 5, 9, 13):
+    for case in (0, 9):
         assert_right_colours(engine, case, sampler=sampler, steps=steps)
 
 

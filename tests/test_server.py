@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,8 +76,14 @@ def start(queue: SimpleNamespace, history: SimpleNamespace) -> Any:
         def whoami(request: gr.Request) -> str:
             return owner_of(request)
 
+        async def relay() -> AsyncIterator[str]:
+            yield "I go on"
+            await asyncio.Event().wait()
+
         with gr.Blocks(analytics_enabled=False) as page:
-            gr.Button().click(whoami, None, gr.Textbox(), api_name="whoami")
+            said = gr.Textbox()
+            gr.Button().click(whoami, None, said, api_name="whoami")
+            page.load(relay, None, said)
         return running(page, queue, history, Settings(port=free_port(), **flags))
 
     return start
@@ -237,6 +244,19 @@ def test_without_a_link_the_page_goes_on_locally(start: Any, monkeypatch: pytest
         assert httpx.get(f"{at.url}/livez").status_code == 200
         assert "no link came up" in server._greeting(at, Settings(share=True))
         released.set()
+
+
+def test_it_stops_although_a_page_is_open(start: Any) -> None:
+    with start() as at, httpx.Client(base_url=at.url) as visitor:
+        visitor.post(
+            "/gradio_api/queue/join", json={"data": [], "fn_index": 1, "session_hash": "s"}
+        ).raise_for_status()
+        stream = visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": "s"})
+        lines = stream.__enter__().iter_lines()
+        assert any("process_generating" in line for line in lines)
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{at.url}/livez")
+    stream.__exit__(None, None, None)
 
 
 def test_a_port_in_use_is_said_in_one_sentence() -> None:

@@ -61,7 +61,6 @@ class Parts:
     rescan: gr.Button
     dock: gr.HTML
     stage: gr.HTML
-    machine: gr.HTML
     presets: PresetRows
     gallery: Gallery
     info: gr.HTML
@@ -92,7 +91,7 @@ def _build(engine: Engine, presets: Presets) -> Parts:
         first = next((known for known in checkpoints if not known.problem), None)
         model = control("checkpoint", choices=choices(checkpoints), value=first and first.name)
         rescan = gr.Button("Look for models again", elem_id="rescan", elem_classes="icon")
-        machine = live("machine")
+        live("machine")
     with gr.Tabs(elem_id="pages", overflow_behavior="wrap"):
         with gr.Tab("Create", elem_id="create"), gr.Row(elem_id="studio"):
             with gr.Column(elem_id="settings"):
@@ -102,7 +101,7 @@ def _build(engine: Engine, presets: Presets) -> Parts:
             gallery = build_gallery()
         with gr.Tab("PNG info", elem_id="png-info"):
             info = build_info()
-    return Parts(**settings, rescan=rescan, stage=stage, machine=machine, gallery=gallery, info=info)
+    return Parts(**settings, rescan=rescan, stage=stage, gallery=gallery, info=info)
 
 
 def _build_settings(model: Component, own: dict[str, Any], presets: Presets, mode: Mode) -> dict[str, Any]:
@@ -178,4 +177,4 @@ def _wire_live(page: gr.Blocks, parts: Parts, desk: Desk, cabinet: Cabinet) -> N
     parts.stage.again(desk.new_seed, **always)
     parts.stage.use(desk.use_settings, None, fields, **always)
     for begin in (page.load, parts.stage.attach):
-        begin(desk.relay, None, [parts.stage, parts.machine], **always)
+        begin(desk.relay, None, parts.stage, **always, postprocess=False)

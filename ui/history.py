@@ -69,7 +69,7 @@ class Shelf:
 
     def tell_notices(self, request: gr.Request) -> None:
         """What the history found at the server's start, once for each visitor."""
-        if owner_of(request) not in self._told:
+        if self._history.notices and owner_of(request) not in self._told:
             self._told.add(owner_of(request))
             for notice in self._history.notices:
                 gr.Info(html.escape(notice, quote=False), duration=None)

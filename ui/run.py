@@ -21,7 +21,7 @@ from core.checkpoints import Checkpoint
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
 from core.history import History
-from core.jobs import JobQueue, JobState
+from core.jobs import JobQueue, JobState, Status
 from core.request import GenerationRequest
 from ui.server import owner_of
 
@@ -188,17 +188,16 @@ class Desk:
         detail = f"{machine.threads} threads" if machine.device == "cpu" else f"{total / 2**30:.0f} GB"
         return {"name": machine.name, "detail": detail, "used": round(1 - free / total, 2) if total else 0}
 
-    async def relay(self, request: gr.Request) -> AsyncIterator[tuple[Any, Any]]:
-        """One page's live view of its owner's jobs, and the machine whenever a job begins or ends. Never ends."""
-        busy: object = None
+    async def relay(self, request: gr.Request) -> AsyncIterator[dict[str, Any]]:
+        """One page's live view: its owner's jobs, and the machine as it is when a job begins or ends. Never ends."""
+        before: list[Status] | None = None
+        machine: dict[str, Any] = {}
         async for jobs in self.queue.follow(owner_of(request)):
-            film = [frame(job, self._preview(job)) for job in jobs]
             statuses = [job.status for job in jobs]
-            yield (
-                {"jobs": film, "notices": list(self.history.notices)},
-                gr.skip() if statuses == busy else self.machine(),
-            )
-            busy = statuses
+            if statuses != before:
+                before, machine = statuses, self.machine()
+            film = [frame(job, self._preview(job)) for job in jobs]
+            yield {"jobs": film, "machine": machine, "notices": list(self.history.notices)}
             await asyncio.sleep(FRAME_SECONDS)
 
     def _preview(self, job: JobState) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -107,7 +108,14 @@ def running(page: gr.Blocks, queue: JobQueue, history: History, settings: Settin
     try:
         yield Running(str(page.local_url).rstrip("/"), link, login)
     finally:
-        page.close(verbose=False)
+        _close(page)
+
+
+def _close(page: gr.Blocks) -> None:
+    """Stop the server. Open pages hold streams that would never end; they are cut, without a word in the log."""
+    page.server.config.timeout_graceful_shutdown = 1  # seconds
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    page.close(verbose=False)
 
 
 def check_address(settings: Settings) -> None:

@@ -6,6 +6,7 @@ window.darkroom = (() => {
   const view = {
     jobs: [], // newest first: waiting, running, ended
     notices: [],
+    machine: null,
     plan: {},
     picked: null, // {job, index} of the film's frame that was clicked
     latest: null, // id of the job that last ran while this page was open
@@ -62,6 +63,7 @@ window.darkroom = (() => {
       view.gone = false;
       view.jobs = props.value.jobs;
       view.notices = props.value.notices;
+      view.machine = props.value.machine;
       const now = running();
       if (now) view.latest = now.id;
       draw();
@@ -80,6 +82,7 @@ window.darkroom = (() => {
     drawStatus(now);
     drawFilm(now);
     drawTitle();
+    drawMachine();
     document.documentElement.classList.toggle("busy", Boolean(open()));
   }
 
@@ -274,17 +277,21 @@ window.darkroom = (() => {
     if (job) parts.tell("cancel", { job: job.id });
   }
 
-  function machine(element, props, watch) {
+  function machine(element) {
+    parts.machine = element;
     $("#theme", element).addEventListener("click", () => {
       const dark = !document.documentElement.classList.contains("dark");
       localStorage.setItem("darkroom-theme", dark ? "dark" : "light");
       paint();
     });
-    watch("value", () => {
-      write($("b", element), props.value.name);
-      write($("span", element), props.value.detail);
-      $("meter", element).value = props.value.used;
-    });
+    draw();
+  }
+
+  function drawMachine() {
+    if (!parts.machine || !view.machine) return;
+    write($("b", parts.machine), view.machine.name);
+    write($("span", parts.machine), view.machine.detail);
+    $("meter", parts.machine).value = view.machine.used;
   }
 
   /* Gradio follows the system's theme on <body>; a person's own choice wins, on <html> too. */
