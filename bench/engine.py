@@ -29,7 +29,7 @@ def main(pairs: int) -> None:
         models = Path(folder)
         save_middle_size(models / "checkpoints" / "middle")
         request = GenerationRequest(prompt=PROMPT, seed=7, steps=4, width=256, height=256, sampler="DDIM")
-        _table("random weights, 66 M parameters, 256 px, 4 steps", models, "middle", request, pairs)
+        _table("middle size with random weights, 256 px, 4 steps", models, "middle", request, pairs)
 
 
 def _table(title: str, models: Path, name: str, request: GenerationRequest, pairs: int) -> None:
@@ -42,7 +42,8 @@ def _table(title: str, models: Path, name: str, request: GenerationRequest, pair
     ours, quiet = (lambda: draw(engine, resolved)), (lambda: draw(blind, resolved))
     prompts = (f"{PROMPT} {k}" for k in itertools.count())
     fresh: Callable[[], object] = lambda: draw(engine, resolved.replace(prompt=next(prompts)))  # noqa: E731
-    print(f"{title}: pixels {'equal' if same else 'NOT EQUAL'}")
+    millions = sum(parameter.numel() for parameter in pipeline.unet.parameters()) / 1e6
+    print(f"{title}, U-Net of {millions:.0f} M parameters: pixels {'equal' if same else 'NOT EQUAL'}")
     print(f"  engine / diffusers          {compare(ours, lambda: plain(pipeline, resolved), pairs, 'diffusers')}")
     print(f"  engine / engine (noise)     {compare(ours, ours, pairs, 'A/A')}")
     print(f"  previews on / off           {compare(ours, quiet, pairs, 'previews')}")
@@ -89,7 +90,7 @@ def _prompt_ratio(engine: Engine, request: GenerationRequest, pairs: int) -> flo
 
 
 def save_middle_size(folder: Path) -> None:
-    """A Stable Diffusion of ordinary build, a tenth of SD 1.5, with random weights; text and VAE are the pocket's."""
+    """A Stable Diffusion of ordinary build with random weights; text encoder and VAE are the pocket's."""
     torch.manual_seed(0)
     StableDiffusionPipeline(
         unet=UNet2DConditionModel(

@@ -63,13 +63,14 @@ class Engine:
         return memory.inspect(self.settings.device)
 
     def prepare(self) -> None:
-        """Import what a run needs, a few seconds' work, and settle torch's threads."""
-        torch = importlib.import_module("torch")
+        """Import what a run needs, a few seconds' work the first time, and settle torch's threads."""
+        import torch
+        import transformers
+
+        for module in ("core.attention", "core.start", *(family.module for family in FAMILIES.values())):
+            importlib.import_module(module)
         torch.set_num_threads(self._machine.threads)
-        importlib.import_module("core.start")
-        importlib.import_module("core.attention")
-        for family in FAMILIES.values():
-            importlib.import_module(family.module)
+        transformers.utils.logging.disable_progress_bar()
 
     def resolve(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the model's own values and a seed filled in, checked against model and limits.
@@ -122,6 +123,7 @@ class Engine:
 
     def _run(self, request: GenerationRequest, checkpoint: Checkpoint, plan: MemoryPlan) -> Iterator[Event]:
         """One try. `request` is resolved."""
+        self.prepare()
         from core import start
         from core.denoise import denoise
 

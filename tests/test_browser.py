@@ -35,7 +35,7 @@ def status(page: Page) -> str:
     return page.locator("#stage .words b").inner_text()
 
 
-def wait_for_status(page: Page, pattern: str, timeout: float = 30) -> re.Match[str]:
+def wait_for_status(page: Page, pattern: str, timeout: float = 120) -> re.Match[str]:
     """Wait until the line under the canvas begins as `pattern` says."""
     expect(page.locator("#stage .words b")).to_have_text(re.compile(pattern), timeout=timeout * 1000)
     found = re.match(pattern, status(page))
@@ -61,7 +61,10 @@ def test_a_prompt_becomes_a_picture_that_develops_before_ones_eyes(page: Page) -
     wait_for_status(page, "Seed 7$")
     times, shift = page.evaluate("[previews, shift]")
     assert len(times) >= 10
-    steps_a_second, previews_a_second = 29_000 / (times[-1] - times[0]), 1000 * (len(times) - 1) / (times[-1] - times[0])
+    steps_a_second, previews_a_second = (
+        29_000 / (times[-1] - times[0]),
+        1000 * (len(times) - 1) / (times[-1] - times[0]),
+    )
     assert previews_a_second >= min(5, 0.8 * steps_a_second)
     assert shift <= 0.01
     url = page.locator("#stage .picture").get_attribute("src") or ""
@@ -79,8 +82,12 @@ def test_a_prompt_becomes_a_picture_that_develops_before_ones_eyes(page: Page) -
 def test_stop_ends_a_run_within_a_step(page: Page) -> None:
     generate(page, steps=150)
     wait_for_status(page, r"Step \d+ of 150")
+    step = int(wait_for_status(page, r"Step (\d+) of 150")[1])
     page.click("#stop")
-    wait_for_status(page, "Stopped", timeout=2)
+    wait_for_status(page, "Stopped", timeout=10)
+    assert (
+        int(re.findall(r"\d+", page.locator("#stage .words span").inner_text())[0]) <= step + 3
+    )  # few went on meanwhile
     expect(page.locator("#go")).to_have_accessible_name(re.compile("^Generate"))
 
 
@@ -105,7 +112,7 @@ def test_ctrl_enter_generates_and_escape_stops(page: Page) -> None:
     page.keyboard.press("Control+Enter")
     wait_for_status(page, r"Step \d+ of 150")
     page.keyboard.press("Escape")
-    wait_for_status(page, "Stopped", timeout=2)
+    wait_for_status(page, "Stopped", timeout=10)
 
 
 def test_several_jobs_wait_in_the_film_and_can_be_cancelled(page: Page) -> None:

@@ -43,7 +43,7 @@
       tell("place");
     });
     $("iframe", root).addEventListener("load", refused);
-    new IntersectionObserver(([end]) => end.isIntersecting && more(), { rootMargin: "800px" }).observe($(".end", root));
+    new IntersectionObserver(([end]) => end.isIntersecting && more(), { rootMargin: "400px" }).observe($(".end", root));
     new IntersectionObserver(([seen]) => seen.isIntersecting && view.rows.length && ask(null)).observe(root);
     draw();
   }
@@ -97,7 +97,7 @@
     else if (fresh.length < answer.rows.length) view.rows = [...fresh, ...view.rows];
     else [view.rows, view.more] = [answer.rows, answer.more];
     requestAnimationFrame(() => { // a page may be shorter than the screen
-      if ($(".end", root).getBoundingClientRect().top < innerHeight + 800 && root.checkVisibility()) more();
+      if ($(".end", root).getBoundingClientRect().top < innerHeight + 400 && root.checkVisibility()) more();
     });
   }
 
@@ -256,8 +256,8 @@
     write($(".count", root), view.problem || words);
     const asked = filters();
     const narrow = asked.text || asked.checkpoint || asked.task || asked.favourites;
-    $(".empty", root).hidden = Boolean(count || view.asking !== null || view.problem);
-    write($(".empty", root), narrow ? "No picture is like that." : "No pictures yet. What you generate is kept here.");
+    $(".none", root).hidden = Boolean(count || view.asking !== null || view.problem);
+    write($(".none", root), narrow ? "No picture is like that." : "No pictures yet. What you generate is kept here.");
   }
 
   function drawGrid() {

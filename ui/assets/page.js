@@ -84,6 +84,7 @@ window.darkroom = (() => {
     drawTitle();
     drawMachine();
     document.documentElement.classList.toggle("busy", Boolean(open()));
+    document.documentElement.classList.toggle("gone", view.gone);
   }
 
   function drawSheet(now) {
