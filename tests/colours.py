@@ -38,15 +38,27 @@ def nearest(colour: np.ndarray) -> str:
     return list(PALETTE)[int(np.linalg.norm(lab[:-1] - lab[-1], axis=1).argmin())]
 
 
+def background_colour(image: Image.Image) -> np.ndarray:
+    pixels = np.asarray(image, np.float32)
+    return np.median(np.concatenate([pixels[:12].reshape(-1, 3), pixels[-12:].reshape(-1, 3)]), axis=0)
+
+
+def foreground_colour(image: Image.Image) -> np.ndarray:
+    """The colour of what stands out most from the background."""
+    pixels = np.asarray(image, np.float32).reshape(-1, 3)
+    distance = np.linalg.norm(pixels - background_colour(image), axis=1)
+    return np.median(pixels[distance > 0.6 * distance.max()], axis=0)
+
+
 def background(image: Image.Image) -> str:
-    pixels = np.asarray(image)
-    edge = np.concatenate([pixels[:12].reshape(-1, 3), pixels[-12:].reshape(-1, 3)])
-    return nearest(np.median(edge, axis=0))
+    return nearest(background_colour(image))
 
 
 def foreground(image: Image.Image) -> str:
-    """The colour of what stands out most from the background."""
-    pixels = np.asarray(image, np.float32).reshape(-1, 3)
-    edge = np.asarray(image, np.float32)[:12].reshape(-1, 3)
-    distance = np.linalg.norm(pixels - np.median(edge, axis=0), axis=1)
-    return nearest(np.median(pixels[distance > 0.6 * distance.max()], axis=0))
+    return nearest(foreground_colour(image))
+
+
+def distance(image: Image.Image, front: str, back: str) -> float:
+    """How far fore- and background are from the palette's colours of these names, in RGB of 0 … 255."""
+    drawn, named = (foreground_colour(image), background_colour(image)), (PALETTE[front], PALETTE[back])
+    return sum(float(np.linalg.norm(a - b)) for a, b in zip(drawn, named, strict=True))

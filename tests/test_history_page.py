@@ -65,6 +65,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """A server with 68 pictures, newest first: hostile, of another model, from a picture, a favourite, 64 alike."""
     data = tmp_path_factory.mktemp("data")
     settings = Settings(port=free_port(), data=data)
+    (data / "history.sqlite").write_bytes(b"damaged" * 1000)
     (data / "presets").mkdir()
     (data / "presets" / "styles.yaml").write_text("Broken:\n  promt: typo\n")
     with closing(History(data)) as history:
@@ -126,6 +127,16 @@ def drop(page: Page, data: bytes) -> Locator:
     page.get_by_role("tab", name="PNG info").click()
     page.locator("#info input").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": data})
     return page.locator("#info")
+
+
+def test_what_the_history_found_at_the_start_is_told_once(page: Page) -> None:
+    toast = page.get_by_test_id("toast-text")
+    expect(toast).to_contain_text("The history could not be read.")
+    page.get_by_test_id("toast-close").click()
+    expect(toast).to_be_hidden()
+    page.reload(wait_until="domcontentloaded")
+    expect(page.locator("#machine b")).not_to_be_empty()
+    expect(toast).to_be_hidden()
 
 
 # History

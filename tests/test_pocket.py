@@ -46,7 +46,7 @@ def test_colours_are_right_for_every_prompt(engine, case):
 
 @pytest.mark.parametrize(
     ("sampler", "steps"),
-    [("Euler", 4), ("DDIM", 4), ("DPM++ 2M", 8), ("DPM++ 2M Karras", 8), ("UniPC", 8), ("UniPC Karras", 8)],
+    [("Euler", 4), ("DDIM", 4), ("DPM++ 2M", 8), ("DPM++ 2M Karras", 8), ("UniPC", 8)],
 )
 def test_few_steps_are_enough_for_the_good_samplers(engine, sampler, steps):
     for case in (0, 9):
@@ -59,16 +59,13 @@ def test_samplers_for_distilled_models_draw_something(engine, sampler):
 
 
 def test_guidance_follows_the_prompt_more(engine):
-    """Right colours (fore- and background) of ten prompts: guidance 6 gets more of them than guidance 1."""
+    """The colours that eight prompts name, and those drawn: guidance 6 comes nearer than guidance 1."""
 
-    def right(guidance: float) -> int:
-        hits = 0
-        for seed, (prompt, front, back) in enumerate(CASES[:10]):
-            image = draw(engine, prompt, seed, steps=8, guidance_scale=guidance)
-            hits += (colours.foreground(image) == front) + (colours.background(image) == back)
-        return hits
+    def distance(guidance: float) -> float:
+        images = [draw(engine, CASES[k][0], k, steps=8, guidance_scale=guidance) for k in range(8)]
+        return sum(colours.distance(image, *CASES[k][1:]) for k, image in enumerate(images))
 
-    assert right(6) > right(1)
+    assert distance(6) < 0.9 * distance(1)
 
 
 def test_a_negative_prompt_steers_away(engine):

@@ -23,7 +23,7 @@ from ui.live import ASSETS, AT_ONCE, QUIET, live
 from ui.png_info import Reader, build_info, wire_info
 from ui.presets import Cabinet, build_presets, wire_presets
 from ui.presets import Rows as PresetRows
-from ui.run import ASPECTS, MODELS_OWN, Desk, own_values
+from ui.run import MODELS_OWN, Desk, own_values
 from ui.tabs import TABS
 from ui.theme import make_theme
 
@@ -76,7 +76,7 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
         cabinet = Cabinet(presets, desk)
         _wire(page, parts, desk)
         _wire_live(page, parts, desk, cabinet)
-        wire_presets(page, parts.presets, cabinet, parts.fields)
+        wire_presets(page, parts.presets, parts.aspect, cabinet, parts.fields)
         wire_gallery(page, parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
         wire_info(parts.info, Reader(desk), list(parts.fields.values()))
         for used in (parts.stage.use, parts.gallery.grid.use, parts.info.use):  # its prompt has its styles in it
@@ -96,7 +96,7 @@ def _build(engine: Engine, presets: Presets) -> Parts:
         with gr.Tab("Create", elem_id="create"), gr.Row(elem_id="studio"):
             with gr.Column(elem_id="settings"):
                 settings = _build_settings(model, own_values(first), presets, engine.settings.mode)
-            stage = live("stage", "attach", "cancel", "use", "again", "example")
+            stage = live("stage", "cancel", "use", "again", "example")
         with gr.Tab("History", elem_id="history"):
             gallery = build_gallery()
         with gr.Tab("PNG info", elem_id="png-info"):
@@ -115,7 +115,7 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, mod
                 fields |= tab.build()
     with gr.Column(elem_id="common"):
         rows = build_presets(presets, mode)
-        aspect = gr.Radio(list(ASPECTS), value="1:1", label="Size", interactive=True, elem_id="aspect")
+        aspect = gr.Radio(list(presets.library.sizes), value="1:1", label="Size", interactive=True, elem_id="aspect")
         with gr.Row(elem_id="size"):
             fields["width"] = control("width", value=own["width"])
             swap = gr.Button("Swap width and height", elem_id="swap", elem_classes="icon")
@@ -153,10 +153,8 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     model, own = parts.fields["checkpoint"], [parts.fields[name] for name in MODELS_OWN]
 
     changes = [field.change for name, field in parts.fields.items() if name not in ("prompt", "negative_prompt")]
-    planned = [parts.dock, parts.aspect]
-    gr.on([page.load, *changes], desk.plan, fields, planned, **AT_ONCE, trigger_mode="always_last")
+    gr.on([page.load, *changes], desk.plan, fields, parts.dock, **AT_ONCE, trigger_mode="always_last")
     model.input(desk.follow_model, [model, parts.dock, *own], own, **AT_ONCE)
-    parts.aspect.input(desk.pick_aspect, [parts.aspect, model], [width, height], **AT_ONCE)
     parts.swap.click(None, [width, height], [width, height], js="(w, h) => [h, w]", **QUIET)
     parts.dice.click(None, None, seed, js="() => ''", **QUIET)
     parts.reuse.click(None, seed, seed, js="darkroom.seed", **QUIET)
@@ -170,11 +168,10 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
 
 
 def _wire_live(page: gr.Blocks, parts: Parts, desk: Desk, cabinet: Cabinet) -> None:
-    """What starts and stops jobs, and each open page's one relay, which begins anew after the server was gone."""
+    """What starts and stops jobs, and the one relay that each open page holds."""
     fields, always = list(parts.fields.values()), QUIET | {"concurrency_limit": None, "trigger_mode": "multiple"}
     parts.dock.generate(cabinet.styled(desk.generate), [*fields, parts.presets.styles], **always)
     parts.stage.cancel(desk.cancel, **always)
     parts.stage.again(desk.new_seed, **always)
     parts.stage.use(desk.use_settings, None, fields, **always)
-    for begin in (page.load, parts.stage.attach):
-        begin(desk.relay, None, parts.stage, **always, postprocess=False)
+    page.load(desk.relay, None, parts.stage, **always, postprocess=False)

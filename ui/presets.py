@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.components import Component
 
 from core.errors import DarkroomError
-from core.presets import Library, Presets
+from core.presets import Library, Presets, Size
 from core.request import PICTURES, GenerationRequest
 from core.settings import Mode
 from ui.facts import PROMPTS
@@ -61,16 +61,37 @@ def _style_choices(library: Library) -> list[tuple[str, str]]:
     ]
 
 
-def wire_presets(page: gr.Blocks, rows: Rows, cabinet: Cabinet, fields: Mapping[str, Component]) -> None:
+def wire_presets(
+    page: gr.Blocks, rows: Rows, aspect: gr.Radio, cabinet: Cabinet, fields: Mapping[str, Component]
+) -> None:
+    sides = [fields["width"], fields["height"]]
     inputs, drawn = list(fields.values()), [rows.dialog, rows.styles, rows.setting]
     page.load(cabinet.show, None, drawn, **AT_ONCE)
     rows.setting.input(cabinet.fill, [rows.setting, fields["checkpoint"]], inputs, **AT_ONCE)
     changes = [field.change for name, field in fields.items() if name not in PROMPTS]
-    gr.on(changes, cabinet.match, inputs, rows.setting, **AT_ONCE, trigger_mode="always_last")
+    gr.on([page.load, *changes], cabinet.match, inputs, [rows.setting, aspect], **AT_ONCE, trigger_mode="always_last")
+    aspect.input(cabinet.resize, [aspect, fields["checkpoint"]], sides, **AT_ONCE)
     rows.save_style.click(None, js="() => darkroom.keep('styles')", **QUIET)
     rows.save_setting.click(None, js="() => darkroom.keep('settings')", **QUIET)
     rows.dialog.save(cabinet.save, inputs, drawn, **AT_ONCE)
     rows.dialog.drop(cabinet.drop, None, drawn, **AT_ONCE)
+
+
+def size_at(sizes: Mapping[str, Size], width: Any, height: Any) -> str | None:
+    """The name of the size that width × height is: in these pixels, or of this ratio to within 5 %; None if none."""
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        return None
+    off = {name: _off(size, width, height) for name, size in sizes.items()}
+    near = min(off, key=lambda name: off[name], default=None)
+    return near if near is not None and off[near] < 0.05 else None
+
+
+def _off(size: Size, width: int, height: int) -> float:
+    """How far width × height is from a size: 0 if it is that size."""
+    if size.ratio is None:
+        return float((size.width, size.height) != (width, height))
+    across, down = map(int, size.ratio.split(":"))
+    return abs(across / down * height / width - 1)
 
 
 class Cabinet:
@@ -105,14 +126,17 @@ class Cabinet:
         }
         return [values.get(field, gr.skip()) for field in self._desk.fields]
 
-    def match(self, *values: Any) -> str | None:
-        """The setting that the form is at, if at any."""
+    def resize(self, name: str, checkpoint: str | None) -> tuple[int, int]:
+        """Width and height of a size, at the area that the model was made for."""
+        known = self._desk.checkpoint(checkpoint)
+        return self._presets.library.sizes[name].pixels(known.native_size if known else 512)
+
+    def match(self, *values: Any) -> tuple[str | None, str | None]:
+        """The setting and the size that the form is at, if at any."""
         given = dict(zip(self._desk.fields, values, strict=True))
-        settings = self._presets.library.settings.items()
-        at = (
-            name for name, setting in settings if all(given.get(field) == value for field, value in setting.items())
-        )
-        return next(at, None)
+        library = self._presets.library
+        settings = (name for name, setting in library.settings.items() if setting.items() <= given.items())
+        return next(settings, None), size_at(library.sizes, given["width"], given["height"])
 
     def save(self, event: gr.EventData, *values: Any) -> tuple[Answer, Any, Any]:
         """Keep a style or the form's settings under a name; a taken one only when told to overwrite."""

@@ -25,7 +25,6 @@ from core.jobs import JobQueue, JobState, Status
 from core.request import GenerationRequest
 from ui.server import owner_of
 
-ASPECTS = {"1:1": 1.0, "3:2": 3 / 2, "2:3": 2 / 3, "16:9": 16 / 9, "9:16": 9 / 16}
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
 MODELS_OWN = ("width", "height", "sampler", "guidance_scale")  # fields that follow the model until a person sets them
 FRAME_SECONDS = 1 / 15  # a page draws at most this often
@@ -48,20 +47,6 @@ def read_form(values: Mapping[str, Any]) -> GenerationRequest:
     seed = (given.get("seed") or "").strip()
     given["seed"] = int(seed) if re.fullmatch(r"-?[0-9]{1,30}", seed) else seed or None
     return GenerationRequest(**given)
-
-
-def size_for(aspect: str, side: int) -> tuple[int, int]:
-    """Width and height of `aspect` with about side² pixels, in steps of a sixteenth of `side` (the model's own)."""
-    root, step = ASPECTS[aspect] ** 0.5, max(8, side // 128 * 8)
-    return round(side * root / step) * step, round(side / root / step) * step
-
-
-def aspect_of(width: Any, height: Any) -> str | None:
-    """The aspect preset that width × height has, to within 5 %; None for any other shape."""
-    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-        return None
-    near = min(ASPECTS, key=lambda name: abs(ASPECTS[name] * height / width - 1))
-    return near if abs(ASPECTS[near] * height / width - 1) < 0.05 else None
 
 
 def own_values(checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -140,12 +125,9 @@ class Desk:
             used = job.request.replace(seed=self._seed(job, event))
         return [str(used.seed) if name == "seed" else getattr(used, name) for name in self.fields]
 
-    def plan(self, *values: Any) -> tuple[dict[str, Any], str | None]:
-        """What Generate would do with the form as it is, or why it would not; and the size's aspect preset."""
+    def plan(self, *values: Any) -> dict[str, Any]:
+        """What Generate would do with the form as it is, or why it would not."""
         given = dict(zip(self.fields, values, strict=True))
-        return self._plan(given), aspect_of(given["width"], given["height"])
-
-    def _plan(self, given: dict[str, Any]) -> dict[str, Any]:
         checkpoint = self.checkpoint(given["checkpoint"])
         plan: dict[str, Any] = {
             "checkpoint": given["checkpoint"],
@@ -170,10 +152,6 @@ class Desk:
             new[field] if value in (old[field], None) else value
             for field, value in zip(MODELS_OWN, values, strict=True)
         ]
-
-    def pick_aspect(self, aspect: str, name: str | None) -> tuple[int, int]:
-        checkpoint = self.checkpoint(name)
-        return size_for(aspect, checkpoint.native_size if checkpoint else 512)
 
     def example(self, event: gr.EventData) -> str:
         return str(event._data.get("prompt", ""))

@@ -20,7 +20,8 @@
   const chosen = () => view.rows.filter((one) => view.chosen.has(one.id));
   const url = (id) => `pictures/${id}`;
   const title = (one) => one.prompt || "No prompt";
-  const when = (one) => new Date(one.created * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  const clock = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "short" });
+  const when = (one) => clock.format(one.created * 1000);
 
   function gallery(element, props, watch, trigger) {
     [root, tell] = [element, trigger];
@@ -140,10 +141,9 @@
 
   function hold(id) {
     if (!id || view.at === id) return;
-    const before = view.at && tile(view.at);
-    if (before) before.tabIndex = -1;
+    const before = row(view.at);
     view.at = id;
-    tile(id).tabIndex = 0;
+    for (const one of [before, row(id)]) if (one && tile(one.id)) drawTile(tile(one.id), one);
   }
 
   function go(id) {
@@ -267,14 +267,22 @@
     view.rows.forEach((one, place) => {
       const item = old.get(one.id) || newTile(one);
       old.delete(one.id);
-      item.setAttribute("aria-selected", view.chosen.has(one.id));
-      item.setAttribute("aria-label", `${title(one)}, ${when(one)}${one.favourite ? ", favourite" : ""}`);
-      item.classList.toggle("favourite", one.favourite);
-      item.tabIndex = one.id === view.at ? 0 : -1;
+      drawTile(item, one);
       if (grid.children[place] !== item) grid.insertBefore(item, grid.children[place] || null);
     });
     old.forEach((item) => item.remove());
     grid.hidden = !view.rows.length; // an empty list box is none
+  }
+
+  /* There may be thousands: only what changed is written. */
+  function drawTile(item, one) {
+    const state = `${view.chosen.has(one.id)} ${one.favourite} ${one.id === view.at}`;
+    if (item.dataset.state === state) return;
+    item.dataset.state = state;
+    item.setAttribute("aria-selected", view.chosen.has(one.id));
+    item.setAttribute("aria-label", `${title(one)}, ${when(one)}${one.favourite ? ", favourite" : ""}`);
+    item.classList.toggle("favourite", one.favourite);
+    item.tabIndex = one.id === view.at ? 0 : -1;
   }
 
   function newTile(one) {

@@ -10,6 +10,7 @@ window.darkroom = (() => {
     plan: {},
     picked: null, // {job, index} of the film's frame that was clicked
     latest: null, // id of the job that last ran while this page was open
+    missed: 0, // beats of the server's pulse in a row
     gone: false, // the server does not answer
   };
   const parts = {};
@@ -60,7 +61,6 @@ window.darkroom = (() => {
     parts.tell = trigger;
     element.addEventListener("click", clicked);
     watch("value", () => {
-      view.gone = false;
       view.jobs = props.value.jobs;
       view.notices = props.value.notices;
       view.machine = props.value.machine;
@@ -261,6 +261,8 @@ window.darkroom = (() => {
     });
     $("#stop", element).addEventListener("click", stop);
     watch("value", () => {
+      if (!parts.restored) restore();
+      parts.restored = true;
       view.plan = props.value;
       const line = $(".plan", element);
       line.classList.toggle("problem", Boolean(view.plan.problem));
@@ -350,20 +352,35 @@ window.darkroom = (() => {
     }
   }, true);
 
+  /* gradio's stream stays dead after a server was stopped, so the page loads anew once it is back. */
   async function pulse() {
-    const alive = await fetch("livez", { signal: AbortSignal.timeout(4000) }).then((answer) => answer.ok, () => false);
-    if (alive && view.gone) parts.tell("attach");
-    if (!alive !== view.gone) {
-      view.gone = !alive;
-      draw();
+    const alive = await fetch("livez", { signal: AbortSignal.timeout(8000) }).then((answer) => answer.ok, () => false);
+    if (alive && view.gone) location.reload();
+    view.missed = alive ? 0 : view.missed + 1;
+    view.gone = view.missed > 1;
+    draw();
+  }
+
+  /* What a person has written survives a reload in this tab. */
+  const WRITTEN = ["prompt", "negative_prompt", "seed"].map((name) => `#field-${name} textarea`);
+
+  function keep() {
+    for (const field of WRITTEN) sessionStorage.setItem(field, $(field)?.value || "");
+  }
+
+  function restore() {
+    for (const field of WRITTEN) {
+      const text = sessionStorage.getItem(field);
+      if (!text || !$(field) || $(field).value) continue;
+      $(field).value = text;
+      $(field).dispatchEvent(new Event("input", { bubbles: true }));
     }
   }
 
-  document.addEventListener("DOMContentLoaded", () => {
-    paint();
-    new MutationObserver(paint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
-    setInterval(pulse, 5000);
-  });
+  /* gradio puts this script into the page when it has loaded, so there is a body already. */
+  new MutationObserver(paint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  setInterval(pulse, 5000);
+  window.addEventListener("pagehide", keep);
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && document.title.startsWith("Done")) document.title = "Darkroom";
   });

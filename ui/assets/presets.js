@@ -10,6 +10,7 @@
   let now = { taken: {}, own: {}, problems: [] };
   let kind = "styles";
   let serial = 0;
+  let asked = ""; // what the last question was: save or drop
   let overwrite = null; // the name that a second press may overwrite
 
   function presets(element, props, watch, trigger) {
@@ -23,7 +24,7 @@
       drawOwn();
       if (!now.serial || now.serial !== serial) return;
       if (now.problem) write($(".problem", root), now.problem);
-      else if (dialog.dataset.does === "save") dialog.close();
+      else if (asked === "save") dialog.close();
     });
     $("form", root).addEventListener("submit", (event) => {
       event.preventDefault();
@@ -65,7 +66,7 @@
   }
 
   function send(does, values) {
-    $("dialog", root).dataset.does = does;
+    asked = does;
     serial += 1;
     tell(does, { kind, serial, ...values });
   }
