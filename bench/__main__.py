@@ -1,4 +1,4 @@
-"""python -m bench NAME [--pairs N]: engine, colours."""
+"""python -m bench NAME [--pairs N]: engine, colours, jobs, history."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import importlib
 import warnings
 
-BENCHES = {"engine": 11, "colours": 20}
+BENCHES = {"engine": 11, "colours": 20, "jobs": 200, "history": 5}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("name", choices=BENCHES)
-    parser.add_argument("--pairs", type=int, help="how often each pair is measured")
+    parser.add_argument("--pairs", type=int, help="how many pairs, prompts, jobs or visits are measured")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     importlib.import_module(f"bench.{options.name}").main(options.pairs or BENCHES[options.name])

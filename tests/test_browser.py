@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -257,6 +258,17 @@ def test_everything_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None:
     expect(page.get_by_role("dialog", name="Shortcuts")).to_be_hidden()
 
 
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("place", ["Create", "History", "PNG info"])
+def test_axe_finds_nothing_serious(page: Page, place: str, theme: str) -> None:
+    page.emulate_media(color_scheme=theme)
+    page.get_by_role("tab", name=place).click()
+    expect(page.get_by_role("tab", name=place)).to_have_attribute("aria-selected", "true")
+    found = Axe().run(page).response["violations"]
+    serious = [violation for violation in found if violation["impact"] in ("serious", "critical")]
+    assert not [(one["id"], [node["target"] for node in one["nodes"]]) for one in serious]
+
+
 def test_generate_works_at_once_beside_sixty_open_pages(page: Page, app_url: str) -> None:
     with open_relays(app_url, 60):
         began = time.monotonic()
@@ -272,7 +284,7 @@ def open_relays(url: str, count: int) -> Iterator[None]:
     config = httpx.get(f"{url}/config").json()
     stage = next(part["id"] for part in config["components"] if part["props"].get("elem_id") == "stage")
     relay = next(d["id"] for d in config["dependencies"] if stage in d["outputs"])
-    opened, stop = threading.Barrier(2, timeout=60), threading.Event()
+    opened, stop = threading.Barrier(2, timeout=150), threading.Event()
 
     async def hold(client: httpx.AsyncClient, name: str, first: asyncio.Event) -> None:
         body = {"data": [], "fn_index": relay, "session_hash": name}

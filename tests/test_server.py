@@ -146,7 +146,7 @@ def test_a_picture_its_thumbnail_and_its_download(local: httpx.Client, history: 
         "image/webp",
     )
     download = local.get(f"/pictures/{PICTURE}?download=1").headers["Content-Disposition"]
-    assert download.startswith('attachment; filename="darkroom-2023111')
+    assert download.startswith('attachment; filename="darkroom-')
     assert download.endswith('-1.png"')
     assert download.isascii()
 

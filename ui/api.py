@@ -24,6 +24,7 @@ from core.history import History
 from core.images import read_mask, read_picture
 from core.jobs import JobQueue, JobState, Status
 from core.request import PICTURES, Control, GenerationRequest
+from ui.archive import file_name
 from ui.run import told
 from ui.server import owner_of
 
@@ -118,7 +119,6 @@ def _files(job: JobState, history: History, owner: str) -> list[dict[str, Any]]:
     if job.status is not Status.DONE:
         raise DarkroomError(job.error or f"The job was {job.status.value}.")
     rows = [history.picture(id, owner) for id in job.pictures]
-    names = [f"darkroom-{row.id}.png" for row in rows]
     cache = get_upload_folder()
-    paths = [save_bytes_to_cache(row.read(), name, cache) for row, name in zip(rows, names, strict=True)]
+    paths = [save_bytes_to_cache(row.read(), file_name(row), cache) for row in rows]
     return [FileData(path=path).model_dump() for path in paths]

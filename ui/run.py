@@ -175,7 +175,7 @@ class Desk:
             if statuses != before:
                 before, machine = statuses, self.machine()
             film = [frame(job, self._preview(job)) for job in jobs]
-            yield {"jobs": film, "machine": machine, "notices": list(self.history.notices)}
+            yield {"jobs": film, "machine": machine}
             await asyncio.sleep(FRAME_SECONDS)
 
     def _preview(self, job: JobState) -> str | None:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
@@ -27,11 +26,12 @@ from core.errors import DarkroomError, NotFound
 from core.history import History
 from core.jobs import JobQueue
 from core.settings import VERSION, Settings
-from ui.archive import zip_route
+from ui.archive import file_name, zip_route
 from ui.guard import Guard
 from ui.login import Login
 
 LINK_SECONDS = 60.0  # how long to wait for a public link, which takes a few where it comes at all
+OPEN_PAGES = 1000  # gradio's queue has a slot for each thread it may start, and each open page's relay holds one
 KEEP = {"Cache-Control": "private, max-age=31536000, immutable"}  # an id never stands for another picture
 
 
@@ -96,6 +96,8 @@ def running(page: gr.Blocks, queue: JobQueue, history: History, settings: Settin
         enable_monitoring=False,
         ssr_mode=False,
         mcp_server=False,
+        footer_links=[],
+        max_threads=OPEN_PAGES,
         num_workers=0,  # gradio's extra processes would serve files beside our gate
         **look,
     )
@@ -182,8 +184,7 @@ def routes(queue: JobQueue, history: History) -> list[Route]:
 
     def picture(request: Request) -> Response:
         row = history.picture(request.path_params["id"], request.state.owner)
-        when = time.strftime("%Y%m%d-%H%M%S", time.localtime(row.created))
-        as_file = {"Content-Disposition": f'attachment; filename="darkroom-{when}-{row.index + 1}.png"'}
+        as_file = {"Content-Disposition": f'attachment; filename="{file_name(row)}"'}
         asked = request.query_params.get("download") == "1"
         return Response(row.read(), media_type="image/png", headers=KEEP | (as_file if asked else {}))
 

@@ -5,7 +5,6 @@ window.darkroom = (() => {
   const help = HELP;
   const view = {
     jobs: [], // newest first: waiting, running, ended
-    notices: [],
     machine: null,
     plan: {},
     picked: null, // {job, index} of the film's frame that was clicked
@@ -62,7 +61,6 @@ window.darkroom = (() => {
     element.addEventListener("click", clicked);
     watch("value", () => {
       view.jobs = props.value.jobs;
-      view.notices = props.value.notices;
       view.machine = props.value.machine;
       const now = running();
       if (now) view.latest = now.id;
@@ -129,7 +127,6 @@ window.darkroom = (() => {
     const root = parts.stage;
     let [head, line] = now ? words(now.job, now.index)
       : ["Nothing developed yet", touch() ? "Write a prompt, then Generate" : "Write a prompt, then Ctrl + Enter"];
-    if (!now && view.notices.length) line = view.notices.join(" ");
     if (view.gone) [head, line] = ["The server does not answer", "The page goes on by itself once it is back"];
     write($(".words b", root), head);
     write($(".words span", root), line);
