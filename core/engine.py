@@ -62,6 +62,13 @@ class Engine:
     def machine(self) -> Machine:
         return memory.inspect(self.settings.device)
 
+    def count_tokens(self, text: str, name: str | None) -> tuple[int, int]:
+        """How many tokens a prompt has for the checkpoint `name`, and how many it reads; the rest is cut off."""
+        part = next(part for part in self._find(name).parts if part.weights is None)
+        with self._models.use(part.key, 0, lambda: load_part(part, "cpu", "float32")) as tokenizer:
+            ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+            return len(ids), tokenizer.model_max_length - 2  # a beginning and an end are tokens too
+
     def prepare(self) -> None:
         """Import what a run needs, a few seconds' work the first time, and settle torch's threads."""
         import torch

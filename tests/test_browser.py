@@ -180,6 +180,13 @@ def test_settings_of_a_picture_come_back_and_a_new_seed_makes_another(page: Page
     assert wait_for_status(page, r"Seed (?!18446744073709551615$)(\d+)$")
 
 
+def test_the_prompts_length_is_shown_with_the_models_border(page: Page) -> None:
+    page.fill("#field-prompt textarea", "a red circle on a blue background")
+    expect(page.locator("#tokens")).to_have_text("7 of 30 tokens")
+    page.fill("#field-prompt textarea", "red " * 40)
+    expect(page.locator("#tokens")).to_have_text("40 of 30 tokens: the end is not read")
+
+
 def test_size_presets_swap_and_the_line_over_generate(page: Page) -> None:
     plan = page.locator("#dock .plan")
     expect(plan).to_contain_text("Text to image")

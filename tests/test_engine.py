@@ -332,3 +332,10 @@ def test_a_gpu_draws_the_same_picture_nearly(expected):
     image = run(Engine(Settings(device="cuda"))).images[0]
     reference = Image.frombytes("RGB", image.size, expected)
     assert np.abs(np.asarray(image, float) - np.asarray(reference, float)).mean() < 12
+
+
+def test_tokens_are_counted_as_the_model_reads_them(engine):
+    count, most = engine.count_tokens("a red circle on a blue background", None)
+    assert (count, most) == (7, 30)
+    assert engine.count_tokens("", "pocket") == (0, 30)
+    assert engine.count_tokens("red " * 2000, "pocket") == (2000, 30)

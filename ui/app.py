@@ -60,6 +60,7 @@ class Parts:
     swap: gr.Button
     rescan: gr.Button
     dock: gr.HTML
+    tokens: gr.HTML
     stage: gr.HTML
     presets: PresetRows
     gallery: Gallery
@@ -108,6 +109,7 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, mod
     """The settings column, in the order of the page; the tabs' titles are moved above the prompt by the style."""
     fields = {"checkpoint": model}
     fields["prompt"] = control("prompt", lines=3, placeholder="What should the picture show?")
+    tokens = live("tokens", value={})
     fields["negative_prompt"] = control("negative_prompt", placeholder="Leave out …")
     with gr.Tabs(elem_id="modes", overflow_behavior="wrap"):
         for tab in TABS:
@@ -131,7 +133,15 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, mod
         with gr.Accordion("More", open=False, elem_id="more"):
             fields["clip_skip"] = control("clip_skip")
     dock = live("dock", "generate", value={})
-    extra = {"aspect": aspect, "dice": dice, "reuse": reuse, "swap": swap, "dock": dock, "presets": rows}
+    extra = {
+        "aspect": aspect,
+        "dice": dice,
+        "reuse": reuse,
+        "swap": swap,
+        "dock": dock,
+        "tokens": tokens,
+        "presets": rows,
+    }
     return {"fields": fields, **extra}
 
 
@@ -158,6 +168,15 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     parts.swap.click(None, [width, height], [width, height], js="(w, h) => [h, w]", **QUIET)
     parts.dice.click(None, None, seed, js="() => ''", **QUIET)
     parts.reuse.click(None, seed, seed, js="darkroom.seed", **QUIET)
+    prompt = parts.fields["prompt"]
+    gr.on(
+        [page.load, prompt.change, model.change],
+        desk.tokens,
+        [prompt, model],
+        parts.tokens,
+        **AT_ONCE,
+        trigger_mode="always_last",
+    )
     parts.stage.example(desk.example, None, parts.fields["prompt"], **AT_ONCE)
 
     def models(rescan: bool) -> Any:

@@ -144,6 +144,15 @@ class Desk:
         words = [TASKS[request.task], size, f"{request.steps} steps", *pictures, *about]
         return plan | {"words": words, "width": request.width, "height": request.height}
 
+    def tokens(self, prompt: str | None, name: str | None) -> dict[str, Any]:
+        """How long the prompt is for the model, and where the model's border is; nothing for what it cannot read."""
+        try:
+            text = GenerationRequest(prompt=prompt or "").prompt
+            count, most = self.engine.count_tokens(text, name)
+        except DarkroomError:
+            return {}
+        return {"count": count, "most": most}
+
     def follow_model(self, name: str | None, plan: Mapping[str, Any], *values: Any) -> list[Any]:
         """The MODELS_OWN fields after a change of model: what showed the old one's own value shows the new one's."""
         old = own_values(self.checkpoint(plan.get("checkpoint")))

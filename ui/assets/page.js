@@ -248,6 +248,18 @@ window.darkroom = (() => {
     draw();
   }
 
+  /* How long the prompt is, in its lower corner; said aloud only where the end is cut off. */
+  function tokens(element, props, watch) {
+    const line = $(".count", element);
+    watch("value", () => {
+      const { count, most } = props.value;
+      const over = count > most;
+      line.classList.toggle("over", over);
+      line.setAttribute("role", over ? "status" : "presentation");
+      write(line, !count ? "" : over ? `${count} of ${most} tokens: the end is not read` : `${count} of ${most} tokens`);
+    });
+  }
+
   /* -- dock, machine, theme -------------------------------------------------------------------------------- */
 
   function dock(element, props, watch, trigger) {
@@ -386,5 +398,5 @@ window.darkroom = (() => {
     if (field && help[field.id] && !field.title) field.title = help[field.id];
   });
 
-  return { stage, dock, machine, mark() {}, seed };
+  return { stage, dock, machine, tokens, mark() {}, seed };
 })();
