@@ -35,15 +35,15 @@ class Limits(BaseModel):
     upload_bytes: int
 
     def check(self, request: GenerationRequest) -> None:
-        """Raises RequestError if a resolved `request` (width and height known) asks for more than is allowed."""
-        assert request.width and request.height
-        pixels = request.width * request.height
+        """Raises RequestError if a resolved `request` asks for more than is allowed."""
         if request.steps > self.max_steps:
             raise reject("steps", request.steps, f"at most {self.max_steps} on this server")
-        if pixels > self.max_pixels:
-            raise reject("width", f"{request.width} × {request.height}", f"at most {self.max_pixels:,} pixels here")
-        if request.steps_run * pixels * request.batch_size > self.budget * 1e6:
-            asked = f"{request.steps_run} steps × {request.width} × {request.height} × {request.batch_size}"
+        for run in request.passes:
+            if run.pixels > self.max_pixels:
+                size = "{} × {}".format(*run.size)
+                raise reject(run.field, size, f"at most {self.max_pixels:,} pixels here")
+        if sum(run.work for run in request.passes) > self.budget * 1e6:
+            asked = " + ".join(map(str, dict.fromkeys(request.passes)))
             raise reject("steps", asked, f"a product of at most {self.budget:g} million on this server")
 
 
