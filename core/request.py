@@ -445,9 +445,9 @@ def allowed(field: FieldInfo) -> str:
         return "one of " + ", ".join(get_args(field.annotation))
     if field.title == "Mask colour":
         return "a colour such as #808080"
-    nested = next((kind for kind in get_args(field.annotation) if issubclass(kind, Parameters)), None)
-    if nested:
-        return "an object of " + ", ".join(nested.model_fields)
+    for kind in get_args(field.annotation):
+        if isinstance(kind, type) and issubclass(kind, Parameters):
+            return "an object of " + ", ".join(kind.model_fields)
     return "a name of 1 to 300 characters"
 
 
