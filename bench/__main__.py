@@ -1,4 +1,4 @@
-"""python -m bench NAME [--pairs N]: engine, colours."""
+"""python -m bench NAME [--pairs N]: engine, colours, edits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import importlib
 import warnings
 
-BENCHES = {"engine": 11, "colours": 20}
+BENCHES = {"engine": 11, "colours": 20, "edits": 40}
 
 
 def main() -> None:

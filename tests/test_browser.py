@@ -62,7 +62,10 @@ def test_a_prompt_becomes_a_picture_that_develops_before_ones_eyes(page: Page) -
     wait_for_status(page, "Seed 7$")
     times, shift = page.evaluate("[previews, shift]")
     assert len(times) >= 10
-    steps_a_second, previews_a_second = 29_000 / (times[-1] - times[0]), 1000 * (len(times) - 1) / (times[-1] - times[0])
+    steps_a_second, previews_a_second = (
+        29_000 / (times[-1] - times[0]),
+        1000 * (len(times) - 1) / (times[-1] - times[0]),
+    )
     assert previews_a_second >= min(5, 0.8 * steps_a_second)
     assert shift <= 0.01
     url = page.locator("#stage .picture").get_attribute("src") or ""

@@ -1,0 +1,167 @@
+"""Image to image and inpainting keep their promises, told from pixels of the pocket model.
+
+`python -m bench edits` measures the same on 40 cases.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import Engine, Finished, GenerationRequest, Outpaint, Settings
+from core.inpaint import Canvas
+from core.records import Encoded
+from tests import colours
+
+CASES = colours.prompts(40)
+STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
+MASKED = (56, 56, 200, 200)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(Settings(previews=False))
+
+
+@pytest.fixture(scope="module")
+def source(engine) -> Image.Image:
+    return draw(engine, CASES[0][0], 3)
+
+
+def finish(engine, **fields) -> Finished:
+    *_, finished = engine.generate(GenerationRequest(**{"steps": 8, **fields}))
+    return finished
+
+
+def draw(engine, prompt: str, seed: int, **fields) -> Image.Image:
+    return finish(engine, prompt=prompt, seed=seed, **fields).images[0]
+
+
+def mask_of(size: tuple[int, int], box: tuple[int, int, int, int] = MASKED, value: int = 255) -> Image.Image:
+    mask = Image.new("L", size)
+    mask.paste(value, box)
+    return mask
+
+
+def differing(finished: Finished, where: np.ndarray) -> int:
+    """Values of the finished PNG, decoded, that are not the source's."""
+    png = np.asarray(Image.open(BytesIO(Encoded.of(finished, 0).png)))
+    return int((png != np.asarray(Canvas(finished.request).source))[where].sum())
+
+
+def untouched(finished: Finished) -> np.ndarray:
+    return np.asarray(Canvas(finished.request).alpha) == 0
+
+
+# Image to image
+
+
+def test_more_strength_is_further_from_the_source(engine, source):
+    """Mean of 8 seeds, 5 steps at full strength."""
+    before, distances = np.asarray(source, float), []
+    for strength in STRENGTHS:
+        fields = {"image": source, "strength": strength, "steps": 5, "batch_size": 8}
+        images = finish(engine, prompt="a yellow square on a green background", seed=0, **fields).images
+        distances.append(np.mean([np.abs(np.asarray(image, float) - before).mean() for image in images]))
+        if strength == 0.2:
+            assert all(layout_correlation(image, source) >= 0.8 for image in images)
+    assert distances == sorted(distances) and distances[-1] > 4 * distances[0]
+
+
+def layout_correlation(first: Image.Image, second: Image.Image) -> float:
+    greys = [np.asarray(image.convert("L"), float).ravel() for image in (first, second)]
+    return float(np.corrcoef(*greys)[0, 1])
+
+
+@pytest.mark.parametrize("case", range(0, 40, 8))
+def test_at_strength_0_8_the_prompts_colours_win(engine, source, case):
+    prompt, front, back = CASES[case + 1]
+    image = draw(engine, prompt, case, image=source, strength=0.8)
+    assert (colours.foreground(image), colours.background(image)) == (front, back)
+
+
+# Inpaint
+
+
+@pytest.mark.parametrize("case", range(0, 40, 8))
+def test_inside_the_asked_colour_wins_and_outside_nothing_changes(engine, source, case):
+    _, front, _ = CASES[case + 2]
+    prompt = f"a {front} {colours.SUBJECTS[case % 5]} on a {CASES[0][2]} background"
+    finished = finish(engine, prompt=prompt, seed=case, image=source, mask=mask_of(source.size), strength=1.0)
+    middle = np.asarray(finished.images[0])[104:152, 104:152].reshape(-1, 3)
+    assert colours.nearest(np.median(middle, axis=0)) == front
+    where = untouched(finished)
+    assert where.sum() == 256 * 256 - 152 * 152 + 4 * 4 * 4 - 4 * corner(4)
+    assert differing(finished, where) == 0
+    assert differing(finished, ~where) > 1000
+
+
+def corner(feather: int) -> int:
+    """Pixels of a feather around one corner of a box."""
+    y, x = np.mgrid[1 : feather + 1, 1 : feather + 1]
+    return int((np.hypot(x, y) <= feather).sum())
+
+
+@pytest.mark.parametrize("size", [(251, 243), (256, 200), (65, 97)])
+@pytest.mark.parametrize("only_masked", [None, 12])
+def test_odd_sizes_come_out_as_they_went_in(engine, source, size, only_masked):
+    picture = source.resize(size)
+    mask = mask_of(size, (20, 20, 50, 61))
+    finished = finish(
+        engine, prompt="a heart", seed=1, steps=3, image=picture, mask=mask, padding_mask_crop=only_masked
+    )
+    assert finished.images[0].size == size
+    assert differing(finished, untouched(finished)) == 0
+    assert differing(finished, ~untouched(finished)) > 0
+
+
+def test_a_mask_that_is_all_white_works_as_image_to_image(engine, source):
+    fields = {"prompt": "a house", "seed": 5, "image": source, "strength": 0.6}
+    white = Image.new("L", source.size, 255)
+    assert finish(engine, **fields, mask=white).images[0].tobytes() == finish(engine, **fields).images[0].tobytes()
+
+
+def test_grey_is_how_much_may_change(engine, source):
+    """Bands of black, three greys and white: each changes more than the one before."""
+    mask = Image.new("L", (256, 256))
+    for band in range(5):
+        mask.paste((0, 64, 128, 192, 255)[band], (0, band * 51, 256, band * 51 + 52))
+    before, distance = np.asarray(source, float), np.zeros(5)
+    for seed in range(3):
+        fields = {"image": source, "mask": mask, "strength": 1.0, "steps": 12}
+        image = np.asarray(draw(engine, "a yellow square on a pink background", seed, **fields), float)
+        for band in range(5):
+            rows = slice(band * 51 + 8, band * 51 + 43)
+            distance[band] += np.abs(image[rows, :40] - before[rows, :40]).mean()
+    assert distance[0] == 0
+    assert (np.diff(distance) > 0).all(), distance
+
+
+@pytest.mark.parametrize("content", ["noise", "fill", "colour"])
+def test_what_the_mask_begins_from_shows_at_low_strength(engine, source, content):
+    fields = {"image": source, "mask": mask_of(source.size), "strength": 0.25, "mask_colour": "#ffff00"}
+    plain = draw(engine, "a circle", 1, **fields)
+    other = draw(engine, "a circle", 1, mask_content=content, **fields)
+    assert np.abs(np.asarray(plain, float) - np.asarray(other, float)).mean() > 3
+
+
+def test_a_space_around_the_picture_is_painted_and_the_picture_stays(engine, source):
+    fields = {"image": source, "outpaint": Outpaint(left=72, down=33), "strength": 1.0}
+    finished = finish(engine, prompt=CASES[0][0], seed=2, **fields)
+    assert finished.images[0].size == (328, 289)
+    assert differing(finished, untouched(finished)) == 0
+    original = finished.images[0].crop((72 + 4, 0, 328, 256 - 4))
+    assert original.tobytes() == source.crop((4, 0, 256, 252)).tobytes()
+    new = np.asarray(finished.images[0])[:, :60].reshape(-1, 3)
+    assert colours.nearest(np.median(new, axis=0)) == CASES[0][2]
+
+
+def test_moving_between_tasks_loads_nothing(engine, source):
+    from core import Loading
+
+    for fields in ({"image": source}, {"image": source, "mask": mask_of(source.size)}, {}):
+        events = engine.generate(GenerationRequest(prompt="a star", seed=1, steps=2, **fields))
+        assert not [event for event in events if isinstance(event, Loading)]
