@@ -72,8 +72,8 @@ def test_more_strength_is_further_from_the_source(engine, source):
 
 
 def layout_correlation(first: Image.Image, second: Image.Image) -> float:
-    greys = [np.asarray(image.convert("L"), float).ravel() for image in (first, second)]
-    return float(np.corrcoef(*greys)[0, 1])
+    """Of all values; red and blue of the palette are the same grey."""
+    return float(np.corrcoef(*[np.asarray(image, float).ravel() for image in (first, second)])[0, 1])
 
 
 @pytest.mark.parametrize("case", range(0, 40, 8))
@@ -121,23 +121,20 @@ def test_odd_sizes_come_out_as_they_went_in(engine, source, size, only_masked):
 def test_a_mask_that_is_all_white_works_as_image_to_image(engine, source):
     fields = {"prompt": "a house", "seed": 5, "image": source, "strength": 0.6}
     white = Image.new("L", source.size, 255)
-    assert finish(engine, **fields, mask=white).images[0].tobytes() == finish(engine, **fields).images[0].tobytes()
+    inpainted, changed = (finish(engine, **fields, **more).images[0] for more in ({"mask": white}, {}))
+    assert np.abs(np.asarray(inpainted, int) - np.asarray(changed, int)).max() <= 2
 
 
 def test_grey_is_how_much_may_change(engine, source):
-    """Bands of black, three greys and white: each changes more than the one before."""
-    mask = Image.new("L", (256, 256))
-    for band in range(5):
-        mask.paste((0, 64, 128, 192, 255)[band], (0, band * 51, 256, band * 51 + 52))
-    before, distance = np.asarray(source, float), np.zeros(5)
-    for seed in range(3):
-        fields = {"image": source, "mask": mask, "strength": 1.0, "steps": 12}
-        image = np.asarray(draw(engine, "a yellow square on a pink background", seed, **fields), float)
-        for band in range(5):
-            rows = slice(band * 51 + 8, band * 51 + 43)
-            distance[band] += np.abs(image[rows, :40] - before[rows, :40]).mean()
-    assert distance[0] == 0
-    assert (np.diff(distance) > 0).all(), distance
+    """On the left black, on the right a grey: the lighter, the further from the source; black stays."""
+    before, distances = np.asarray(source, float), []
+    for grey in (32, 80, 128, 255):
+        mask = mask_of(source.size, (128, 0, 256, 256), grey)
+        fields = {"image": source, "mask": mask, "strength": 1.0}
+        image = draw(engine, "a yellow square on a green background", 1, **fields)
+        assert image.crop((0, 0, 124, 256)).tobytes() == source.crop((0, 0, 124, 256)).tobytes()
+        distances.append(np.abs(np.asarray(image, float) - before)[:, 136:].mean())
+    assert distances == sorted(set(distances)), distances
 
 
 @pytest.mark.parametrize("content", ["noise", "fill", "colour"])

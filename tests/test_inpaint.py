@@ -165,9 +165,7 @@ def test_outpaint_extends_the_frame_and_keeps_the_original_beyond_the_seam(engin
     assert on.request.task == "inpaint"
     assert on.request.frame_size == (153, 107)
     assert on.source.crop((13, 7, 133, 107)).tobytes() == SOURCE.tobytes()
-    assert (
-        on.mask.tobytes() == Image.new("L", (153, 107), 255).tobytes() or painted(on.mask).sum() == 153 * 107 - 12_000
-    )
+    assert painted(on.mask).sum() == 153 * 107 - 120 * 100
     result = on.paste(Image.new("RGB", on.request.work_size, "lime")).crop((13, 7, 133, 107))
     changed = (np.asarray(result) != np.asarray(SOURCE)).any(axis=2)
     assert changed[:, 0].all() and changed[0].all() and changed[:, -1].all()
@@ -246,7 +244,7 @@ def test_outpaint_beyond_what_the_host_allows(monkeypatch):
         RequestError, match="Outpaint: “2168 × 1000” is not allowed; use at most 1,048,576 pixels here"
     ):
         canvas(Engine(Settings()), image=noise(120, 1000), mask=None, outpaint=Outpaint(right=2048))
-    with pytest.raises(RequestError, match="Steps: .* a product of at most 100 million on this server"):
+    with pytest.raises(RequestError, match=r"Steps: .* a product of at most 100 million on this server"):
         canvas(Engine(Settings()), image=noise(120, 512), mask=None, outpaint=Outpaint(right=1500), batch_size=16)
 
 

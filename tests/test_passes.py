@@ -1,4 +1,4 @@
-"""The second pass through the engine's public door: sizes, steps, masks, batches, and upscalers from models/upscalers."""
+"""The second pass through the engine's public door: sizes, steps, masks, batches, and upscalers from disk."""
 
 from __future__ import annotations
 
@@ -55,15 +55,17 @@ def source(width: int = 64, height: int = 64) -> Image.Image:
     return Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("upscaler", ["Lanczos", "Latent", "double"])
-@pytest.mark.parametrize(("scale", "size"), [(1.25, (80, 80)), (2.0, (128, 128)), (2.6, (160, 160))])
+@pytest.mark.parametrize(
+    ("upscaler", "scale", "size"),
+    [("Lanczos", 1.25, (80, 80)), ("Latent", 1.3, (80, 80)), ("double", 1.5, (96, 96)), ("double", 2.6, (160, 160))],
+)
 def test_pictures_grow_by_the_scale_to_a_multiple_of_8(engine, upscaler, scale, size):
     finished = run(engine, hires=Hires(scale=scale, upscaler=upscaler, strength=0.5))
     assert finished.images[0].size == finished.request.result_size == size
     assert (finished.request.width, finished.request.height) == (64, 64)
 
 
-@pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M Karras", "PLMS"])
+@pytest.mark.parametrize("sampler", ["Heun", "PLMS"])
 def test_steps_count_both_passes(engine, sampler):
     alone = [e for e in events(engine, sampler=sampler) if isinstance(e, Step)]
     steps = [e for e in events(engine, sampler=sampler, batch_size=2, hires=SMALL) if isinstance(e, Step)]
@@ -84,8 +86,6 @@ def test_a_batch_is_its_single_runs(engine, upscaler):
     for k, image in enumerate(run(engine, batch_size=2, hires=hires).images):
         alone = run(engine, seed=7 + k, hires=hires).images[0]
         assert np.abs(np.asarray(image, int) - np.asarray(alone, int)).max() <= 2
-    first, second = run(engine, batch_size=2, hires=hires).images
-    assert first.tobytes() != second.tobytes()
 
 
 @pytest.mark.parametrize("upscaler", ["Lanczos", "Latent", "double"])
@@ -102,17 +102,16 @@ def test_the_second_pass_is_image_to_image_of_the_first_result_enlarged(engine):
 
 
 def test_outside_the_mask_the_result_is_the_first_one_enlarged(engine):
-    picture, mask = source(91, 75), Image.new("L", (91, 75))
-    mask.paste(255, (16, 16, 56, 56))
+    picture, mask = source(75, 67), Image.new("L", (75, 67))
+    mask.paste(255, (16, 16, 48, 48))
     fields = {"image": picture, "mask": mask, "width": None, "height": None}
     first = run(engine, **fields).images[0]
+    large = np.asarray(fit(first, (94, 84), "stretch"))
+    far = np.ones((84, 94), bool)
+    far[20 - 4 : 60 + 4, 20 - 4 : 60 + 4] = False
     for upscaler in ("Lanczos", "Latent"):
-        finished = run(engine, **fields, hires=Hires(scale=2.0, strength=0.5, upscaler=upscaler))
-        result = np.asarray(finished.images[0])
-        assert result.shape == (150, 182, 3)
-        large = np.asarray(fit(first, (182, 150), "stretch"))
-        far = np.ones((150, 182), bool)
-        far[32 - 4 : 112 + 4, 32 - 4 : 112 + 4] = False
+        hires = Hires(scale=1.25, strength=0.5, upscaler=upscaler)
+        result = np.asarray(run(engine, **fields, hires=hires).images[0])
         assert (result == large)[far].all()
         assert (result != large)[~far].any()
 
