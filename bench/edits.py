@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from core import Engine, Settings
 from tests import colours
-from tests.test_edits import MASKED, STRENGTHS, differing, draw, finish, layout_correlation, mask_of, untouched
+from tests.edits import (
+    CHANGE,
+    STRENGTHS,
+    differing,
+    distance,
+    draw,
+    finish,
+    layout_correlation,
+    mask_of,
+    middle,
+    untouched,
+)
 
 STEPS = 20
 
@@ -39,21 +49,16 @@ def _case(engine: Engine, case: int) -> tuple[int, int, int]:
         strength=1.0,
         steps=STEPS,
     )
-    middle = inpainted.images[0].crop(tuple(side + (48 if side < 128 else -48) for side in MASKED))
     right = [colours.foreground(changed), colours.background(changed)] == expected
-    inside = colours.nearest(np.median(np.asarray(middle).reshape(-1, 3), axis=0)) == asked
+    inside = colours.nearest(middle(inpainted.images[0])) == asked
     return right, inside, differing(inpainted, untouched(inpainted))
 
 
 def _distances(engine: Engine) -> None:
-    source = draw(engine, colours.prompts(1)[0][0], 3, steps=STEPS)
+    source = draw(engine, CHANGE[0], 3, steps=STEPS)
     for strength in STRENGTHS:
         fields = {"image": source, "strength": strength, "steps": STEPS, "batch_size": 8}
-        images = finish(engine, prompt="a yellow square on a green background", seed=0, **fields).images
-        far = np.mean([_distance(image, source) for image in images])
+        images = finish(engine, prompt=CHANGE[1], seed=0, **fields).images
+        far = np.mean([distance(image, source) for image in images])
         alike = min(layout_correlation(image, source) for image in images)
         print(f"strength {strength}: {far:5.1f} of 255 from the source, layout correlation at least {alike:.2f}")
-
-
-def _distance(first: Image.Image, second: Image.Image) -> float:
-    return float(np.abs(np.asarray(first, float) - np.asarray(second, float)).mean())

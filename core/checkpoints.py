@@ -21,6 +21,7 @@ from core.request import UPSCALERS
 
 HEADER_LIMIT = 100 * 2**20  # safetensors' own bound
 PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae")
+SWIN2SR = "Swin2SRForImageSuperResolution"
 CLASSES = {
     "CLIPTokenizer": "transformers",
     "CLIPTextModel": "transformers",
@@ -28,7 +29,7 @@ CLASSES = {
     "UNet2DConditionModel": "diffusers",
     "ControlNetModel": "diffusers",
     "AutoencoderKL": "diffusers",
-    "Swin2SRForImageSuperResolution": "transformers",
+    SWIN2SR: "transformers",
 }
 """The classes that a model folder may name, and the library of each; no other is ever imported."""
 SCHEDULER_SAMPLERS = {"DDIMScheduler": "DDIM", "LCMScheduler": "LCM", "TCDScheduler": "TCD"}
@@ -113,11 +114,13 @@ def find_upscaler(folder: Path, name: str) -> Part | None:
     known = sorted(path.parent.name for path in folder.glob("*/config.json"))
     if name not in known:
         raise RequestError("hires.upscaler", name, "one of " + ", ".join([*UPSCALERS, *known]), "Hires: Upscaler")
-    architectures = _read_json(folder / name / "config.json").get("architectures")
-    if architectures != ["Swin2SRForImageSuperResolution"]:
-        raise CheckpointError(f"Upscaler: {name} cannot be used: it is no Swin2SR of transformers.")
-    weights = _weights(folder / name)
-    return Part("upscaler", folder / name, architectures[0], weights, None, _count_parameters(weights))
+    try:
+        if _read_json(folder / name / "config.json").get("architectures") != [SWIN2SR]:
+            raise CheckpointError("it is no Swin2SR of transformers")
+        weights = _weights(folder / name)
+        return Part("upscaler", folder / name, SWIN2SR, weights, None, _count_parameters(weights))
+    except CheckpointError as error:
+        raise CheckpointError(f"Upscaler: {name} cannot be used: {error}.") from None
 
 
 def _describe_safely(folder: Path) -> Checkpoint:

@@ -66,7 +66,7 @@ class Engine:
         """Import what a run needs, a few seconds' work, and settle torch's threads."""
         torch = importlib.import_module("torch")
         torch.set_num_threads(self._machine.threads)
-        importlib.import_module("core.start")
+        importlib.import_module("core.passes")
         importlib.import_module("core.attention")
         for family in FAMILIES.values():
             importlib.import_module(family.module)
@@ -292,8 +292,9 @@ def _size(request: GenerationRequest, checkpoint: Checkpoint) -> tuple[int | Non
 def _check_model(request: GenerationRequest, checkpoint: Checkpoint) -> None:
     """The rules that depend on the model and the sampler."""
     most = SAMPLERS[request.sampler or checkpoint.sampler].most_steps
-    if most and request.steps > most:
-        raise reject("steps", request.steps, f"at most {most} with {request.sampler}")
+    for run in request.passes:
+        if most and run.of > most:
+            raise reject(run.steps_field, run.of, f"at most {most} with {request.sampler}")
     if request.clip_skip > checkpoint.clip_skips:
         raise reject("clip_skip", request.clip_skip, f"at most {checkpoint.clip_skips} with {checkpoint.title}")
     if checkpoint.inpaints_only and request.task != "inpaint":

@@ -23,6 +23,7 @@ from core.request import GenerationRequest, MaskContent, Outpaint, ResizeMode, b
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower, as Pillow has it
 Bytes = NDArray[np.uint8]
+LATENT_SIDE = 8  # pixels a latent, along each side
 SMALLEST_PICTURE = 8  # pixels along a side: less shows nothing that could be continued
 OUTPAINT_NOISE = 24.0  # of 255: keeps the stretched edges from staying stripes
 FILL_RADIUS = 3.0  # pixels around each point that OpenCV's inpainting looks at
@@ -85,14 +86,21 @@ class Canvas:
         content, region = self.request.mask_content, self.cut(self.source)
         if self.request.task != "inpaint" or content == "original":
             return region
-        painted = np.asarray(self.work_mask) > 0
-        filled = Pillow.fromarray(FILLS[content](np.asarray(region), painted, self.request.mask_colour))
-        return Pillow.composite(filled, region, self.work_mask)
+        mask = self.cut(self.mask, fit_mask)
+        filled = FILLS[content](np.asarray(region), np.asarray(mask) > 0, self.request.mask_colour)
+        return Pillow.composite(Pillow.fromarray(filled), region, mask)
 
     @cached_property
     def work_mask(self) -> Image:
-        """ "L": the mask of the region."""
-        return self.cut(self.mask, fit_mask)
+        """ "L": the mask of the region, of which the model takes one pixel a latent, as diffusers does.
+
+        What that would miss is the source, and may stay. But a mask too thin to be met at all, and one over pixels
+        that are not the source, is widened to whole latents.
+        """
+        mask = self.cut(self.mask, fit_mask)
+        is_met = np.asarray(mask)[::LATENT_SIDE, ::LATENT_SIDE].any()
+        over_source = self.request.mask_content == "original" and not self.request.outpaint
+        return mask if is_met and over_source else _whole_latents(mask)
 
     def control(self, image: Image) -> Image:
         """RGB: the region's part of a control picture, which shows the whole frame."""
@@ -167,6 +175,13 @@ def fit_mask(mask: Image, size: tuple[int, int], mode: ResizeMode) -> Image:
     grey = any(mask.histogram()[1:255])
     fitted = fit(mask, size, mode)
     return fitted if grey else fitted.point(lambda v: 255 if v >= 128 else 0)
+
+
+def _whole_latents(mask: Image) -> Image:
+    """`mask` with each square of a latent as bright as its brightest pixel."""
+    height, width = mask.height // LATENT_SIDE, mask.width // LATENT_SIDE
+    squares = np.asarray(mask).reshape(height, LATENT_SIDE, width, LATENT_SIDE).max(axis=(1, 3))
+    return Pillow.fromarray(squares.repeat(LATENT_SIDE, axis=0).repeat(LATENT_SIDE, axis=1))
 
 
 def _grown(mask: Image, by: int) -> Image:

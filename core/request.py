@@ -185,6 +185,10 @@ class Pass:
     field: str
 
     @property
+    def steps_field(self) -> str:
+        return "hires" if self.field == "hires" else "steps"
+
+    @property
     def pixels(self) -> int:
         return self.size[0] * self.size[1]
 

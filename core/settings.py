@@ -36,9 +36,9 @@ class Limits(BaseModel):
 
     def check(self, request: GenerationRequest) -> None:
         """Raises RequestError if a resolved `request` asks for more than is allowed."""
-        if request.steps > self.max_steps:
-            raise reject("steps", request.steps, f"at most {self.max_steps} on this server")
         for run in request.passes:
+            if run.of > self.max_steps:
+                raise reject(run.steps_field, run.of, f"at most {self.max_steps} on this server")
             if run.pixels > self.max_pixels:
                 size = "{} × {}".format(*run.size)
                 raise reject(run.field, size, f"at most {self.max_pixels:,} pixels here")
@@ -93,7 +93,9 @@ class Settings(BaseSettings):
     hosts: str = Field("", description="more names to answer to, with commas between, for a server behind a proxy")
     share: bool = Field(False, description="a public link for friends; a login is made if --auth gives none")
     auth: str | None = Field(None, description="user:password that visitors must give", repr=False)
-    models: Path = Field(ROOT / "models", description="folder of checkpoints, controlnet, loras, embeddings, vae")
+    models: Path = Field(
+        ROOT / "models", description="folder of checkpoints, controlnet, loras, embeddings, upscalers, vae"
+    )
     data: Path = Field(user_data_path("darkroom", appauthor=False), description="folder of history and pictures")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps")
     previews: bool = Field(True, description="show the picture develop, at every step")

@@ -205,13 +205,8 @@ class _Masked:
 
 
 def _shrink(mask: Tensor, model: StableDiffusion) -> Tensor:
-    """A mask in pixels to one in latents, as diffusers does: the nearest pixel decides.
-
-    Where that would lose the whole of a thin mask, the brightest one does.
-    """
-    scale = _vae_scale(model.parts.vae)
-    nearest = torch.nn.functional.interpolate(mask, scale_factor=1 / scale)
-    return nearest if nearest.any() else torch.nn.functional.max_pool2d(mask, scale)
+    """A mask in pixels to one in latents, as diffusers does: the nearest pixel decides."""
+    return torch.nn.functional.interpolate(mask, scale_factor=1 / _vae_scale(model.parts.vae))
 
 
 def _vae_scale(vae: Any) -> int:
@@ -256,7 +251,8 @@ def evaluations(model: StableDiffusion, request: GenerationRequest, run: Pass) -
     """How often the loop predicts in a pass of `request`: second-order samplers do so twice a step."""
     if not run.steps:
         return 0
-    scheduler = make_scheduler(request.replace(steps=run.of), model.parts.scheduler_config, "cpu")
+    alike = GenerationRequest(sampler=request.sampler, steps=run.of, seed=0)
+    scheduler = make_scheduler(alike, model.parts.scheduler_config, "cpu")
     return len(scheduler.timesteps) - (run.of - run.steps) * int(scheduler.order)
 
 

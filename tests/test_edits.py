@@ -5,20 +5,26 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from core import Engine, Finished, GenerationRequest, Outpaint, Settings
-from core.inpaint import Canvas
-from core.records import Encoded
+from core import Engine, GenerationRequest, Loading, Outpaint, Settings
 from tests import colours
+from tests.edits import (
+    CHANGE,
+    STRENGTHS,
+    differing,
+    distance,
+    draw,
+    finish,
+    layout_correlation,
+    mask_of,
+    middle,
+    untouched,
+)
 
 CASES = colours.prompts(40)
-STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
-MASKED = (56, 56, 200, 200)
 
 
 @pytest.fixture(scope="module")
@@ -31,49 +37,20 @@ def source(engine) -> Image.Image:
     return draw(engine, CASES[0][0], 3)
 
 
-def finish(engine, **fields) -> Finished:
-    *_, finished = engine.generate(GenerationRequest(**{"steps": 8, **fields}))
-    return finished
-
-
-def draw(engine, prompt: str, seed: int, **fields) -> Image.Image:
-    return finish(engine, prompt=prompt, seed=seed, **fields).images[0]
-
-
-def mask_of(size: tuple[int, int], box: tuple[int, int, int, int] = MASKED, value: int = 255) -> Image.Image:
-    mask = Image.new("L", size)
-    mask.paste(value, box)
-    return mask
-
-
-def differing(finished: Finished, where: np.ndarray) -> int:
-    """Values of the finished PNG, decoded, that are not the source's."""
-    png = np.asarray(Image.open(BytesIO(Encoded.of(finished, 0).png)))
-    return int((png != np.asarray(Canvas(finished.request).source))[where].sum())
-
-
-def untouched(finished: Finished) -> np.ndarray:
-    return np.asarray(Canvas(finished.request).alpha) == 0
-
-
 # Image to image
 
 
-def test_more_strength_is_further_from_the_source(engine, source):
-    """Mean of 8 seeds, 5 steps at full strength."""
-    before, distances = np.asarray(source, float), []
+def test_more_strength_is_further_from_the_source(engine):
+    distances = []
+    before = draw(engine, CHANGE[0], 3)
     for strength in STRENGTHS:
-        fields = {"image": source, "strength": strength, "steps": 5, "batch_size": 8}
-        images = finish(engine, prompt="a yellow square on a green background", seed=0, **fields).images
-        distances.append(np.mean([np.abs(np.asarray(image, float) - before).mean() for image in images]))
+        fields = {"image": before, "strength": strength, "steps": 5, "batch_size": 4}
+        images = finish(engine, prompt=CHANGE[1], seed=0, **fields).images
+        distances.append(np.mean([distance(image, before) for image in images]))
         if strength == 0.2:
-            assert all(layout_correlation(image, source) >= 0.8 for image in images)
-    assert distances == sorted(distances) and distances[-1] > 4 * distances[0]
-
-
-def layout_correlation(first: Image.Image, second: Image.Image) -> float:
-    """Of all values; red and blue of the palette are the same grey."""
-    return float(np.corrcoef(*[np.asarray(image, float).ravel() for image in (first, second)])[0, 1])
+            assert all(layout_correlation(image, before) >= 0.8 for image in images)
+    growth = np.diff(distances)
+    assert (growth[:2] > 10).all() and (growth > -1).all(), distances  # beyond 0.6 nearly nothing is left to change
 
 
 @pytest.mark.parametrize("case", range(0, 40, 8))
@@ -91,8 +68,7 @@ def test_inside_the_asked_colour_wins_and_outside_nothing_changes(engine, source
     _, front, _ = CASES[case + 2]
     prompt = f"a {front} {colours.SUBJECTS[case % 5]} on a {CASES[0][2]} background"
     finished = finish(engine, prompt=prompt, seed=case, image=source, mask=mask_of(source.size), strength=1.0)
-    middle = np.asarray(finished.images[0])[104:152, 104:152].reshape(-1, 3)
-    assert colours.nearest(np.median(middle, axis=0)) == front
+    assert colours.nearest(middle(finished.images[0])) == front
     where = untouched(finished)
     assert where.sum() == 256 * 256 - 152 * 152 + 4 * 4 * 4 - 4 * corner(4)
     assert differing(finished, where) == 0
@@ -127,13 +103,14 @@ def test_a_mask_that_is_all_white_works_as_image_to_image(engine, source):
 
 def test_grey_is_how_much_may_change(engine, source):
     """On the left black, on the right a grey: the lighter, the further from the source; black stays."""
-    before, distances = np.asarray(source, float), []
+    distances = []
     for grey in (32, 80, 128, 255):
         mask = mask_of(source.size, (128, 0, 256, 256), grey)
         fields = {"image": source, "mask": mask, "strength": 1.0}
         image = draw(engine, "a yellow square on a green background", 1, **fields)
         assert image.crop((0, 0, 124, 256)).tobytes() == source.crop((0, 0, 124, 256)).tobytes()
-        distances.append(np.abs(np.asarray(image, float) - before)[:, 136:].mean())
+        right = (136, 0, 256, 256)
+        distances.append(distance(image.crop(right), source.crop(right)))
     assert distances == sorted(set(distances)), distances
 
 
@@ -142,7 +119,7 @@ def test_what_the_mask_begins_from_shows_at_low_strength(engine, source, content
     fields = {"image": source, "mask": mask_of(source.size), "strength": 0.25, "mask_colour": "#ffff00"}
     plain = draw(engine, "a circle", 1, **fields)
     other = draw(engine, "a circle", 1, mask_content=content, **fields)
-    assert np.abs(np.asarray(plain, float) - np.asarray(other, float)).mean() > 3
+    assert distance(plain, other) > 3
 
 
 def test_a_space_around_the_picture_is_painted_and_the_picture_stays(engine, source):
@@ -156,9 +133,15 @@ def test_a_space_around_the_picture_is_painted_and_the_picture_stays(engine, sou
     assert colours.nearest(np.median(new, axis=0)) == CASES[0][2]
 
 
-def test_moving_between_tasks_loads_nothing(engine, source):
-    from core import Loading
+def test_nothing_of_the_first_fill_is_left_at_a_seam_between_latents(engine, source):
+    """100 pixels are no whole number of latents: the four that share one with the source are painted, too."""
+    fields = {"image": source.crop((0, 0, 100, 256)), "outpaint": Outpaint(right=64), "strength": 1.0}
+    image = draw(engine, CASES[0][0], 2, **fields, mask_feather=0)
+    strip = np.asarray(image, float)[:, 100:104]
+    assert np.abs(np.diff(strip, axis=0)).mean() < 6  # the noise of the fill has 27
 
+
+def test_moving_between_tasks_loads_nothing(engine, source):
     for fields in ({"image": source}, {"image": source, "mask": mask_of(source.size)}, {}):
         events = engine.generate(GenerationRequest(prompt="a star", seed=1, steps=2, **fields))
         assert not [event for event in events if isinstance(event, Loading)]

@@ -133,6 +133,7 @@ def test_a_cancel_in_the_second_pass_leaves_nothing_behind(engine):
         ({"hires": Hires(upscaler="../../etc")}, "hires.upscaler", "use one of Lanczos"),
         ({"hires": {"scale": 5}}, "hires.scale", "Hires: Scale: 5 is not allowed; use a number from 1.25 to 4"),
         ({"hires": {"scale": float("inf")}}, "hires.scale", "use a number from 1.25 to 4"),
+        ({"hires": Hires(steps=60), "sampler": "LCM"}, "hires", "Hires: 60 is not allowed; use at most 50 with LCM"),
         ({"hires": Hires(scale=4), "width": 2048}, "hires.scale", "a scale for sides of at most 4096 pixels"),
         ({"image": source(), "strength": 0.0}, "strength", "use at least 0.25, so that one of 4 steps runs"),
         ({"image": source(), "strength": 0.1, "hires": SMALL}, "strength", "or 0 to enlarge alone"),
@@ -211,7 +212,7 @@ def test_the_networks_own_result_is_taken(models):
 @pytest.mark.parametrize(
     ("harm", "problem"),
     [
-        ("architecture", "broken cannot be used: it is no Swin2SR"),
+        ("architecture", "Upscaler: broken cannot be used: it is no Swin2SR"),
         ("truncated", "damaged or not fully copied"),
         ("pickle", "a pickle"),
         ("config", "config.json is not JSON"),
