@@ -249,3 +249,18 @@ def test_a_thin_mask_still_paints(engine):
     difference = np.abs(np.asarray(result, int) - np.asarray(source(), int)).max(axis=2)
     assert difference[inside].mean() > 2
     assert not difference[~inside].any()
+
+
+def test_an_inpainting_model_of_9_channels_takes_grey_masks(tmp_path):
+    tiny.sd(in_channels=9).save_pretrained(tmp_path / "checkpoints" / "nine")
+    engine, distances = Engine(Settings(models=tmp_path, device="cpu")), []
+    for grey in (128, 255):
+        mask = Image.new("L", (64, 64))
+        mask.paste(grey, (0, 0, 64, 32))
+        result = np.asarray(run(engine, image=source(), mask=mask, strength=1.0).images[0], int)
+        difference = np.abs(result - np.asarray(source(), int))
+        assert not difference[32 + 4 :].any()
+        distances.append(difference[:32].mean())
+    assert distances[0] > 0 and distances[0] != distances[1]
+    with pytest.raises(RequestError, match="inpainting only"):
+        run(engine)
