@@ -2,7 +2,7 @@
 
 from core.engine import Engine
 from core.events import Event, Finished, Loading, Step
-from core.request import Control, GenerationRequest, Lora
+from core.request import Control, GenerationRequest, Hires, Lora, Outpaint
 from core.settings import Settings
 
 __all__ = [
@@ -11,8 +11,10 @@ __all__ = [
     "Event",
     "Finished",
     "GenerationRequest",
+    "Hires",
     "Loading",
     "Lora",
+    "Outpaint",
     "Settings",
     "Step",
 ]

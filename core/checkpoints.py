@@ -17,9 +17,11 @@ from core.cache import Key
 from core.errors import CheckpointError, RequestError
 from core.families import FAMILIES, LatentFormat
 from core.memory import Footprint, is_out_of_memory
+from core.request import UPSCALERS
 
 HEADER_LIMIT = 100 * 2**20  # safetensors' own bound
 PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae")
+SWIN2SR = "Swin2SRForImageSuperResolution"
 CLASSES = {
     "CLIPTokenizer": "transformers",
     "CLIPTextModel": "transformers",
@@ -27,6 +29,7 @@ CLASSES = {
     "UNet2DConditionModel": "diffusers",
     "ControlNetModel": "diffusers",
     "AutoencoderKL": "diffusers",
+    SWIN2SR: "transformers",
 }
 """The classes that a model folder may name, and the library of each; no other is ever imported."""
 SCHEDULER_SAMPLERS = {"DDIMScheduler": "DDIM", "LCMScheduler": "LCM", "TCDScheduler": "TCD"}
@@ -102,6 +105,22 @@ def find_controlnet(folder: Path, name: str) -> Part:
         )
     weights = _weights(folder / name)
     return Part("controlnet", folder / name, "ControlNetModel", weights, None, _count_parameters(weights))
+
+
+def find_upscaler(folder: Path, name: str) -> Part | None:
+    """The super-resolution model in `folder`/`name`; None for the upscalers that need none. Raises as above."""
+    if name in UPSCALERS:
+        return None
+    known = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if name not in known:
+        raise RequestError("hires.upscaler", name, "one of " + ", ".join([*UPSCALERS, *known]), "Hires: Upscaler")
+    try:
+        if _read_json(folder / name / "config.json").get("architectures") != [SWIN2SR]:
+            raise CheckpointError("it is no Swin2SR of transformers")
+        weights = _weights(folder / name)
+        return Part("upscaler", folder / name, SWIN2SR, weights, None, _count_parameters(weights))
+    except CheckpointError as error:
+        raise CheckpointError(f"Upscaler: {name} cannot be used: {error}.") from None
 
 
 def _describe_safely(folder: Path) -> Checkpoint:

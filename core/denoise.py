@@ -31,21 +31,28 @@ class Scheduler(Protocol):
 
 @dataclass(frozen=True)
 class Blend:
-    """Keeps the source where the mask is black, for models that know nothing of masks.
+    """Keeps the source where the mask is black, and where it is grey until its share of the steps is left.
+
+    That share rule is Differential Diffusion's (Levin & Fried 2023, https://arxiv.org/abs/2306.00950). With black and
+    white alone it is the plain blend that inpaints with models that know nothing of masks.
 
     source: latents of the source picture (n, c, h, w); noise: what the run began with (same shape);
-    mask: (1, 1, h, w) in 0 … 1, one where the picture may change.
+    mask: (1, 1, h, w) in 0 … 1, how much of the picture may change; timesteps: the run's.
     """
 
     source: Tensor
     noise: Tensor
     mask: Tensor
+    timesteps: Tensor
 
-    def __call__(self, latents: Tensor, scheduler: Scheduler, next_timestep: Tensor | None) -> Tensor:
-        kept = self.source
-        if next_timestep is not None:
-            kept = scheduler.add_noise(kept, self.noise, next_timestep.reshape(1))
-        return (1 - self.mask) * kept + self.mask * latents
+    def __call__(self, latents: Tensor, scheduler: Scheduler, done: int) -> Tensor:
+        """`latents` after `done` of the steps, with the source, equally noisy, where they are not free yet."""
+        kept, total = self.source, len(self.timesteps)
+        if done < total:
+            kept = scheduler.add_noise(kept, self.noise, self.timesteps[done].reshape(1))
+        left = total - min(done, total - 1)
+        free = (self.mask * total >= left).to(latents.dtype)
+        return (1 - free) * kept + free * latents
 
 
 class ControlUnit(Protocol):
@@ -101,7 +108,7 @@ def denoise(run: Denoising) -> Iterator[Denoised]:
         x0 = predict_x0(run.scheduler, timestep, scaled[: len(latents)], prediction)
         latents = run.scheduler.step(prediction, timestep, latents, **run.step_options, return_dict=False)[0]
         if run.blend:
-            latents = run.blend(latents, run.scheduler, run.timesteps[index + 1] if index + 1 < total else None)
+            latents = run.blend(latents, run.scheduler, index + 1)
         yield Denoised(latents, x0)
 
 

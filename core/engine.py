@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from core import memory
 from core.cache import Key, ModelCache
-from core.checkpoints import Checkpoint, Part, find_controlnet, load_part, scan
+from core.checkpoints import Checkpoint, Part, find_controlnet, find_upscaler, load_part, scan
 from core.errors import CheckpointError, EngineBusy, OutOfMemory, RequestError
-from core.events import Event, Finished, Loading, Step
+from core.events import Event, Finished, Loading
 from core.families import FAMILIES
 from core.memory import BYTES, DType, Machine, MemoryPlan
 from core.prompts import PromptCache
-from core.request import SEED_LIMIT, GenerationRequest, reject
+from core.request import SEED_LIMIT, SMALLEST_SIDE, GenerationRequest, bounds, reject
 from core.samplers import SAMPLERS
 from core.settings import VERSION, Settings
 
@@ -74,7 +74,7 @@ class Engine:
         import torch
         import transformers
 
-        for module in ("core.attention", "core.start", *(family.module for family in FAMILIES.values())):
+        for module in ("core.attention", "core.passes", *(family.module for family in FAMILIES.values())):
             importlib.import_module(module)
         torch.set_num_threads(self._machine.threads)
         transformers.utils.logging.disable_progress_bar()
@@ -96,7 +96,13 @@ class Engine:
             seed=drawn if request.seed is None else request.seed,
         )
         _check_model(resolved, checkpoint)
+        if resolved.hires:
+            find_upscaler(self.settings.models / "upscalers", resolved.hires.upscaler)
         self.settings.limits.check(resolved)
+        if resolved.image or resolved.hires:
+            from core.inpaint import check_pictures
+
+            check_pictures(resolved)
         return resolved
 
     def generate(self, request: GenerationRequest) -> Iterator[Event]:
@@ -121,8 +127,9 @@ class Engine:
                     log.warning("Out of memory: %s", error)
                 self._free()  # here, where the error and the tensors that its traceback holds are gone
                 plan = plan.lighter()
+            width, height = resolved.result_size
             raise OutOfMemory(
-                f"{resolved.width} × {resolved.height} with {checkpoint.title} needs more memory than is free; "
+                f"{width} × {height} with {checkpoint.title} needs more memory than is free; "
                 "use a smaller size or fewer pictures at once."
             )
         finally:
@@ -131,19 +138,21 @@ class Engine:
     def _run(self, request: GenerationRequest, checkpoint: Checkpoint, plan: MemoryPlan) -> Iterator[Event]:
         """One try. `request` is resolved."""
         self.prepare()
-        from core import start
-        from core.denoise import denoise
+        from core.passes import Passes
+        from core.start import tiles
 
         with ExitStack() as in_use:
             model = yield from self._load(checkpoint, plan, in_use)
-            nets = yield from self._load_nets(request, plan, in_use)
+            passes = Passes(
+                model=model,
+                prompts=self._encode(model, checkpoint, request),
+                nets=(yield from self._load_nets(request, plan, in_use)),
+                upscaler=(yield from self._load_upscaler(request, plan, in_use)),
+                preview=functools.partial(self._preview, checkpoint),
+            )
             model_hash = self._hashes.of(checkpoint)
-            run = start.prepare(model, self._encode(model, checkpoint, request), request, nets)
-            latents = run.latents
-            for index, step in enumerate(denoise(run), start=1):
-                latents = step.latents
-                yield Step(index, len(run.timesteps), self._preview(step, checkpoint))
-            images = [start.decode(model, one[None], plan.vae_tiling) for one in latents]
+            in_use.enter_context(tiles(model.parts.vae, plan.vae_tiling))
+            images = yield from passes.run(request)
             yield Finished(images, request, self._made_with(plan, model_hash.result()))
 
     def _load(
@@ -181,6 +190,19 @@ class Engine:
             nets.append(in_use.enter_context(self._use(part, plan)))
         return nets
 
+    def _load_upscaler(
+        self, request: GenerationRequest, plan: MemoryPlan, in_use: ExitStack
+    ) -> Generator[Event, None, Any]:
+        """The super-resolution model of the second pass, None where there is no need of one."""
+        if request.hires is None:
+            return None
+        part = find_upscaler(self.settings.models / "upscalers", request.hires.upscaler)
+        if part is None:
+            return None
+        if part.key not in self._models:
+            yield Loading(request.hires.upscaler)
+        return in_use.enter_context(self._use(part, plan))
+
     def _use(self, part: Part, plan: MemoryPlan) -> AbstractContextManager[Any]:
         # float16 is too narrow for the VAE of SDXL, whose pictures come out black
         dtype: DType = "float32" if part.name == "vae" and plan.dtype == "float16" else plan.dtype
@@ -215,7 +237,7 @@ class Engine:
             for text, negative in texts
         ]
 
-    def _preview(self, step: Denoised, checkpoint: Checkpoint) -> Image | None:
+    def _preview(self, checkpoint: Checkpoint, step: Denoised) -> Image | None:
         from core.preview import latent_preview
 
         if not self.settings.previews or checkpoint.latent_format is None:
@@ -258,20 +280,30 @@ class Engine:
         raise reject("checkpoint", name, "one of " + ", ".join(checkpoint.name for checkpoint in usable))
 
 
-def _size(request: GenerationRequest, checkpoint: Checkpoint) -> tuple[int, int]:
-    """Width and height: as asked, else the source picture's (rounded down to 8), else the model's own."""
-    if request.image is None:
+def _size(request: GenerationRequest, checkpoint: Checkpoint) -> tuple[int | None, int | None]:
+    """Width and height: as asked, else the source picture's (rounded down to 8), else the model's own.
+
+    Inpainting the whole of a picture whose size no model works at leaves both None: the picture keeps that size.
+    """
+    if request.image is None or request.only_masked:
         width = height = checkpoint.native_size
-    else:
-        width, height = (max(64, side // 8 * 8) for side in request.image.size)
+        return request.width or width, request.height or height
+    width, height = (max(SMALLEST_SIDE, side // 8 * 8) for side in request.image.size)
+    limit = bounds(GenerationRequest.model_fields["width"])["le"]
+    keeps_size = request.task == "inpaint" and not request.width and not request.height
+    if keeps_size and ((width, height) != request.image.size or max(width, height) > limit):
+        return None, None
+    if max(request.width or width, request.height or height) > limit:
+        raise reject("image", request.image, f"sides of at most {limit} pixels, or give width and height")
     return request.width or width, request.height or height
 
 
 def _check_model(request: GenerationRequest, checkpoint: Checkpoint) -> None:
     """The rules that depend on the model and the sampler."""
     most = SAMPLERS[request.sampler or checkpoint.sampler].most_steps
-    if most and request.steps > most:
-        raise reject("steps", request.steps, f"at most {most} with {request.sampler}")
+    for run in request.passes:
+        if most and run.of > most:
+            raise reject(run.steps_field, run.of, f"at most {most} with {request.sampler}")
     if request.clip_skip > checkpoint.clip_skips:
         raise reject("clip_skip", request.clip_skip, f"at most {checkpoint.clip_skips} with {checkpoint.title}")
     if checkpoint.inpaints_only and request.task != "inpaint":

@@ -9,7 +9,9 @@ import hashlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageOps
 from PIL.Image import Image
@@ -35,11 +37,7 @@ def read_picture(
     Turned upright as EXIF says; what is transparent becomes white, as in A1111; 16 bits are scaled to 8.
     Raises RequestError on `field` for anything else, and before decoding for more than `max_pixels`.
     """
-    image = _Reader(max_pixels, field, label).read(source)
-    if image.has_transparency_data and image.mode != "I;16":
-        image = image.convert("RGBA")
-        image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "white"), image)
-    return _plain(image, "RGB")
+    return to_picture(_Reader(max_pixels, field, label).read(source))
 
 
 def read_mask(source: bytes | Path, *, max_pixels: int, field: str = "mask", label: str = "Mask") -> Image:
@@ -47,13 +45,49 @@ def read_mask(source: bytes | Path, *, max_pixels: int, field: str = "mask", lab
 
     Reads and refuses what `read_picture` does.
     """
-    image = _Reader(max_pixels, field, label).read(source)
+    return to_mask(_Reader(max_pixels, field, label).read(source))
+
+
+def to_picture(image: Image) -> Image:
+    """Any picture as RGB; what is transparent becomes white."""
+    if image.has_transparency_data and image.mode != "I;16":
+        image = image.convert("RGBA")
+        image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "white"), image)
+    return _plain(image, "RGB")
+
+
+def to_mask(image: Image) -> Image:
+    """Any picture as an "L" mask: its alpha channel if that varies, else its brightness."""
     if image.has_transparency_data and image.mode != "I;16":
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         darkest, brightest = alpha.getextrema()
         image = alpha if darkest != brightest else image.convert("RGB")
     return _plain(image, "L")
+
+
+def fit(image: Image, size: tuple[int, int], mode: Literal["stretch", "crop", "pad"]) -> Image:
+    """`image` at `size` (width, height): stretched, cropped around its middle, or continued with its edges."""
+    if image.size == size:
+        return image
+    if mode == "stretch":
+        return image.resize(size, Pillow.Resampling.LANCZOS)
+    if mode == "crop":
+        return ImageOps.fit(image, size, Pillow.Resampling.LANCZOS)
+    scale = min(size[0] / image.width, size[1] / image.height)
+    width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    left, up = (size[0] - width) // 2, (size[1] - height) // 2
+    inner = image.resize((width, height), Pillow.Resampling.LANCZOS)
+    return extend(inner, (left, up, size[0] - width - left, size[1] - height - up))
+
+
+def extend(image: Image, sides: tuple[int, int, int, int]) -> Image:
+    """`image` with its edge pixels repeated outwards: left, up, right, down."""
+    if not any(sides):
+        return image
+    left, up, right, down = sides
+    channels = [(0, 0)] * (len(image.getbands()) > 1)
+    return Pillow.fromarray(np.pad(np.asarray(image), [(up, down), (left, right), *channels], mode="edge"))
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class JobState:
 
     @classmethod
     def of(cls, row: JobRow) -> JobState:
-        steps = row.request.steps_run if row.status is Status.DONE else 0
+        steps = row.request.steps_in_all if row.status is Status.DONE else 0
         return cls(
             id=row.id,
             owner=row.owner,
@@ -139,7 +139,8 @@ class Pace:
 
 def _work(request: GenerationRequest) -> float:
     """Steps × megapixels × pictures."""
-    return request.steps_run * (request.width or 512) * (request.height or 512) * request.batch_size / 1e6
+    sized = request.model_copy(update={"width": request.width or 512, "height": request.height or 512})
+    return sum(run.work for run in sized.passes) / 1e6
 
 
 @dataclass

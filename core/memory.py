@@ -63,10 +63,11 @@ class MemoryPlan:
 
 def plan(machine: Machine, footprint: Footprint, request: GenerationRequest) -> MemoryPlan:
     """The fastest way to run a resolved `request` that should fit into the machine's free memory."""
-    pixels = (request.width or 0) * (request.height or 0)
+    pixels = max(run.pixels for run in request.passes)
     item = BYTES[machine.dtype]
     weights = footprint.parameters * item
-    forward = 2 * request.batch_size * pixels // 64 * footprint.unet_channels * UNET_TENSORS * item
+    most = max(run.pixels * run.pictures for run in request.passes)
+    forward = 2 * most // 64 * footprint.unet_channels * UNET_TENSORS * item
 
     def peak(decoded: int) -> int:
         return weights + max(forward, decoded * footprint.vae_channels * VAE_TENSORS * item)

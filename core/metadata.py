@@ -131,6 +131,7 @@ def _a1111_values(
 ) -> dict[str, object]:
     """The last line's values in A1111's order; None is left out."""
     sampler, schedule = _split_sampler(request.sampler or "")
+    hires = request.hires
     hashes = {key.removeprefix(LORA_HASH): made_with[key] for key in made_with if key.startswith(LORA_HASH)}
     return {
         "Steps": request.steps,
@@ -141,8 +142,12 @@ def _a1111_values(
         "Size": f"{request.width or image.width}x{request.height or image.height}",
         "Model hash": made_with.get("model_hash", "").removeprefix("sha256:")[:10] or None,
         "Model": request.checkpoint,
-        "Denoising strength": None if request.image is None else request.strength,
+        "Denoising strength": request.strength if request.image else hires.strength if hires else None,
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
+        "Mask blur": request.mask_feather if request.task == "inpaint" else None,
+        "Hires upscale": hires.scale if hires else None,
+        "Hires steps": hires.steps if hires else None,
+        "Hires upscaler": hires.upscaler if hires else None,
         "Lora hashes": ", ".join(f"{name}: {value}" for name, value in hashes.items()) or None,
         "Version": f"Darkroom {made_with.get('darkroom', '')}".strip(),
     }

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from PIL.Image import Image
 from pydantic import (
@@ -19,6 +20,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     ValidationError,
+    WithJsonSchema,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
@@ -29,7 +31,11 @@ from core.samplers import SAMPLERS, canonical_name
 
 SEED_LIMIT = 2**64
 PICTURES = ("image", "mask")  # the fields that hold pictures, in a request and in a control
+SMALLEST_SIDE = 64  # pixels that a run works on at least, along each side
 Task = Literal["text", "image", "inpaint"]
+UPSCALERS = LANCZOS, LATENT = "Lanczos", "Latent"  # those of a second pass that need no model
+ResizeMode = Literal["stretch", "crop", "pad"]
+MaskContent = Literal["original", "noise", "fill", "colour"]
 
 
 def first_step(steps: int, strength: float) -> int:
@@ -119,6 +125,82 @@ class Lora(Parameters):
     weight: float = Field(1.0, ge=-2, le=2, title="Weight", description="0 has no influence")
 
 
+class Outpaint(Parameters):
+    """How far the source picture is extended at each side."""
+
+    left: int = Field(0, ge=0, le=2048, title="Left", description="In pixels")
+    right: int = Field(0, ge=0, le=2048, title="Right", description="In pixels")
+    up: int = Field(0, ge=0, le=2048, title="Up", description="In pixels")
+    down: int = Field(0, ge=0, le=2048, title="Down", description="In pixels")
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        if not any(self.sides):
+            raise RequestError("left", 0, "at least one side above 0", "Left")
+
+    @property
+    def sides(self) -> tuple[int, int, int, int]:
+        """Left, up, right, down: Pillow's order."""
+        return self.left, self.up, self.right, self.down
+
+
+class Hires(Parameters):
+    """A second pass: every picture is enlarged and then changed a little, as image to image does."""
+
+    scale: float = Field(
+        2.0,
+        ge=1.25,
+        le=4,
+        title="Scale",
+        description="How many times as wide and high",
+        json_schema_extra={"step": 0.05},
+    )
+    upscaler: Name = Field(
+        LANCZOS, title="Upscaler", description="Lanczos, Latent, or a folder of models/upscalers (Swin2SR)"
+    )
+    strength: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        title="Strength",
+        description="How much of the enlarged picture may change",
+        json_schema_extra={"step": 0.01},
+    )
+    steps: int | None = Field(
+        None, ge=1, le=150, title="Steps", description="Of the second pass; none: as many as before"
+    )
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of the loop: `steps` of `of` run for `pictures` at once, at `size` (width, height).
+
+    `field` is the one of the request's fields that the size comes from.
+    """
+
+    steps: int
+    of: int
+    size: tuple[int, int]
+    pictures: int
+    field: str
+
+    @property
+    def steps_field(self) -> str:
+        return "hires" if self.field == "hires" else "steps"
+
+    @property
+    def pixels(self) -> int:
+        return self.size[0] * self.size[1]
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps × {self.size[0]} × {self.size[1]} × {self.pictures}"
+
+    @property
+    def work(self) -> int:
+        """Steps × pixels × pictures."""
+        return self.steps * self.pixels * self.pictures
+
+
 class GenerationRequest(Parameters):
     """Everything that changes the picture. Fields that are None take the model's own value when it runs."""
 
@@ -169,6 +251,40 @@ class GenerationRequest(Parameters):
         description="How much of the source picture may change",
         json_schema_extra={"step": 0.01},
     )
+    resize_mode: ResizeMode = Field(
+        "stretch",
+        title="Resize",
+        description="What happens to a picture of another shape than width × height; pad goes on with its edges",
+    )
+    mask_invert: bool = Field(False, title="Invert mask", description="Black is painted anew, white stays")
+    mask_grow: int = Field(
+        0, ge=-128, le=128, title="Grow mask", description="By how many pixels; below 0 it shrinks"
+    )
+    mask_feather: int = Field(
+        4, ge=0, le=64, title="Feather", description="Pixels around the mask in which old and new mix"
+    )
+    mask_content: MaskContent = Field(
+        "original",
+        title="Mask content",
+        description="What the masked part begins from; fill goes on with what is around it",
+    )
+    mask_colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = Field(
+        "#808080", title="Mask colour", description="For the mask content colour"
+    )
+    padding_mask_crop: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        title="Only masked",
+        description="Works on the masked region alone, at width × height, with so many pixels around it; "
+        "none works on the whole picture",
+    )
+    outpaint: Annotated[Outpaint | None, WithJsonSchema({"type": "object"})] = Field(
+        None, strict=False, title="Outpaint", description="Extends the source picture at its sides"
+    )
+    hires: Annotated[Hires | None, WithJsonSchema({"type": "object"})] = Field(
+        None, strict=False, title="Hires", description="A second pass at a larger size"
+    )
     controls: tuple[Control, ...] = Field(
         (),
         strict=False,
@@ -188,31 +304,116 @@ class GenerationRequest(Parameters):
     def task(self) -> Task:
         if self.image is None:
             return "text"
-        return "image" if self.mask is None else "inpaint"
+        return "image" if self.mask is None and self.outpaint is None else "inpaint"
+
+    @property
+    def only_masked(self) -> bool:
+        return self.task == "inpaint" and self.padding_mask_crop is not None
 
     @property
     def steps_run(self) -> int:
-        """How many of `steps` really run: fewer when a picture is only partly changed."""
+        """How many of `steps` really run in the first pass: fewer when a picture is only partly changed."""
         return self.steps if self.image is None else self.steps - first_step(self.steps, self.strength)
+
+    @property
+    def steps_in_all(self) -> int:
+        """The steps that run, with those of the second pass, which each picture goes through alone."""
+        return self.steps_run + (self.batch_size * _hires_steps(self) if self.hires else 0)
+
+    @property
+    def source_size(self) -> tuple[int, int]:
+        """Width and height to which the source picture is brought; of a resolved request, as the sizes below.
+
+        Inpainting keeps the picture's own size, odd ones too, unless both are given.
+        """
+        if self.image and (self.only_masked or not (self.width and self.height)):
+            return self.image.size
+        assert self.width and self.height
+        return self.width, self.height
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Width and height of the first pass's pictures."""
+        width, height = self.source_size
+        left, up, right, down = self.outpaint.sides if self.outpaint else (0, 0, 0, 0)
+        return width + left + right, height + up + down
+
+    @property
+    def work_size(self) -> tuple[int, int]:
+        """Width and height at which the first pass runs: multiples of 8."""
+        if self.only_masked:
+            assert self.width and self.height
+            return self.width, self.height
+        return _whole_latents(self.frame_size)
+
+    @property
+    def result_size(self) -> tuple[int, int]:
+        """Width and height of the finished pictures."""
+        width, height = self.frame_size
+        if self.hires is None:
+            return width, height
+        width, height = round(width * self.hires.scale), round(height * self.hires.scale)
+        return (width, height) if self.task == "inpaint" else (width // 8 * 8, height // 8 * 8)
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The runs of the loop that make the pictures; the first may have no steps, see Hires."""
+        source = "image" if self.task != "text" and not self.width else "width"
+        sized_by = "outpaint" if self.outpaint else source
+        first = Pass(self.steps_run, self.steps, self.work_size, self.batch_size, sized_by)
+        if self.hires is None:
+            return (first,)
+        again = Pass(_hires_steps(self), self.hires.steps or self.steps, _whole_latents(self.result_size), 1, "hires")
+        return (first, *[again] * self.batch_size)
+
+
+def _whole_latents(size: tuple[int, int]) -> tuple[int, int]:
+    """The smallest size around `size` that a model can work on."""
+    width, height = (max(SMALLEST_SIDE, -(-side // 8) * 8) for side in size)
+    return width, height
+
+
+def _hires_steps(request: GenerationRequest) -> int:
+    assert request.hires
+    steps = request.hires.steps or request.steps
+    return steps - first_step(steps, request.hires.strength)
 
 
 def _check_together(request: GenerationRequest) -> None:
     """The rules that need more than one field."""
     if request.seed is not None and request.seed + request.batch_size > SEED_LIMIT:
         raise reject("seed", request.seed, f"at most 2^64 − {request.batch_size} for {request.batch_size} pictures")
-    if request.mask is not None and request.image is None:
-        raise reject("mask", request.mask, "a source picture with it")
-    if request.steps_run < 1:
-        smallest = next(s / 100 for s in range(1, 101) if int(request.steps * s / 100) >= 1)
-        raise reject(
-            "strength", request.strength, f"at least {smallest:g}, so that one of {request.steps} steps runs"
-        )
+    for name in ("mask", "outpaint"):
+        if getattr(request, name) is not None and request.image is None:
+            raise reject(name, getattr(request, name), "a source picture with it")
+    if request.mask and request.image and request.mask.size != request.image.size:
+        size = f"{request.image.width} × {request.image.height}"
+        raise reject("mask", request.mask, f"a mask of the source picture's size, {size}")
+    if request.only_masked and request.hires:
+        raise reject("hires", request.hires, "it without “Only masked”, which already works at full resolution")
+    _check_strengths(request)
     for index, control in enumerate(request.controls):
         if control.end < control.start:
             field = f"controls[{index}].end"
             raise RequestError(
                 field, control.end, f"a share from {control.start:g} to 1", f"ControlNet {index + 1}: End"
             )
+
+
+def _check_strengths(request: GenerationRequest) -> None:
+    """At least one step must run. Strength 0 with a second pass is enlarging alone: the first pass is left out."""
+    only_enlarges = request.hires is not None and request.strength == 0
+    if request.steps_run < 1 and not only_enlarges:
+        instead = ", or 0 to enlarge alone" if request.hires else ""
+        raise reject("strength", request.strength, _enough(request.steps) + instead)
+    if request.hires and _hires_steps(request) < 1:
+        allowed = _enough(request.hires.steps or request.steps)
+        raise RequestError("hires.strength", request.hires.strength, allowed, "Hires: Strength")
+
+
+def _enough(steps: int) -> str:
+    smallest = next(s / 100 for s in range(1, 101) if int(steps * s / 100) >= 1)
+    return f"at least {smallest:g}, so that one of {steps} steps runs"
 
 
 def reject(field: str, value: object, allowed: str) -> RequestError:
@@ -242,6 +443,15 @@ def allowed(field: FieldInfo) -> str:
         return f"a list of at most {limits['max_length']}"
     if "Image" in str(field.annotation):
         return "a picture"
+    if field.annotation is bool:
+        return "true or false"
+    if get_origin(field.annotation) is Literal:
+        return "one of " + ", ".join(get_args(field.annotation))
+    if field.title == "Mask colour":
+        return "a colour such as #808080"
+    for kind in get_args(field.annotation):
+        if isinstance(kind, type) and issubclass(kind, Parameters):
+            return "an object of " + ", ".join(kind.model_fields)
     return "a name of 1 to 300 characters"
 
 

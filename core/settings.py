@@ -35,15 +35,15 @@ class Limits(BaseModel):
     upload_bytes: int
 
     def check(self, request: GenerationRequest) -> None:
-        """Raises RequestError if a resolved `request` (width and height known) asks for more than is allowed."""
-        assert request.width and request.height
-        pixels = request.width * request.height
-        if request.steps > self.max_steps:
-            raise reject("steps", request.steps, f"at most {self.max_steps} on this server")
-        if pixels > self.max_pixels:
-            raise reject("width", f"{request.width} × {request.height}", f"at most {self.max_pixels:,} pixels here")
-        if request.steps_run * pixels * request.batch_size > self.budget * 1e6:
-            asked = f"{request.steps_run} steps × {request.width} × {request.height} × {request.batch_size}"
+        """Raises RequestError if a resolved `request` asks for more than is allowed."""
+        for run in request.passes:
+            if run.of > self.max_steps:
+                raise reject(run.steps_field, run.of, f"at most {self.max_steps} on this server")
+            if run.pixels > self.max_pixels:
+                size = "{} × {}".format(*run.size)
+                raise reject(run.field, size, f"at most {self.max_pixels:,} pixels here")
+        if sum(run.work for run in request.passes) > self.budget * 1e6:
+            asked = " + ".join(map(str, dict.fromkeys(request.passes)))
             raise reject("steps", asked, f"a product of at most {self.budget:g} million on this server")
 
 
@@ -93,7 +93,9 @@ class Settings(BaseSettings):
     hosts: str = Field("", description="more names to answer to, with commas between, for a server behind a proxy")
     share: bool = Field(False, description="a public link for friends; a login is made if --auth gives none")
     auth: str | None = Field(None, description="user:password that visitors must give", repr=False)
-    models: Path = Field(ROOT / "models", description="folder of checkpoints, controlnet, loras, embeddings, vae")
+    models: Path = Field(
+        ROOT / "models", description="folder of checkpoints, controlnet, loras, embeddings, upscalers, vae"
+    )
     data: Path = Field(user_data_path("darkroom", appauthor=False), description="folder of history and pictures")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps")
     previews: bool = Field(True, description="show the picture develop, at every step")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ from torch import Tensor
 from core.control import ControlUnit
 from core.denoise import Blend, Denoising
 from core.families.sd import EncodedPrompt, StableDiffusion
-from core.request import GenerationRequest, first_step
+from core.inpaint import Canvas
+from core.request import GenerationRequest, Pass, first_step
 from core.samplers import SAMPLERS
 
 SCHEDULES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
@@ -74,17 +76,22 @@ def beta_timesteps(steps: int, trained: int) -> list[int]:
 
 @torch.inference_mode()
 def prepare(
-    model: StableDiffusion, prompts: Sequence[EncodedPrompt], request: GenerationRequest, nets: Sequence[Any]
+    model: StableDiffusion,
+    prompts: Sequence[EncodedPrompt],
+    request: GenerationRequest,
+    nets: Sequence[Any],
+    source: Tensor | None = None,
 ) -> Denoising:
-    """Everything the loop needs for a resolved `request`. `nets` are the loaded ControlNets of `request.controls`."""
-    assert request.width
-    assert request.height
+    """Everything the loop needs for a resolved `request`. `nets` are the loaded ControlNets of `request.controls`.
+
+    `source` are latents (1, c, h, w) to take in place of the source picture's.
+    """
     assert request.guidance_scale is not None
-    unet, size = model.parts.unet, (request.width, request.height)
+    unet, canvas = model.parts.unet, Canvas(request)
     scheduler = make_scheduler(request, model.parts.scheduler_config, unet.device)
     noise = Noise.of(request)
-    start = _Start.of(model, scheduler, request, noise)
-    conditioning = model.conditioning(prompts, request.batch_size, size)
+    start = _Start.of(_Ingredients(model, scheduler, noise, source), canvas)
+    conditioning = model.conditioning(prompts, request.batch_size, request.work_size)
     return Denoising(
         predict=functools.partial(model.predict, conditioning),
         scheduler=scheduler,
@@ -93,7 +100,7 @@ def prepare(
         guidance_scale=request.guidance_scale,
         step_options=_step_options(scheduler, noise),
         controls=[
-            ControlUnit(net, _pixels(c.image, size, unet), conditioning, c.weight, c.start, c.end)
+            ControlUnit(net, _pixels(canvas.control(c.image), unet), conditioning, c.weight, c.start, c.end)
             for net, c in zip(nets, request.controls, strict=True)
         ],
         blend=start.blend,
@@ -109,6 +116,30 @@ def _step_options(scheduler: Any, noise: Noise) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class _Ingredients:
+    """`source`: latents (1, c, h, w) that stand in for the encoded picture."""
+
+    model: StableDiffusion
+    scheduler: Any
+    noise: Noise
+    source: Tensor | None
+
+    @property
+    def unet(self) -> Any:
+        return self.model.parts.unet
+
+    def encoded(self, picture: Tensor) -> Tensor:
+        """The source picture's latents, one for each picture of the batch."""
+        if self.source is not None:
+            return self.source.expand(len(self.noise.generators), -1, -1, -1)
+        return encode(self.model, picture, self.noise)
+
+    def noisy(self, source: Tensor, drawn: Tensor, timesteps: Tensor) -> Tensor:
+        latents: Tensor = self.scheduler.add_noise(source, drawn, timesteps[:1].repeat(len(source)))
+        return latents
+
+
+@dataclass(frozen=True)
 class _Start:
     """The first latents at the noise level of the first of `timesteps`, and what keeps unmasked parts as they are."""
 
@@ -118,54 +149,59 @@ class _Start:
     inpaint_channels: Tensor | None = None
 
     @classmethod
-    def of(cls, model: StableDiffusion, scheduler: Any, request: GenerationRequest, noise: Noise) -> _Start:
-        if request.image is None:
-            drawn = noise.like(_latent_shape(model, request), model.parts.unet)
+    def of(cls, given: _Ingredients, canvas: Canvas) -> _Start:
+        request, scheduler = canvas.request, given.scheduler
+        if request.task == "text":
+            drawn = given.noise.like(_latent_shape(given.model, request), given.unet)
             return cls(scheduler.timesteps, drawn * scheduler.init_noise_sigma)
         first = first_step(request.steps, request.strength) * scheduler.order
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
-        size = (request.width or 0, request.height or 0)
-        picture = _pixels(request.image, size, model.parts.unet) * 2 - 1
         timesteps = scheduler.timesteps[first:]
-        if request.mask is None:
-            source = _encode(model, picture, noise)
-            drawn = noise.like(tuple(source.shape[1:]), model.parts.unet)
-            return cls(timesteps, scheduler.add_noise(source, drawn, timesteps[:1].repeat(len(source))))
-        mask = (_pixels(request.mask.convert("L"), size, model.parts.unet) >= 0.5).to(picture.dtype)
-        return cls.masked(model, scheduler, _Masked(picture, mask, timesteps, request.strength), noise)
+        picture = _pixels(canvas.picture, given.unet) * 2 - 1
+        if request.task == "inpaint":
+            mask = _pixels(canvas.work_mask, given.unet)
+            return cls.masked(given, _Masked(picture, mask, timesteps, request.strength))
+        source = given.encoded(picture)
+        drawn = given.noise.like(tuple(source.shape[1:]), given.unet)
+        return cls(timesteps, given.noisy(source, drawn, timesteps))
 
     @classmethod
-    def masked(cls, model: StableDiffusion, scheduler: Any, task: _Masked, noise: Noise) -> _Start:
+    def masked(cls, given: _Ingredients, task: _Masked) -> _Start:
         """Inpainting. The order of the draws is diffusers': source, noise, masked source, each only if it is used."""
-        unet, timesteps = model.parts.unet, task.timesteps
-        knows_masks = unet.config.in_channels > model.parts.vae.config.latent_channels
+        model, vae = given.model, given.model.parts.vae
+        knows_masks = given.unet.config.in_channels > vae.config.latent_channels
         small = _shrink(task.mask, model)
+        blends = task.is_grey or not knows_masks
         from_noise = task.strength == 1  # then nothing of the source remains under the mask
-        if not (knows_masks and from_noise):
-            source = _encode(
-                model, task.picture, noise
-            ).contiguous()  # the layout decides the convolutions' last bits
-        drawn = noise.like((model.parts.vae.config.latent_channels, *small.shape[2:]), unet)
-        if from_noise:
-            latents = drawn * scheduler.init_noise_sigma
-        else:
-            latents = scheduler.add_noise(source, drawn, timesteps[:1].repeat(len(source)))
+        if blends or not from_noise:
+            source = given.encoded(task.picture).contiguous()  # the layout decides the convolutions' last bits
+        drawn = given.noise.like((vae.config.latent_channels, *small.shape[2:]), given.unet)
+        latents = drawn * given.scheduler.init_noise_sigma
+        if not from_noise:
+            latents = given.noisy(source, drawn, task.timesteps)
+        blend = Blend(source, drawn, small, task.timesteps) if blends else None
         if not knows_masks:
-            return cls(timesteps, latents, blend=Blend(source, drawn, small))
-        masked = _encode(model, task.picture * (task.mask < 0.5), noise)
-        channels = torch.cat([small.expand(len(masked), -1, -1, -1), masked], dim=1)
-        return cls(timesteps, latents, inpaint_channels=channels)
+            return cls(task.timesteps, latents, blend)
+        masked = encode(model, task.picture * (task.mask == 0), given.noise)
+        painted = (small > 0).to(masked.dtype)
+        return cls(
+            task.timesteps, latents, blend, torch.cat([painted.expand(len(masked), -1, -1, -1), masked], dim=1)
+        )
 
 
 @dataclass(frozen=True)
 class _Masked:
-    """picture: (1, 3, h, w) in −1 … 1; mask: (1, 1, h, w), 0 or 1."""
+    """picture: (1, 3, h, w) in −1 … 1; mask: (1, 1, h, w) in 0 … 1."""
 
     picture: Tensor
     mask: Tensor
     timesteps: Tensor
     strength: float
+
+    @property
+    def is_grey(self) -> bool:
+        return bool(((self.mask > 0) & (self.mask < 1)).any())
 
 
 def _shrink(mask: Tensor, model: StableDiffusion) -> Tensor:
@@ -180,18 +216,17 @@ def _vae_scale(vae: Any) -> int:
 
 
 def _latent_shape(model: StableDiffusion, request: GenerationRequest) -> tuple[int, int, int]:
-    scale = _vae_scale(model.parts.vae)
-    return model.parts.vae.config.latent_channels, (request.height or 0) // scale, (request.width or 0) // scale
+    scale, (width, height) = _vae_scale(model.parts.vae), request.work_size
+    return model.parts.vae.config.latent_channels, height // scale, width // scale
 
 
-def _pixels(image: Image.Image, size: tuple[int, int], unet: Any) -> Tensor:
-    """A picture as a tensor (1, channels, height, width) in 0 … 1, resized if need be."""
-    resized = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
-    array = np.asarray(resized if resized.mode == "L" else resized.convert("RGB"), dtype=np.float32) / 255.0
+def _pixels(image: Image.Image, unet: Any) -> Tensor:
+    """An RGB or "L" picture as a tensor (1, channels, height, width) in 0 … 1."""
+    array = np.asarray(image, dtype=np.float32) / 255.0
     return torch.from_numpy(np.atleast_3d(array)[None].transpose(0, 3, 1, 2)).to(unet.device, unet.dtype)
 
 
-def _encode(model: StableDiffusion, pixels: Tensor, noise: Noise) -> Tensor:
+def encode(model: StableDiffusion, pixels: Tensor, noise: Noise) -> Tensor:
     """pixels (1, 3, h, w) in −1 … 1 to latents (n, c, h/8, w/8), drawn from the VAE's posterior for each picture."""
     vae = model.parts.vae
     posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
@@ -201,14 +236,41 @@ def _encode(model: StableDiffusion, pixels: Tensor, noise: Noise) -> Tensor:
 
 
 @torch.inference_mode()
-def decode(model: StableDiffusion, latents: Tensor, tiling: bool) -> Image.Image:
-    """Latents (1, c, h, w) to the picture: RGB, 8 bits. With `tiling` in tiles, for less memory."""
+def source_latents(model: StableDiffusion, request: GenerationRequest) -> Tensor:
+    """(n, c, h, w): the source picture of a resolved `request`, for each picture of its batch."""
+    return encode(model, _pixels(Canvas(request).picture, model.parts.unet) * 2 - 1, Noise.of(request))
+
+
+@torch.inference_mode()
+def enlarge(model: StableDiffusion, latents: Tensor, request: GenerationRequest) -> Tensor:
+    """Latents brought to the size that `request` works at."""
+    return torch.nn.functional.interpolate(latents, _latent_shape(model, request)[1:], mode="bilinear")
+
+
+def evaluations(model: StableDiffusion, request: GenerationRequest, run: Pass) -> int:
+    """How often the loop predicts in a pass of `request`: second-order samplers do so twice a step."""
+    if not run.steps:
+        return 0
+    alike = GenerationRequest(sampler=request.sampler, steps=run.of, seed=0)
+    scheduler = make_scheduler(alike, model.parts.scheduler_config, "cpu")
+    return len(scheduler.timesteps) - (run.of - run.steps) * int(scheduler.order)
+
+
+@torch.inference_mode()
+def decode(model: StableDiffusion, latents: Tensor) -> Image.Image:
+    """Latents (1, c, h, w) to the picture: RGB, 8 bits."""
     vae = model.parts.vae
-    if tiling:
-        vae.enable_tiling()
-    try:
-        pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
-    finally:
-        vae.disable_tiling()
+    pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
     array = (pixels * 0.5 + 0.5).clamp(0, 1)[0].permute(1, 2, 0).float().cpu().numpy()
     return Image.fromarray((array * 255).round().astype("uint8"), "RGB")
+
+
+@contextmanager
+def tiles(vae: Any, wanted: bool) -> Iterator[None]:
+    """While it is open, the VAE works in tiles if `wanted`: slower, with less memory."""
+    if wanted:
+        vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()

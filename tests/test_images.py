@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import DarkroomError, RequestError
-from core.images import fingerprint, read_mask, read_picture
+from core.images import extend, fingerprint, fit, read_mask, read_picture
 from core.request import GenerationRequest
 
 PIXELS = 10_000
@@ -241,3 +241,43 @@ def test_a_fingerprint_is_of_the_pixels() -> None:
     image = Image.new("RGB", (2, 3), RED)
     assert fingerprint(image) == fingerprint(read_picture(encoded(image), max_pixels=PIXELS))
     assert len({fingerprint(other) for other in (image, image.rotate(90, expand=True), image.convert("L"))}) == 3
+
+
+# Resizing
+
+
+def quarters(width: int, height: int) -> Image.Image:
+    """Red on the left, blue on the right."""
+    image = Image.new("RGB", (width, height), "red")
+    image.paste("blue", (width // 2, 0, width, height))
+    return image
+
+
+def test_fit_leaves_a_picture_of_that_size_alone():
+    image = quarters(80, 40)
+    assert all(fit(image, (80, 40), mode) is image for mode in ("stretch", "crop", "pad"))
+
+
+@pytest.mark.parametrize("mode", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("size", [(64, 64), (160, 40), (24, 96), (2000, 8)])
+def test_fit_brings_any_picture_to_a_size(mode, size):
+    fitted = fit(quarters(80, 40), size, mode)
+    assert fitted.size == size
+    assert (fitted.getpixel((0, 0)), fitted.getpixel((size[0] - 1, 0))) == ((255, 0, 0), (0, 0, 255))
+
+
+def test_pad_shows_the_whole_picture_and_crop_its_middle():
+    """A frame of white around: crop to a square cuts it off at the sides, pad goes on with it."""
+    framed = Image.new("RGB", (80, 40), "black")
+    framed.paste("white", (0, 0, 10, 40))
+    assert fit(framed, (40, 40), "crop").getpixel((0, 20)) == (0, 0, 0)
+    padded = fit(framed, (80, 80), "pad")
+    assert padded.getpixel((0, 0)) == padded.getpixel((0, 79)) == (255, 255, 255)
+    assert padded.crop((0, 20, 80, 60)).tobytes() == framed.tobytes()
+
+
+def test_extend_repeats_the_edges_of_pictures_and_masks():
+    picture = extend(quarters(8, 8), (3, 0, 2, 1))
+    assert picture.size == (13, 9)
+    assert (picture.getpixel((0, 8)), picture.getpixel((12, 0))) == ((255, 0, 0), (0, 0, 255))
+    assert np.asarray(extend(Image.new("L", (4, 4), 9), (0, 4, 0, 0))).tolist() == [[9] * 4] * 8

@@ -1,0 +1,85 @@
+"""A request's runs of the loop, one after the other: the first, and with Hires a second one for each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL.Image import Image
+from torch import Tensor
+
+from core import start
+from core.denoise import Denoised, denoise
+from core.events import Step
+from core.families.sd import EncodedPrompt, StableDiffusion
+from core.inpaint import Canvas, fit_mask
+from core.request import LATENT, GenerationRequest
+from core.upscale import enlarged
+
+
+@dataclass(frozen=True)
+class Passes:
+    """`nets` are the ControlNets of the request, `upscaler` its super-resolution model or None."""
+
+    model: StableDiffusion
+    prompts: Sequence[EncodedPrompt]
+    nets: Sequence[Any]
+    upscaler: Any | None
+    preview: Callable[[Denoised], Image | None]
+
+    def run(self, request: GenerationRequest) -> Generator[Step, None, list[Image]]:
+        """Yields every step of all passes; returns the pictures of a resolved `request`."""
+        counts = [start.evaluations(self.model, request, run) for run in request.passes]
+        total, done = sum(counts), counts[0]
+        latents, images = None, [Canvas(request).source] * request.batch_size if not done else []
+        if done:
+            latents, images = yield from self._pass(request, (0, total))
+        if request.hires is None:
+            return images
+        for k, count in enumerate(counts[1:]):
+            second = second_pass(request, k, enlarged(images[k], request.result_size, self.upscaler))
+            source = None
+            if request.hires.upscaler == LATENT:
+                latents = start.source_latents(self.model, request) if latents is None else latents
+                source = start.enlarge(self.model, latents[k : k + 1], second)
+            _, (images[k],) = yield from self._pass(second, (done, total), source)
+            done += count
+        return images
+
+    def _pass(
+        self, request: GenerationRequest, progress: tuple[int, int], source: Tensor | None = None
+    ) -> Generator[Step, None, tuple[Tensor, list[Image]]]:
+        """One run of the loop; returns its last latents (n, c, h, w) and their pictures. `progress` is how many steps
+        are done before it, of how many in all.
+        """
+        done, total = progress
+        run = start.prepare(self.model, self.prompts, request, self.nets, source)
+        latents = run.latents
+        for index, step in enumerate(denoise(run), start=done + 1):
+            latents = step.latents
+            yield Step(index, total, self.preview(step))
+        canvas = Canvas(request)
+        return latents, [canvas.paste(start.decode(self.model, one[None])) for one in latents]
+
+
+def second_pass(request: GenerationRequest, k: int, picture: Image) -> GenerationRequest:
+    """The request for the second pass of picture `k`: image to image of `picture`, already enlarged.
+
+    What was masked stays so: the mask grows with the picture, and outside it the enlarged picture is the source.
+    """
+    assert request.hires and request.seed is not None
+    changes: dict[str, Any] = dict(zip(("width", "height"), request.result_size, strict=True))
+    if request.task == "inpaint":
+        mask = fit_mask(Canvas(request).mask, request.result_size, "stretch")
+        changes = {"width": None, "height": None, "mask": mask, "mask_invert": False, "mask_grow": 0}
+        changes |= {"mask_content": "original", "outpaint": None}
+    return request.replace(
+        **changes,
+        image=picture,
+        strength=request.hires.strength,
+        steps=request.hires.steps or request.steps,
+        seed=request.seed + k,
+        batch_size=1,
+        hires=None,
+    )
