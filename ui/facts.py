@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core.request import PICTURES, GenerationRequest
+from core.request import PICTURES, GenerationRequest, Parameters
 
 Facts = list[tuple[str, str]]
 FIELDS = GenerationRequest.model_fields
@@ -26,10 +26,10 @@ def facts(fields: Mapping[str, Any]) -> Facts:
 def own_facts(request: GenerationRequest, index: int) -> Facts:
     """What picture `index` of a resolved request was made with, leaving out what is as nearly always."""
     fields = dict(request) | {"seed": (request.seed or 0) + index}
-    for name in ("batch_size", "clip_skip", "strength"):
-        if fields[name] == FIELDS[name].default or (name == "strength" and request.image is None):
-            del fields[name]
-    return facts(fields)
+    usual = {name for name, field in FIELDS.items() if fields[name] == field.default} - {"steps"}
+    if request.image is None:
+        usual.add("strength")
+    return facts({name: value for name, value in fields.items() if name not in usual})
 
 
 def _fact(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
@@ -40,4 +40,6 @@ def _fact(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
         return "ControlNet", ", ".join(f"{control.net} {control.weight:g}" for control in value)
     if name == "loras":
         return "LoRA", ", ".join(f"{lora.name} {lora.weight:g}" for lora in value)
+    if isinstance(value, Parameters):
+        return str(FIELDS[name].title), ", ".join(f"{part} {each}" for part, each in value if each is not None)
     return str(FIELDS[name].title), f"{value:g}" if isinstance(value, float) else str(value)

@@ -78,7 +78,8 @@ def data_uri(preview: Image.Image) -> str:
 def frame(job: JobState, preview: str | None) -> dict[str, Any]:
     """One job as the page's script draws it; its text is only ever set as text, never as HTML."""
     request = job.request
-    facts = [f"{request.width} × {request.height}", f"{request.steps} steps"]
+    size = [f"{request.width} × {request.height}"] if request.width else []  # else it is its source picture's
+    facts = [*size, f"{request.steps} steps"]
     return {
         "id": job.id,
         "status": job.status.value,

@@ -31,6 +31,7 @@ from ui.guard import Guard
 from ui.login import Login
 
 LINK_SECONDS = 60.0  # how long to wait for a public link, which takes a few where it comes at all
+POLL_SECONDS = 0.02  # gradio's queue looks for work every millisecond: an eighth of a core, taken from the engine
 OPEN_PAGES = 1000  # gradio's queue has a slot for each thread it may start, and each open page's relay holds one
 KEEP = {"Cache-Control": "private, max-age=31536000, immutable"}  # an id never stands for another picture
 
@@ -72,6 +73,7 @@ def serve(page: gr.Blocks, queue: JobQueue, history: History, settings: Settings
 @contextmanager
 def running(page: gr.Blocks, queue: JobQueue, history: History, settings: Settings, **look: Any) -> Iterator[Running]:
     """The page on its port, for as long as the context lasts."""
+    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL_SECONDS
     login = Login.for_mode(settings)
     guard = Guard(settings, login)
 
