@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -236,6 +237,9 @@ def test_deleting_asks_and_removes_the_files(page: Page, gallery: Locator, studi
     expect(gallery.get_by_role("heading", name="Delete 2 pictures?")).to_be_visible()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(gallery.locator(".none")).to_have_text("No picture is like that.")
+    deadline = time.monotonic() + 10  # rows go before files, and the page may look in between
+    while any(file.exists() for file in files) and time.monotonic() < deadline:
+        page.wait_for_timeout(50)
     assert not any(file.exists() for file in files)
 
 
