@@ -33,7 +33,8 @@ class RequestError(DarkroomError, ValueError):
     def __init__(self, field: str, value: object, allowed: str, label: str | None = None) -> None:
         self.field, self.value, self.allowed = field, value, allowed
         self.label = label or field
-        super().__init__(f"{self.label}: {_short(value)} is not allowed; use {allowed}.")
+        problem = "missing" if value is None else f"{_short(value)} is not allowed"
+        super().__init__(f"{self.label}: {problem}; use {allowed}.")
 
 
 class CheckpointError(DarkroomError):
@@ -64,8 +65,6 @@ def _short(value: Any, limit: int = 60) -> str:
     """`value` as it may stand in a message: printable, never longer than `limit` characters."""
     if isinstance(value, int) and value.bit_length() > 4 * limit:
         return f"a number of {value.bit_length()} bits"
-    if value is None:
-        return "nothing"
     if hasattr(value, "getbands"):  # a Pillow picture; its repr is an address
         return f"a picture of {value.width} × {value.height}"
     if isinstance(value, (list, tuple, dict, set)):  # never rendered: it may be huge, or nested without end

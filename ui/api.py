@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -19,12 +18,13 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from core.engine import Engine
-from core.errors import DarkroomError, RequestError
+from core.errors import DarkroomError
 from core.history import History
 from core.images import read_mask, read_picture
 from core.jobs import JobQueue, JobState, Status
 from core.request import PICTURES, Control, GenerationRequest
 from ui.archive import file_name
+from ui.form import uploaded
 from ui.run import told
 from ui.server import owner_of
 
@@ -103,15 +103,6 @@ def _read(values: dict[str, Any], engine: Engine) -> GenerationRequest:
             for k, unit in enumerate(values["controls"])
         ]
     return GenerationRequest(**values)
-
-
-def uploaded(value: Any, field: str, label: str) -> Path:
-    """Where an uploaded file lies. Whatever else a caller names, no other file of this machine is opened."""
-    path = value.get("path") if isinstance(value, dict) else None
-    folder = Path(get_upload_folder()).resolve()
-    if not isinstance(path, str) or "\0" in path or not Path(path).resolve().is_relative_to(folder):
-        raise RequestError(field, "this value", "a picture sent as a file (gradio_client's handle_file)", label)
-    return Path(path)
 
 
 def _files(job: JobState, history: History, owner: str) -> list[dict[str, Any]]:

@@ -18,18 +18,20 @@ from core.presets import Presets
 from core.settings import ROOT, Mode
 from ui.api import add_endpoint
 from ui.controls import HELP, control
+from ui.editing import build_editing, build_form_only
+from ui.form import SIDES
 from ui.history import Gallery, Shelf, build_gallery, wire_gallery
 from ui.live import ASSETS, AT_ONCE, QUIET, live
 from ui.png_info import Reader, build_info, wire_info
 from ui.presets import Cabinet, build_presets, wire_presets
 from ui.presets import Rows as PresetRows
 from ui.run import MODELS_OWN, Desk, own_values
-from ui.tabs import TABS
+from ui.tabs import TABS, TASK_TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-STYLES = ("style", "history", "info", "presets")
-SCRIPTS = ("page", "parts", "history", "info", "presets")
+STYLES = ("style", "easel", "history", "info", "presets")
+SCRIPTS = ("page", "parts", "easel", "history", "info", "presets")
 
 
 def _head() -> str:
@@ -54,6 +56,8 @@ class Parts:
     """The components that events speak of. `fields` are the request's, by name."""
 
     fields: dict[str, Component]
+    tabs: dict[str, gr.Tab]
+    shape: gr.Dropdown
     aspect: gr.Radio
     dice: gr.Button
     reuse: gr.Button
@@ -107,15 +111,18 @@ def _build(engine: Engine, presets: Presets) -> Parts:
 
 def _build_settings(model: Component, own: dict[str, Any], presets: Presets, mode: Mode) -> dict[str, Any]:
     """The settings column, in the order of the page; the tabs' titles are moved above the prompt by the style."""
-    fields = {"checkpoint": model}
+    fields: dict[str, Component] = {"checkpoint": model}
+    tabs: dict[str, gr.Tab] = {}
     fields["prompt"] = control("prompt", lines=3, placeholder="What should the picture show?")
     tokens = live("tokens", value={})
     fields["negative_prompt"] = control("negative_prompt", placeholder="Leave out …")
     with gr.Tabs(elem_id="modes", overflow_behavior="wrap"):
         for tab in TABS:
-            with gr.Tab(tab.title, elem_id=f"mode-{tab.id}"):
+            with gr.Tab(tab.title, elem_id=f"mode-{tab.id}") as tabs[tab.id]:
                 fields |= tab.build()
     with gr.Column(elem_id="common"):
+        editing, shape = build_editing([name for name, size in presets.library.sizes.items() if size.ratio])
+        fields |= build_form_only() | editing
         rows = build_presets(presets, mode)
         aspect = gr.Radio(list(presets.library.sizes), value="1:1", label="Size", interactive=True, elem_id="aspect")
         with gr.Row(elem_id="size"):
@@ -134,6 +141,8 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, mod
             fields["clip_skip"] = control("clip_skip")
     dock = live("dock", "generate", value={})
     extra = {
+        "tabs": tabs,
+        "shape": shape,
         "aspect": aspect,
         "dice": dice,
         "reuse": reuse,
@@ -177,6 +186,10 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
         **AT_ONCE,
         trigger_mode="always_last",
     )
+    for task in TASK_TABS:
+        parts.tabs[task].select(None, None, parts.fields["task"], js=f"() => darkroom.task('{task}')", **QUIET)
+    sides = [parts.fields[name] for name in SIDES.values()]
+    parts.shape.input(desk.extend, [parts.shape, parts.fields["image"]], sides, **AT_ONCE)
     parts.stage.example(desk.example, None, parts.fields["prompt"], **AT_ONCE)
 
     def models(rescan: bool) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 from gradio.components import Component
 
-from core.request import GenerationRequest, bounds
+from core.request import GenerationRequest, MaskContent, ResizeMode, bounds
 from core.samplers import SAMPLERS
+from ui.form import KEEP_SIZE
 
 HELP = {f"field-{name}": field.description for name, field in GenerationRequest.model_fields.items()}
 
@@ -33,6 +34,16 @@ def control(name: str, **look: Any) -> Component:
             return gr.Textbox(**{"max_lines": 12} | common)
         case "width" | "height":
             return gr.Number(step=limits["multiple_of"], **common)
+        case "resize_mode":
+            modes = [("Its own size", KEEP_SIZE), *[(mode.capitalize(), mode) for mode in get_args(ResizeMode)]]
+            return gr.Radio(modes, elem_classes="segments", **common | {"value": KEEP_SIZE})
+        case "mask_content":
+            contents = [(content.capitalize(), content) for content in get_args(MaskContent)]
+            return gr.Radio(contents, elem_classes="segments", **common)
+        case "mask_colour":
+            return gr.ColorPicker(**common)
+        case "mask_invert":
+            return gr.Checkbox(**common)
         case _:
             step = (field.json_schema_extra or {"step": 1})["step"]  # type: ignore[index]
-            return gr.Slider(limits["ge"], limits["le"], step=step, **common)
+            return gr.Slider(**{"minimum": limits["ge"], "maximum": limits["le"], "step": step} | common)

@@ -15,8 +15,8 @@ from core.images import read_picture
 from core.jobs import JobState, Status
 from core.metadata import PictureInfo, read_text
 from core.replay import compare
-from ui.api import uploaded
 from ui.facts import facts, own_facts
+from ui.form import form_values, uploaded
 from ui.live import AT_ONCE, QUIET, live
 from ui.run import Desk, told
 from ui.server import owner_of
@@ -64,11 +64,9 @@ class Reader:
         """Values of the form's fields: the picture's where it has valid ones, else what stands there."""
         with told():
             info = self._info(event)
-        fields = {name: value for name, value in _own_fields(info).items() if name in self._desk.fields}
+        fields = form_values(_own_fields(info))
         if self._missing(info):
             del fields["checkpoint"]
-        if "seed" in fields:
-            fields["seed"] = str(fields["seed"])
         return [fields.get(name, gr.skip()) for name in self._desk.fields]
 
     async def replay(self, event: gr.EventData, request: gr.Request) -> AsyncIterator[Answer]:

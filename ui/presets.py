@@ -13,13 +13,14 @@ from gradio.components import Component
 
 from core.errors import DarkroomError
 from core.presets import Library, Presets, Size
-from core.request import PICTURES, GenerationRequest
+from core.request import GenerationRequest
 from core.settings import Mode
 from ui.facts import PROMPTS
+from ui.form import EDITING, EXTRAS
 from ui.live import AT_ONCE, QUIET, live
-from ui.run import MODELS_OWN, Desk, own_values, read_form, told
+from ui.run import MODELS_OWN, Desk, own_values, told
 
-NOT_KEPT = (*PROMPTS, *PICTURES, "controls", "seed")  # by saved settings: what is for one picture only
+NOT_KEPT = (*PROMPTS, *EDITING, *EXTRAS, "controls", "seed")  # by saved settings: what is for one picture only
 Answer = dict[str, Any]
 
 
@@ -167,7 +168,8 @@ class Cabinet:
         return drawn | answer, choices[0], choices[1]
 
     def _settings(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        request = read_form(dict(zip(self._desk.fields, values, strict=True)))
+        given = dict(zip(self._desk.fields, values, strict=True))
+        (request,) = self._desk.read(given | {"task": "text"})
         return {name: getattr(request, name) for name in self._desk.fields if name not in NOT_KEPT}
 
     def _drawn(self, library: Library) -> tuple[Answer, Any, Any]:

@@ -9,7 +9,6 @@ import asyncio
 import base64
 import html
 import io
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +22,8 @@ from core.errors import DarkroomError, NotFound
 from core.history import History
 from core.jobs import JobQueue, JobState, Status
 from core.request import GenerationRequest
+from ui.editing import extended, outlook
+from ui.form import SIDES, form_values, read_form
 from ui.server import owner_of
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
@@ -39,14 +40,6 @@ def told() -> Iterator[None]:
         yield
     except DarkroomError as error:
         raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
-
-
-def read_form(values: Mapping[str, Any]) -> GenerationRequest:
-    """The request in a form's raw values. A seed is text; anything but digits is the request's to refuse."""
-    given = dict(values)
-    seed = (given.get("seed") or "").strip()
-    given["seed"] = int(seed) if re.fullmatch(r"-?[0-9]{1,30}", seed) else seed or None
-    return GenerationRequest(**given)
 
 
 def own_values(checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -73,6 +66,18 @@ def data_uri(preview: Image.Image) -> str:
     buffer = io.BytesIO()
     preview.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _size(request: GenerationRequest) -> str:
+    """The result's size, and the source's where it had to be rounded."""
+    width, height = request.result_size
+    is_rounded = (
+        request.image
+        and not request.outpaint
+        and 0 < max(abs(width - request.image.width), abs(height - request.image.height)) < 8
+    )
+    source = f", of {request.image.width} × {request.image.height}" if request.image and is_rounded else ""
+    return f"{width} × {height}{source}"
 
 
 def frame(job: JobState, preview: str | None) -> dict[str, Any]:
@@ -107,7 +112,17 @@ class Desk:
 
     def generate(self, request: gr.Request, *values: Any) -> None:
         with told():
-            self.submit(read_form(dict(zip(self.fields, values, strict=True))), request)
+            wanted = self.read(dict(zip(self.fields, values, strict=True)))
+            for resolved in [self.engine.resolve(each) for each in wanted]:  # all are checked before the first waits
+                self.queue.submit(resolved, owner_of(request))
+
+    def read(self, given: Mapping[str, Any]) -> list[GenerationRequest]:
+        return read_form(given, self.engine.settings.limits.max_pixels)
+
+    def extend(self, ratio: str, image: str) -> list[Any]:
+        """The four sides that bring the source picture to a shape; as they are for none."""
+        with told():
+            return extended(ratio, image, self.engine.settings.limits) if ratio else [gr.skip()] * len(SIDES)
 
     def cancel(self, event: gr.EventData, request: gr.Request) -> None:
         with told():
@@ -123,8 +138,8 @@ class Desk:
         """A picture's settings, as values of the form's fields."""
         with told():
             job = await self._job(event, request)
-            used = job.request.replace(seed=self._seed(job, event))
-        return [str(used.seed) if name == "seed" else getattr(used, name) for name in self.fields]
+            used = form_values(dict(job.request.replace(seed=self._seed(job, event))))
+        return [used.get(name, gr.skip()) for name in self.fields]
 
     def plan(self, *values: Any) -> dict[str, Any]:
         """What Generate would do with the form as it is, or why it would not."""
@@ -135,15 +150,18 @@ class Desk:
             "examples": list(checkpoint.examples) if checkpoint else [],
         }
         try:
-            request = self.engine.resolve(read_form(given))
+            wanted = self.read(given)
+            request = self.engine.resolve(wanted[0])
+            drawn = outlook(request)
         except DarkroomError as error:
             return plan | {"problem": str(error)}
-        seconds = self.queue.estimate(request)
-        pictures = [f"{request.batch_size} pictures"] if request.batch_size > 1 else []
-        about = [] if seconds is None else [f"about {duration(max(1, seconds))}"]
-        size = f"{request.width} × {request.height}"
-        words = [TASKS[request.task], size, f"{request.steps} steps", *pictures, *about]
-        return plan | {"words": words, "width": request.width, "height": request.height}
+        seconds, count = self.queue.estimate(request), len(wanted) * request.batch_size
+        pictures = [f"{count} pictures"] if count > 1 else []
+        about = [] if seconds is None else [f"about {duration(max(1, seconds * len(wanted)))}"]
+        width, height = request.result_size
+        runs = f"{request.steps_run} of {request.steps} steps" if request.image else f"{request.steps} steps"
+        words = [TASKS[request.task], _size(request), runs, *pictures, *about]
+        return plan | drawn | {"words": words, "width": width, "height": height, "runs": runs}
 
     def tokens(self, prompt: str | None, name: str | None) -> dict[str, Any]:
         """How long the prompt is for the model, and where the model's border is; nothing for what it cannot read."""

@@ -34,10 +34,11 @@ def coming(sentence: str) -> Callable[[], Fields]:
     return build
 
 
+TASK_TABS = ("text", "image", "inpaint")  # the last of these that was open is what Generate does
 TABS = (
     Tab("text", "Text to image", _nothing),
-    Tab("image", "Image to image", coming("Begin from a picture of yours: this tab comes next.")),
-    Tab("inpaint", "Inpaint", coming("Paint over what should change: this tab comes next.")),
+    Tab("image", "Image to image", _nothing),
+    Tab("inpaint", "Inpaint", _nothing),
     Tab("control", "ControlNet", coming("Steer the layout with edges, depth or a pose: this tab comes soon.")),
     Tab("lora", "LoRA", coming("Add small trained styles to the model: this tab comes soon.")),
 )

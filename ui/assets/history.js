@@ -196,6 +196,7 @@
     else if (what === "remove") confirm(ones.length);
     else if (what === "compare") compare(ones);
     else if (what === "zip") zip(ones);
+    else if (what === "image" || what === "inpaint") darkroom.send(what, one.id);
     else if (what === "use" || what === "again") {
       tell(what, { job: one.job, picture: one.id });
       document.getElementById("create-button").click();
@@ -310,7 +311,7 @@
     write($(".prompt", card), single ? title(one) : "");
     write($(".negative", card), single && one.negative ? `Without: ${one.negative}` : "");
     darkroom.list($(".facts", card), single ? one.facts : []);
-    const shown = { use: single, again: single, download: single, zip: !single, compare: ones.length === 2, look: single };
+    const shown = { use: single, again: single, image: single, inpaint: single, download: single, zip: !single, compare: ones.length === 2, look: single };
     for (const [name, on] of Object.entries(shown)) $(`[data-does=${name}]`, card).hidden = !on;
     $("[data-does=download]", card).href = `${url(one.id)}?download=1`;
     const loved = ones.every((each) => each.favourite);

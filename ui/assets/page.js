@@ -55,9 +55,10 @@ window.darkroom = (() => {
 
   /* -- stage: canvas, status and film ---------------------------------------------------------------------- */
 
-  function stage(element, props, watch, trigger) {
+  function stage(element, props, watch, trigger, upload) {
     parts.stage = element;
     parts.tell = trigger;
+    darkroom.easel($(".easel", element), upload);
     element.addEventListener("click", clicked);
     watch("value", () => {
       view.jobs = props.value.jobs;
@@ -127,6 +128,7 @@ window.darkroom = (() => {
     const root = parts.stage;
     let [head, line] = now ? words(now.job, now.index)
       : ["Nothing developed yet", touch() ? "Write a prompt, then Generate" : "Write a prompt, then Ctrl + Enter"];
+    if (darkroom.hint() && !open()) [head, line] = darkroom.hint();
     if (view.gone) [head, line] = ["The server does not answer", "The page goes on by itself once it is back"];
     write($(".words b", root), head);
     write($(".words span", root), line);
@@ -139,6 +141,7 @@ window.darkroom = (() => {
     $(".actions", root).hidden = !ended;
     const download = $("[data-does=download]", root);
     download.hidden = job?.status !== "done";
+    for (const send of root.querySelectorAll(".actions .send")) send.hidden = download.hidden;
     if (!download.hidden) {
       download.href = `pictures/${job.pictures[now.index].id}?download=1`;
     }
@@ -238,13 +241,15 @@ window.darkroom = (() => {
     if (item) return pick(...item.dataset.key.split("/"));
     const does = event.target.closest("button[data-does]")?.dataset.does;
     const now = shown();
-    if (!does || !now) return undefined;
+    if (!does || !now || event.target.closest(".easel")) return undefined;
+    if (does === "image" || does === "inpaint") return darkroom.send(does, now.job.pictures[now.index].id);
     if (does === "again") view.picked = null;
     return parts.tell(does, { job: now.job.id, picture: now.job.pictures[now.index]?.id });
   }
 
   function pick(job, index) {
     view.picked = find(job)?.status === "running" ? null : { job, index: Number(index) };
+    darkroom.look("picture");
     draw();
   }
 
@@ -264,8 +269,10 @@ window.darkroom = (() => {
 
   function dock(element, props, watch, trigger) {
     parts.dock = element;
-    $("#go", element).addEventListener("click", () => {
+    $("#go", element).addEventListener("click", async () => {
+      if (!await darkroom.settled()) return;
       view.picked = null;
+      darkroom.look("picture");
       trigger("generate");
     });
     $("#stop", element).addEventListener("click", stop);
@@ -273,6 +280,7 @@ window.darkroom = (() => {
       if (!parts.restored) restore();
       parts.restored = true;
       view.plan = props.value;
+      darkroom.outlook(view.plan);
       const line = $(".plan", element);
       line.classList.toggle("problem", Boolean(view.plan.problem));
       line.replaceChildren(...(view.plan.words || [view.plan.problem || ""]).map((word) => {
@@ -326,7 +334,7 @@ window.darkroom = (() => {
 
   /* -- keyboard, help, and the server's pulse -------------------------------------------------------------- */
 
-  const SHORTCUTS = [["Ctrl + Enter", "Generate"], ["Esc", "Stop"], ["?", "This list"]];
+  const SHORTCUTS = [["Ctrl + Enter", "Generate"], ["Esc", "Stop"], ["B, E", "Brush, eraser"], ["Ctrl + Z", "Undo a stroke"], ["?", "This list"]];
 
   function shortcuts() {
     let dialog = $("#shortcuts");
@@ -398,5 +406,5 @@ window.darkroom = (() => {
     if (field && help[field.id] && !field.title) field.title = help[field.id];
   });
 
-  return { stage, dock, machine, tokens, mark() {}, seed };
+  return { stage, dock, machine, tokens, mark() {}, seed, redraw: draw };
 })();

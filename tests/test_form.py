@@ -1,0 +1,118 @@
+"""The form's raw values become requests: what each tab sends, and what it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from core.errors import RequestError
+from core.request import GenerationRequest
+from ui.form import KEEP_SIZE, form_values, read_form, uploaded
+
+PIXELS = 10**6
+
+
+@pytest.fixture
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    return tmp_path
+
+
+def save(folder: Path, name: str, size: tuple[int, int] = (64, 48), colour: str = "red") -> str:
+    Image.new("RGB", size, colour).save(folder / name)
+    return str(folder / name)
+
+
+def form(**changes: Any) -> dict[str, Any]:
+    values = {
+        "prompt": "a fish",
+        "task": "image",
+        "image": "",
+        "mask": "",
+        "width": 256,
+        "height": 256,
+        "strength": 0.5,
+        "resize_mode": KEEP_SIZE,
+        "redraw": "whole",
+        "padding_mask_crop": 32,
+        "mask_invert": False,
+        "mask_grow": 0,
+        "mask_feather": 4,
+        "mask_content": "original",
+        "mask_colour": "rgba(255, 128.4, 0, 1)",
+        **{f"outpaint.{side}": 0 for side in ("left", "right", "up", "down")},
+    }
+    return values | changes
+
+
+def test_the_text_tab_sends_neither_picture_nor_mask_whatever_the_others_hold(uploads: Path) -> None:
+    held = form(task="text", image=save(uploads, "a.png"), mask=save(uploads, "m.png"), redraw="masked")
+    assert read_form(held, PIXELS) == [GenerationRequest(prompt="a fish", width=256, height=256)]
+
+
+def test_each_picture_is_a_request_of_its_own(uploads: Path) -> None:
+    paths = [save(uploads, "a.png", colour="red"), save(uploads, "b.png", colour="blue")]
+    requests = read_form(form(image="\n".join(paths)), PIXELS)
+    assert [request.image.getpixel((0, 0)) for request in requests if request.image] == [(255, 0, 0), (0, 0, 255)]
+    assert {request.strength for request in requests} == {0.5}
+
+
+@pytest.mark.parametrize(("mode", "size"), [(KEEP_SIZE, (None, None)), ("crop", (256, 256))])
+def test_the_size_is_the_pictures_or_the_forms(uploads: Path, mode: str, size: tuple[int | None, int | None]) -> None:
+    (request,) = read_form(form(image=save(uploads, "a.png"), resize_mode=mode), PIXELS)
+    assert (request.width, request.height) == size
+    assert request.resize_mode == ("stretch" if mode == KEEP_SIZE else mode)
+
+
+def test_inpainting_takes_the_masks_options(uploads: Path) -> None:
+    picture, mask = save(uploads, "a.png"), save(uploads, "m.png", colour="white")
+    masked = form(task="inpaint", image=picture, mask=mask, redraw="masked", mask_grow=3, mask_content="colour")
+    (request,) = read_form(masked, PIXELS)
+    assert request.task == "inpaint"
+    assert (request.padding_mask_crop, request.mask_grow, request.mask_colour) == (32, 3, "#ff8000")
+    (request,) = read_form(form(task="inpaint", image=picture, **{"outpaint.up": 16}), PIXELS)
+    assert request.outpaint and request.outpaint.sides == (0, 16, 0, 0)
+    assert request.padding_mask_crop is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "Source picture: missing"),
+        ({"task": "inpaint", "image": "a.png"}, "Mask: missing"),
+        ({"image": "zero.png"}, "Source picture: this file is not allowed; use a PNG, JPEG or WebP"),
+        ({"image": "half.png"}, "Source picture: “a damaged file” is not allowed"),
+        ({"image": "large.png"}, "Source picture: “2,000 × 1,000” is not allowed; use a picture of at most"),
+        ({"task": "inpaint", "image": "a.png", "mask": "small.png"}, "Mask: a picture of 8 × 8 is not allowed"),
+        ({"image": "a.png", "strength": float("nan")}, "Strength: nan is not allowed"),
+        ({"image": "gone.png"}, "Source picture: “a file that is gone” is not allowed"),
+        ({"image": "../../etc/passwd"}, "Source picture: “this value” is not allowed"),
+    ],
+)
+def test_what_is_wrong_is_said_once_by_its_label(uploads: Path, values: dict[str, Any], message: str) -> None:
+    save(uploads, "a.png")
+    save(uploads, "small.png", (8, 8))
+    save(uploads, "large.png", (2000, 1000))
+    (uploads / "zero.png").write_bytes(b"")
+    (uploads / "half.png").write_bytes((uploads / "a.png").read_bytes()[:60])
+    paths = {name: str(uploads / values[name]) for name in ("image", "mask") if name in values}
+    with pytest.raises(RequestError) as error:
+        read_form(form(**values | paths), PIXELS)
+    assert str(error.value).replace("“this file”", "this file").startswith(message)
+
+
+def test_only_uploaded_files_are_opened(uploads: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = save(tmp_path_factory.mktemp("outside"), "a.png")
+    for value in (outside, "/etc/passwd", "a\0b", None, 7):
+        with pytest.raises(RequestError, match="sent as a file"):
+            uploaded({"path": value}, "image", "Source picture")
+
+
+def test_a_requests_fields_come_back_as_the_forms_values() -> None:
+    request = GenerationRequest(prompt="a fish", seed=2**64 - 1, steps=7)
+    values = form_values(dict(request))
+    assert (values["seed"], values["steps"], values["redraw"]) == (str(2**64 - 1), 7, "whole")
+    assert not {"image", "mask", "outpaint", "padding_mask_crop"} & set(values)

@@ -1,0 +1,402 @@
+"use strict";
+/* The easel: the picture that a run begins from, on the canvas, with colours or a mask painted over it.
+   It keeps everything at the picture's own size. What the server gets are files, uploaded as soon as a stroke ends;
+   their paths stand in the form's hidden fields, see ui/form.py. Generate waits for them, so no mask is ever stale. */
+(() => {
+  const { $, write } = darkroom;
+  const PAINT = "#ff5a3c"; // the mask as it is seen; what counts is its alpha
+  const STEPS_BACK = 20;
+  const HINTS = {
+    image: ["Begin from a picture", "Paint colours on it if you like"],
+    inpaint: ["Paint what should change", "Everything else stays as it is"],
+  };
+  const state = {
+    task: "text",
+    look: "picture", // or "source": what the canvas shows
+    files: [], // the source pictures as they came; the first is on the easel
+    soft: false, // the mask has greys of its own, from a file
+    tool: "brush",
+    zoom: 1,
+    used: false, // the mask is shown as the engine will use it
+    plan: {},
+    back: [], // {layer, before} of each stroke
+    forth: [],
+    pending: Promise.resolve(true), // uploads, one after the other; false once one failed
+  };
+  let root, upload, layers;
+
+  function easel(element, send) {
+    [root, upload] = [element, send];
+    layers = { image: $(".sketch", root), inpaint: $(".mask", root) };
+    root.addEventListener("click", clicked);
+    root.querySelector("[name=pictures]").addEventListener("change", (event) => take(event.target, place));
+    root.querySelector("[name=mask]").addEventListener("change", (event) => take(event.target, ([file]) => readMask(file)));
+    for (const layer of Object.values(layers)) wirePainting(layer);
+    wireDrop($(".board", root));
+    document.addEventListener("paste", (event) => {
+      const files = [...(event.clipboardData?.files || [])];
+      if (files.length && root.checkVisibility()) place(files);
+    });
+    document.addEventListener("keydown", pressed);
+    document.addEventListener("input", (event) => { // what these change is seen on the source
+      if (event.target.closest?.("#masking")) look("source");
+    });
+    root.parentElement.querySelector(".looks").addEventListener("click", (event) => {
+      const chosen = event.target.closest("[data-look]")?.dataset.look;
+      if (chosen) look(chosen);
+    });
+    draw();
+  }
+
+  function take(input, then) {
+    const files = [...input.files];
+    input.value = ""; // the same file may be chosen again
+    if (files.length) then(files);
+  }
+
+  function wireDrop(board) {
+    for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+      board.addEventListener(kind, (event) => {
+        event.preventDefault();
+        board.classList.toggle("over", kind === "dragenter" || kind === "dragover");
+        if (kind === "drop" && event.dataTransfer.files.length) place([...event.dataTransfer.files]);
+      });
+    }
+  }
+
+  /* -- the source ------------------------------------------------------------------------------------------- */
+
+  async function place(files) {
+    state.files = files;
+    [state.back, state.forth, state.soft] = [[], [], false];
+    const image = $(".layers img", root);
+    URL.revokeObjectURL(image.src);
+    image.src = URL.createObjectURL(files[0]);
+    await image.decode().catch(() => {}); // the server says what is wrong with it
+    const [width, height] = [image.naturalWidth || 512, image.naturalHeight || 512];
+    for (const layer of Object.values(layers)) [layer.width, layer.height] = [width, height]; // which clears them
+    state.plan = {};
+    send("mask", []);
+    send("image", files);
+    look("source");
+  }
+
+  function remove() {
+    state.files = [];
+    [state.back, state.forth, state.plan] = [[], [], {}];
+    $(".layers img", root).removeAttribute("src");
+    send("mask", []);
+    send("image", []);
+    draw();
+  }
+
+  async function blank() {
+    const value = (name) => Number($(`#field-${name} input`)?.value) || 512;
+    const canvas = new OffscreenCanvas(value("width"), value("height"));
+    const pen = canvas.getContext("2d");
+    pen.fillStyle = "#fff";
+    pen.fillRect(0, 0, canvas.width, canvas.height);
+    await place([await file(canvas)]);
+  }
+
+  async function fetched(task, picture) {
+    const blob = await (await fetch(`pictures/${picture}`)).blob();
+    document.getElementById("create-button")?.click();
+    document.getElementById(`mode-${task}-button`)?.click();
+    await place([new File([blob], "picture.png", { type: "image/png" })]);
+  }
+
+  async function camera() {
+    const video = $("video", root);
+    try {
+      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
+    } catch {
+      write($(".drop .hint", root), "There is no camera that this page may use");
+      return;
+    }
+    video.hidden = false;
+    await video.play();
+    video.addEventListener("click", () => shoot(video), { once: true });
+    video.addEventListener("keydown", (event) => event.key === "Enter" && video.click());
+    video.focus();
+  }
+
+  async function shoot(video) {
+    const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    for (const track of video.srcObject.getTracks()) track.stop();
+    video.hidden = true;
+    await place([await file(canvas)]);
+  }
+
+  /* -- files for the server ----------------------------------------------------------------------------------- */
+
+  async function file(canvas) {
+    const blob = await canvas.convertToBlob({ type: "image/png" });
+    return new File([blob], "canvas.png", { type: "image/png" });
+  }
+
+  /* Upload `files` (or what the function makes of the canvas by then), then put their paths into the form. */
+  function send(field, files) {
+    state.pending = state.pending.then(async () => {
+      try {
+        const given = typeof files === "function" ? await files() : files;
+        const sent = await Promise.all(given.map((each) => upload(each)));
+        fill(field, sent.map(({ path }) => path).join("\n"));
+        return true;
+      } catch {
+        write($(".drop .hint", root), "The server did not take this file; it may be too large");
+        fill(field, "");
+        return false;
+      }
+    });
+    draw();
+  }
+
+  function fill(field, text) {
+    const input = $(`#form-${field} textarea`);
+    if (input.value === text) return;
+    input.value = text;
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+
+  /* All that was painted is with the server and in the form; false if it could not be sent. */
+  async function settled() {
+    const sent = await state.pending;
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    return sent || state.task === "text";
+  }
+
+  async function painted() {
+    const mask = layers.inpaint;
+    const pixels = mask.getContext("2d").getImageData(0, 0, mask.width, mask.height);
+    let any = false;
+    for (let at = 0; at < pixels.data.length; at += 4) {
+      const alpha = pixels.data[at + 3];
+      const grey = state.soft ? alpha : alpha > 127 ? 255 : 0; // a brush's smooth rim is no wish for half a change
+      any ||= grey > 0;
+      pixels.data.set([grey, grey, grey, 255], at);
+    }
+    if (!any) return [];
+    const canvas = new OffscreenCanvas(mask.width, mask.height);
+    canvas.getContext("2d").putImageData(pixels, 0, 0);
+    return [await file(canvas)];
+  }
+
+  async function sketched() {
+    const sketch = layers.image;
+    if (!state.back.some((step) => step.layer === sketch)) return state.files;
+    const canvas = new OffscreenCanvas(sketch.width, sketch.height);
+    const pen = canvas.getContext("2d");
+    pen.drawImage($(".layers img", root), 0, 0);
+    pen.drawImage(sketch, 0, 0);
+    return [await file(canvas)];
+  }
+
+  const changed = (layer) => (layer === layers.inpaint ? send("mask", painted) : send("image", sketched));
+
+  /* A mask from a file goes onto the easel if it fits; if it does not, the server says so. */
+  async function readMask(chosen) {
+    const picture = await createImageBitmap(chosen).catch(() => null);
+    const mask = layers.inpaint;
+    if (!picture || picture.width !== mask.width || picture.height !== mask.height) return send("mask", [chosen]);
+    remember(mask);
+    const pen = mask.getContext("2d");
+    pen.clearRect(0, 0, mask.width, mask.height);
+    pen.drawImage(picture, 0, 0);
+    const pixels = pen.getImageData(0, 0, mask.width, mask.height);
+    const alphas = new Set();
+    for (let at = 3; at < pixels.data.length; at += 4) alphas.add(pixels.data[at]);
+    for (let at = 0; at < pixels.data.length; at += 4) { // as core/images.py reads it: alpha if it varies, else brightness
+      const [r, g, b, a] = pixels.data.subarray(at, at + 4);
+      const grey = alphas.size > 1 ? a : Math.round(0.299 * r + 0.587 * g + 0.114 * b);
+      pixels.data.set([255, 90, 60, grey], at);
+    }
+    pen.putImageData(pixels, 0, 0);
+    state.soft = true;
+    return changed(mask);
+  }
+
+  /* -- painting ------------------------------------------------------------------------------------------------ */
+
+  function wirePainting(layer) {
+    const pen = layer.getContext("2d", { willReadFrequently: true });
+    let last = null;
+    const at = (event) => {
+      const box = layer.getBoundingClientRect();
+      const scale = layer.width / box.width;
+      return { x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale, scale };
+    };
+    const stroke = (to) => {
+      pen.globalCompositeOperation = state.tool === "eraser" ? "destination-out" : "source-over";
+      pen.strokeStyle = layer === layers.inpaint ? PAINT : $("[name=colour]", root).value;
+      pen.lineWidth = Number($("[name=size]", root).value) * to.scale;
+      pen.lineCap = pen.lineJoin = "round";
+      pen.beginPath();
+      pen.moveTo(last.x, last.y);
+      pen.lineTo(to.x, to.y);
+      pen.stroke();
+      last = to;
+    };
+    layer.addEventListener("pointerdown", (event) => {
+      if (event.button) return;
+      layer.setPointerCapture(event.pointerId);
+      remember(layer);
+      last = at(event);
+      stroke(last);
+    });
+    layer.addEventListener("pointermove", (event) => {
+      if (!last) return;
+      for (const each of event.getCoalescedEvents?.() || [event]) stroke(at(each));
+    });
+    const end = () => {
+      if (!last) return;
+      last = null;
+      changed(layer);
+    };
+    layer.addEventListener("pointerup", end);
+    layer.addEventListener("pointercancel", end);
+  }
+
+  const snapshot = (layer) => layer.getContext("2d").getImageData(0, 0, layer.width, layer.height);
+
+  function remember(layer) {
+    state.back.push({ layer, pixels: snapshot(layer) });
+    state.back.splice(0, state.back.length - STEPS_BACK);
+    state.forth = [];
+  }
+
+  function step(from, to) {
+    const known = from.pop();
+    if (!known) return;
+    to.push({ layer: known.layer, pixels: snapshot(known.layer) });
+    known.layer.getContext("2d").putImageData(known.pixels, 0, 0);
+    changed(known.layer);
+  }
+
+  function clear() {
+    const layer = layers[state.task];
+    remember(layer);
+    layer.getContext("2d").clearRect(0, 0, layer.width, layer.height);
+    state.soft = false;
+    changed(layer);
+  }
+
+  /* -- what is seen --------------------------------------------------------------------------------------------- */
+
+  const DOES = {
+    undo: () => step(state.back, state.forth),
+    redo: () => step(state.forth, state.back),
+    clear,
+    smaller: () => { state.zoom = Math.max(1, state.zoom / 1.25); },
+    larger: () => { state.zoom = Math.min(8, state.zoom * 1.25); },
+    used: () => { state.used = !state.used; },
+    "mask-file": () => $("[name=mask]", root).click(),
+    choose: () => $("[name=pictures]", root).click(),
+    camera,
+    blank,
+    remove,
+  };
+
+  function clicked(event) {
+    const button = event.target.closest("button");
+    if (!button) return;
+    if (button.dataset.tool) state.tool = button.dataset.tool;
+    DOES[button.dataset.does]?.();
+    draw();
+  }
+
+  function pressed(event) {
+    const writing = event.target.matches?.("input, textarea, select, [contenteditable]");
+    if (!root.checkVisibility() || writing || !state.files.length) return;
+    const undo = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
+    if (undo) DOES[event.shiftKey ? "redo" : "undo"]();
+    else if (event.ctrlKey || event.metaKey || event.altKey) return;
+    else if (event.key === "b") state.tool = "brush";
+    else if (event.key === "e") state.tool = "eraser";
+    else return;
+    event.preventDefault();
+    draw();
+  }
+
+  function task(name) {
+    state.task = name;
+    document.documentElement.dataset.task = name;
+    document.getElementById("settings").scrollTop = 0;
+    look(name === "text" ? "picture" : "source");
+    return name;
+  }
+
+  function look(which) {
+    state.look = state.task === "text" ? "picture" : which;
+    draw();
+  }
+
+  function outlook(plan) {
+    state.plan = plan.frame ? plan : {};
+    const steps = state.task === "text" ? "" : plan.runs || "";
+    document.getElementById("field-strength").dataset.steps = steps;
+    draw();
+  }
+
+  /* The two lines under the canvas while the easel is on it. */
+  const hint = () => (state.look === "source" ? HINTS[state.task] : null);
+
+  function draw() {
+    if (!root) return;
+    const on = state.look === "source";
+    const [there, masking] = [state.files.length > 0, state.task === "inpaint"];
+    const canvas = root.parentElement;
+    root.hidden = !on;
+    $(".room", canvas).hidden = on;
+    const looks = $(".looks", canvas);
+    looks.hidden = state.task === "text";
+    write($("[data-look=source]", looks), masking ? "Mask" : "Source");
+    for (const button of looks.children) button.setAttribute("aria-pressed", button.dataset.look === state.look);
+    $(".tools", root).hidden = $(".frame", root).hidden = !there;
+    $(".layers img", root).hidden = !there;
+    $(".drop", root).hidden = there;
+    layers.image.hidden = false;
+    layers.inpaint.hidden = !masking;
+    for (const button of root.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === state.tool);
+    $("[name=colour]", root).hidden = masking;
+    $("[data-does=used]", root).hidden = $("[data-does='mask-file']", root).hidden = !masking;
+    $("[data-does=undo]", root).disabled = !state.back.length;
+    $("[data-does=redo]", root).disabled = !state.forth.length;
+    drawFrame(masking);
+    darkroom.redraw?.();
+  }
+
+  function drawFrame(masking) {
+    const [width, height] = (masking && state.plan.frame) || [layers.inpaint.width, layers.inpaint.height];
+    const [left, up, right, down] = (masking && state.plan.sides) || [0, 0, 0, 0];
+    const frame = $(".frame", root);
+    frame.style.setProperty("--ar", width / height);
+    frame.style.setProperty("--zoom", state.zoom);
+    frame.classList.toggle("larger", left + up + right + down > 0);
+    inside($(".layers", root), [left, up, width - right, height - down], [width, height]);
+    const region = $(".region", root);
+    region.hidden = !(masking && state.plan.region);
+    if (!region.hidden) inside(region, state.plan.region, [width, height]);
+    const used = $(".used", root);
+    used.hidden = !(masking && state.used && state.plan.mask);
+    if (!used.hidden) used.src = state.plan.mask;
+    layers.inpaint.classList.toggle("hushed", !used.hidden);
+    $("[data-does=used]", root).setAttribute("aria-pressed", state.used);
+    const more = state.files.length - 1;
+    frame.dataset.more = !masking && more > 0 ? `and ${more} more` : "";
+  }
+
+  /* `node` over a box (left, upper, right, lower) of its frame of `size`. */
+  function inside(node, [left, upper, right, lower], [width, height]) {
+    const percent = (part, whole) => `${(100 * part) / whole}%`;
+    Object.assign(node.style, {
+      left: percent(left, width),
+      top: percent(upper, height),
+      width: percent(right - left, width),
+      height: percent(lower - upper, height),
+    });
+  }
+
+  Object.assign(darkroom, { easel, task, look, hint, outlook, settled, send: fetched });
+})();
