@@ -14,7 +14,9 @@ from core.errors import RequestError
 from core.history import History
 from core.jobs import JobQueue, JobState, Status
 from core.request import GenerationRequest
-from ui.run import Desk, data_uri, duration, frame, read_form
+from tests.darkroom import LIMITS
+from ui.form import read_form
+from ui.run import Desk, data_uri, duration, frame
 
 SMALL = Checkpoint(name="small", title="Small", family="sd1", native_size=256, sampler="DDIM", guidance_scale=4.0)
 LARGE = Checkpoint(name="large", title="Large", family="sdxl", native_size=1024, sampler="Euler", guidance_scale=7.0)
@@ -39,13 +41,13 @@ def desk() -> Desk:
     [("", None), ("  ", None), (None, None), ("0", 0), (" 7 ", 7), (str(2**64 - 1), 2**64 - 1)],
 )
 def test_a_seed_is_read_from_text_to_the_last_digit(text: str | None, seed: int | None) -> None:
-    assert read_form({"seed": text}).seed == seed
+    assert read_form({"seed": text}, LIMITS).seed == seed
 
 
 @pytest.mark.parametrize("text", ["red", "-1", "1.5", "1e3", "٣", "1_000", str(2**64), "9" * 10_000])
 def test_what_is_no_seed_is_refused_by_its_label(text: str) -> None:
     with pytest.raises(RequestError, match=r"^Seed: "):
-        read_form({"seed": text})
+        read_form({"seed": text}, LIMITS)
 
 
 def test_fields_follow_the_model_until_a_person_sets_them(desk: Desk) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -19,14 +18,14 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from core.engine import Engine
-from core.errors import DarkroomError, RequestError
+from core.errors import DarkroomError
 from core.history import History
-from core.images import read_mask, read_picture
 from core.jobs import JobQueue, JobState, Status
 from core.request import PICTURES, Control, GenerationRequest
 from ui.archive import file_name
 from ui.run import told
 from ui.server import owner_of
+from ui.uploads import read_upload
 
 FIELDS = GenerationRequest.model_fields
 
@@ -85,12 +84,7 @@ def _read(values: dict[str, Any], engine: Engine) -> GenerationRequest:
     """The request that a call's JSON describes, its uploaded files read."""
 
     def picture(value: Any, field: str, label: str) -> Any:
-        if value is None:
-            return None
-        reader = read_mask if field == "mask" else read_picture
-        return reader(
-            uploaded(value, field, label), max_pixels=engine.settings.limits.max_pixels, field=field, label=label
-        )
+        return read_upload(value, engine.settings.limits, field, label)
 
     for name in PICTURES:
         values[name] = picture(values[name], name, FIELDS[name].title or name)
@@ -103,15 +97,6 @@ def _read(values: dict[str, Any], engine: Engine) -> GenerationRequest:
             for k, unit in enumerate(values["controls"])
         ]
     return GenerationRequest(**values)
-
-
-def uploaded(value: Any, field: str, label: str) -> Path:
-    """Where an uploaded file lies. Whatever else a caller names, no other file of this machine is opened."""
-    path = value.get("path") if isinstance(value, dict) else None
-    folder = Path(get_upload_folder()).resolve()
-    if not isinstance(path, str) or "\0" in path or not Path(path).resolve().is_relative_to(folder):
-        raise RequestError(field, "this value", "a picture sent as a file (gradio_client's handle_file)", label)
-    return Path(path)
 
 
 def _files(job: JobState, history: History, owner: str) -> list[dict[str, Any]]:

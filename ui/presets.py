@@ -4,6 +4,7 @@ dialog that keeps one's own.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,15 @@ from gradio.components import Component
 
 from core.errors import DarkroomError
 from core.presets import Library, Presets, Size
-from core.request import PICTURES, GenerationRequest
+from core.request import GenerationRequest
 from core.settings import Mode
 from ui.facts import PROMPTS
+from ui.form import TABS_OWN, write_form
 from ui.live import AT_ONCE, QUIET, live
-from ui.run import MODELS_OWN, Desk, own_values, read_form, told
+from ui.run import MODELS_OWN, Desk, own_values, told
 
-NOT_KEPT = (*PROMPTS, *PICTURES, "controls", "seed")  # by saved settings: what is for one picture only
+ONCE = {*PROMPTS, *itertools.chain(*TABS_OWN.values()), "controls", "seed"}  # what is for one picture only
+KEPT = set(GenerationRequest.model_fields) - ONCE  # by saved settings
 Answer = dict[str, Any]
 
 
@@ -124,7 +127,7 @@ class Cabinet:
         values = {
             field: own[field] if value is None and field in MODELS_OWN else value for field, value in setting.items()
         }
-        return [values.get(field, gr.skip()) for field in self._desk.fields]
+        return write_form(self._desk.fields, values)
 
     def resize(self, name: str, checkpoint: str | None) -> tuple[int, int]:
         """Width and height of a size, at the area that the model was made for."""
@@ -167,8 +170,8 @@ class Cabinet:
         return drawn | answer, choices[0], choices[1]
 
     def _settings(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        request = read_form(dict(zip(self._desk.fields, values, strict=True)))
-        return {name: getattr(request, name) for name in self._desk.fields if name not in NOT_KEPT}
+        request = self._desk.read(values)
+        return {name: getattr(request, name) for name in self._desk.fields if name in KEPT}
 
     def _drawn(self, library: Library) -> tuple[Answer, Any, Any]:
         return (

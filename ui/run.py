@@ -9,7 +9,6 @@ import asyncio
 import base64
 import html
 import io
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +22,7 @@ from core.errors import DarkroomError, NotFound
 from core.history import History
 from core.jobs import JobQueue, JobState, Status
 from core.request import GenerationRequest
+from ui.form import read_form, write_form
 from ui.server import owner_of
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
@@ -39,14 +39,6 @@ def told() -> Iterator[None]:
         yield
     except DarkroomError as error:
         raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
-
-
-def read_form(values: Mapping[str, Any]) -> GenerationRequest:
-    """The request in a form's raw values. A seed is text; anything but digits is the request's to refuse."""
-    given = dict(values)
-    seed = (given.get("seed") or "").strip()
-    given["seed"] = int(seed) if re.fullmatch(r"-?[0-9]{1,30}", seed) else seed or None
-    return GenerationRequest(**given)
 
 
 def own_values(checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -107,7 +99,7 @@ class Desk:
 
     def generate(self, request: gr.Request, *values: Any) -> None:
         with told():
-            self.submit(read_form(dict(zip(self.fields, values, strict=True))), request)
+            self.submit(self.read(values), request)
 
     def cancel(self, event: gr.EventData, request: gr.Request) -> None:
         with told():
@@ -124,7 +116,11 @@ class Desk:
         with told():
             job = await self._job(event, request)
             used = job.request.replace(seed=self._seed(job, event))
-        return [str(used.seed) if name == "seed" else getattr(used, name) for name in self.fields]
+        return write_form(self.fields, dict(used))
+
+    def read(self, values: Sequence[Any]) -> GenerationRequest:
+        """The request in the raw values of the form's fields."""
+        return read_form(dict(zip(self.fields, values, strict=True)), self.engine.settings.limits)
 
     def plan(self, *values: Any) -> dict[str, Any]:
         """What Generate would do with the form as it is, or why it would not."""
@@ -135,7 +131,7 @@ class Desk:
             "examples": list(checkpoint.examples) if checkpoint else [],
         }
         try:
-            request = self.engine.resolve(read_form(given))
+            request = self.engine.resolve(self.read(values))
         except DarkroomError as error:
             return plan | {"problem": str(error)}
         seconds = self.queue.estimate(request)
