@@ -12,8 +12,9 @@ from torch import Tensor
 from core import start
 from core.denoise import Denoised, denoise
 from core.events import Step
-from core.families.sd import EncodedPrompt, StableDiffusion
+from core.families.sd import StableDiffusion
 from core.inpaint import Canvas, fit_mask
+from core.prompts import Prompts
 from core.request import LATENT, GenerationRequest
 from core.upscale import enlarged
 
@@ -23,7 +24,7 @@ class Passes:
     """`nets` are the ControlNets of the request, `upscaler` its super-resolution model or None."""
 
     model: StableDiffusion
-    prompts: Sequence[EncodedPrompt]
+    prompts: Prompts
     nets: Sequence[Any]
     upscaler: Any | None
     preview: Callable[[Denoised], Image | None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ from torch import Tensor
 
 from core.control import ControlUnit
 from core.denoise import Blend, Denoising
-from core.families.sd import EncodedPrompt, StableDiffusion
+from core.families.sd import StableDiffusion
 from core.inpaint import Canvas
+from core.prompts import Prompts, guidance
 from core.request import GenerationRequest, Pass, first_step
 from core.samplers import SAMPLERS
 
@@ -77,7 +77,7 @@ def beta_timesteps(steps: int, trained: int) -> list[int]:
 @torch.inference_mode()
 def prepare(
     model: StableDiffusion,
-    prompts: Sequence[EncodedPrompt],
+    prompts: Prompts,
     request: GenerationRequest,
     nets: Sequence[Any],
     source: Tensor | None = None,
@@ -86,18 +86,18 @@ def prepare(
 
     `source` are latents (1, c, h, w) to take in place of the source picture's.
     """
-    assert request.guidance_scale is not None
     unet, canvas = model.parts.unet, Canvas(request)
     scheduler = make_scheduler(request, model.parts.scheduler_config, unet.device)
     noise = Noise.of(request)
     start = _Start.of(_Ingredients(model, scheduler, noise, source), canvas)
-    conditioning = model.conditioning(prompts, request.batch_size, request.work_size)
+    conditioning = prompts.conditioning(request, len(start.timesteps))
     return Denoising(
-        predict=functools.partial(model.predict, conditioning),
+        predict=model.predict,
+        conditioning=conditioning,
         scheduler=scheduler,
         timesteps=start.timesteps,
         latents=start.latents,
-        guidance_scale=request.guidance_scale,
+        guidance=guidance(request),
         step_options=_step_options(scheduler, noise),
         controls=[
             ControlUnit(net, _pixels(canvas.control(c.image), unet), conditioning, c.weight, c.start, c.end)
