@@ -74,6 +74,10 @@ class Checkpoint:
     scheduler_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def text_encoders(self) -> int:
+        return sum(part.name.startswith("text_encoder") for part in self.parts)
+
 
 class Card(BaseModel):
     """darkroom.json beside a model: what its maker knows better than its family's usual values."""

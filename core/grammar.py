@@ -51,7 +51,7 @@ class _Mark(str):
     __slots__ = ()
 
 
-Item = Union[str, "Group"]  # noqa: UP007 - the name is not there yet
+Item = Union[str, "Group"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL.Image import Image
@@ -44,7 +44,8 @@ class Passes:
             if request.hires.upscaler == LATENT:
                 latents = start.source_latents(self.model, request) if latents is None else latents
                 source = start.enlarge(self.model, latents[k : k + 1], second)
-            _, (images[k],) = yield from self._pass(second, (done, total), source)
+            again = replace(self, prompts=replace(self.prompts, before=1))
+            _, (images[k],) = yield from again._pass(second, (done, total), source)
             done += count
         return images
 

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from core.control import ControlUnit
-from core.denoise import Blend, Denoising
+from core.denoise import Blend, Denoising, Guidance
 from core.families.sd import StableDiffusion
 from core.inpaint import Canvas
-from core.prompts import Prompts, guidance
+from core.prompts import Prompts, weights
 from core.request import GenerationRequest, Pass, first_step
 from core.samplers import SAMPLERS
 
@@ -86,6 +86,7 @@ def prepare(
 
     `source` are latents (1, c, h, w) to take in place of the source picture's.
     """
+    assert request.guidance_scale is not None
     unet, canvas = model.parts.unet, Canvas(request)
     scheduler = make_scheduler(request, model.parts.scheduler_config, unet.device)
     noise = Noise.of(request)
@@ -97,7 +98,7 @@ def prepare(
         scheduler=scheduler,
         timesteps=start.timesteps,
         latents=start.latents,
-        guidance=guidance(request),
+        guidance=Guidance.of(request.guidance_scale, weights(request)),
         step_options=_step_options(scheduler, noise),
         controls=[
             ControlUnit(net, _pixels(canvas.control(c.image), unet), conditioning, c.weight, c.start, c.end)

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.prompts import SECOND_PROMPTS
 from core.request import PICTURES, GenerationRequest
 from core.settings import Limits
 
@@ -27,7 +28,10 @@ def _read_seed(text: Any, limits: Limits) -> Any:
 
 
 READERS: dict[str, Reader] = {"seed": _read_seed}
-WRITERS: dict[str, Writer] = {"seed": lambda seed: "" if seed is None else str(seed)}
+WRITERS: dict[str, Writer] = {
+    "seed": lambda seed: "" if seed is None else str(seed),
+    **dict.fromkeys(SECOND_PROMPTS, lambda text: text or ""),
+}
 TABS_OWN: dict[str, tuple[str, ...]] = {  # the fields that stand in one of the first three tabs and in no other
     "text": (),
     "image": ("image", "strength", "resize_mode"),

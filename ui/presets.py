@@ -14,6 +14,7 @@ from gradio.components import Component
 
 from core.errors import DarkroomError
 from core.presets import Library, Presets, Size
+from core.prompts import SECOND_PROMPTS
 from core.request import GenerationRequest
 from core.settings import Mode
 from ui.facts import PROMPTS
@@ -21,7 +22,13 @@ from ui.form import TABS_OWN, write_form
 from ui.live import AT_ONCE, QUIET, live
 from ui.run import MODELS_OWN, Desk, own_values, told
 
-ONCE = {*PROMPTS, *itertools.chain(*TABS_OWN.values()), "controls", "seed"}  # what is for one picture only
+ONCE = {
+    *PROMPTS,
+    *SECOND_PROMPTS,
+    *itertools.chain(*TABS_OWN.values()),
+    "controls",
+    "seed",
+}  # what is for one picture only
 KEPT = set(GenerationRequest.model_fields) - ONCE  # by saved settings
 Answer = dict[str, Any]
 

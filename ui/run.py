@@ -21,6 +21,7 @@ from core.engine import Engine
 from core.errors import DarkroomError, NotFound
 from core.history import History
 from core.jobs import JobQueue, JobState, Status
+from core.prompts import MOST_CHUNKS, SECOND_PROMPTS
 from core.request import GenerationRequest
 from ui.form import read_form, write_form
 from ui.server import owner_of
@@ -142,13 +143,13 @@ class Desk:
         return plan | {"words": words, "width": request.width, "height": request.height}
 
     def tokens(self, prompt: str | None, name: str | None) -> dict[str, Any]:
-        """How long the prompt is for the model, and where the model's border is; nothing for what it cannot read."""
+        """How long the prompt is for the model; nothing for what it cannot read."""
         try:
             text = GenerationRequest(prompt=prompt or "").prompt
-            count, most = self.engine.count_tokens(text, name)
+            count = self.engine.count_tokens(text, name)
         except DarkroomError:
             return {}
-        return {"count": count, "most": most}
+        return {**count._asdict(), "most": MOST_CHUNKS}
 
     def follow_model(self, name: str | None, plan: Mapping[str, Any], *values: Any) -> list[Any]:
         """The MODELS_OWN fields after a change of model: what showed the old one's own value shows the new one's."""
@@ -158,6 +159,12 @@ class Desk:
             new[field] if value in (old[field], None) else value
             for field, value in zip(MODELS_OWN, values, strict=True)
         ]
+
+    def second_prompts(self, name: str | None) -> list[Any]:
+        """The prompts of a second text encoder stand in the form only for a model that has one."""
+        known = self.checkpoint(name)
+        there = known is not None and known.text_encoders > 1
+        return [gr.Textbox(visible=True) if there else gr.Textbox(visible=False, value="") for _ in SECOND_PROMPTS]
 
     def example(self, event: gr.EventData) -> str:
         return str(event._data.get("prompt", ""))

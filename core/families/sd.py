@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.denoise import Residuals
-from core.encoding import Words, chunked, encode, split_tokens, weigh
+from core.denoise import Conditioning, Residuals
+from core.encoding import encode, weigh
 from core.grammar import Wording
+from core.tokens import Words, chunked, split_tokens
 
 Texts = tuple[Wording, ...]
 """What each text encoder reads of one prompt."""
@@ -69,7 +70,7 @@ class StableDiffusion:
         return {"encoder_hidden_states": embeds.to(self.parts.unet.device, self.parts.unet.dtype)}
 
     def predict(
-        self, conditioning: dict[str, Any], model_input: Tensor, timestep: Tensor, residuals: Residuals
+        self, conditioning: Conditioning, model_input: Tensor, timestep: Tensor, residuals: Residuals
     ) -> Tensor:
         output: Tensor = self.parts.unet(model_input, timestep, **conditioning, **residuals, return_dict=False)[0]
         return output

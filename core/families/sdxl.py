@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from core.encoding import chunked, encode, weigh
+from core.encoding import encode, weigh
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
+from core.tokens import chunked
 
 
 class StableDiffusionXL(StableDiffusion):
