@@ -111,10 +111,12 @@ class Prompts:
         distinct = list(dict.fromkeys(said))
         if len(distinct) > MOST_WORDINGS:
             raise reject("prompt", f"{len(distinct)} wordings", f"at most {MOST_WORDINGS} in one run")
-        chunks = max(self.model.count_chunks(texts) for wordings in distinct for texts in wordings)
-        if chunks > MOST_CHUNKS:
-            raise reject("prompt", f"{chunks} chunks of tokens", f"at most {MOST_CHUNKS}")
         negatives = [line.negative for line in asked]
+        every = [pair for wordings in distinct for pair in zip(wordings, negatives, strict=True)]
+        chunks, negative = max((self.model.count_chunks(texts), negative) for texts, negative in every)
+        if chunks > MOST_CHUNKS:
+            field_name = "negative_prompt" if negative else "prompt"
+            raise reject(field_name, f"{chunks} chunks of tokens", f"at most {MOST_CHUNKS}")
         made = {}
         for wordings in distinct:
             encoded = [

@@ -222,13 +222,13 @@ class GenerationRequest(Parameters):
         None,
         max_length=10_000,
         title="Second prompt",
-        description="For the second text encoder of XL and SD 3; none: as the first",
+        description="For the second text encoder of XL; none: as the first",
     )
     negative_prompt_2: SecondText = Field(
         None,
         max_length=10_000,
-        title="Second negative prompt",
-        description="For the second text encoder of XL and SD 3; none: as the first",
+        title="Second negative",
+        description="For the second text encoder of XL; none: as the first",
     )
     checkpoint: Name | None = Field(None, title="Model", description="A name from the model list")
     sampler: Annotated[str, AfterValidator(_sampler)] | None = Field(

@@ -200,6 +200,11 @@ def test_what_cannot_be_told_is_refused(sd):
     check(request("a", prompt_2=""), 1)
     with pytest.raises(RequestError, match=f"use at most {MOST_CHUNKS}"):
         Prompts(model_of(sd)).conditioning(request("red BREAK " * 50), 4)
+    with pytest.raises(RequestError, match="Negative prompt: “50 chunks of tokens”"):
+        Prompts(model_of(sd)).conditioning(request("red", negative_prompt="red BREAK " * 50), 4)
+    turns = "".join(f"[{'|'.join(map(str, range(n)))}]" for n in (9, 10, 11))
+    with pytest.raises(RequestError, match="Prompt: “150 wordings” is not allowed; use at most 100 in one run"):
+        Prompts(model_of(sd)).conditioning(request(turns, steps=150), 150)
 
 
 def test_tokens_are_counted_with_their_chunks():
