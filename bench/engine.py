@@ -73,6 +73,7 @@ def plain(pipeline: StableDiffusionPipeline, request: GenerationRequest) -> Imag
 def _prompt_ratio(engine: Engine, request: GenerationRequest, pairs: int) -> float:
     """Seconds to encode the two prompts of a run, over seconds to find them in the cache."""
     from core.families.sd import Components, StableDiffusion
+    from core.grammar import Time, parse
     from core.prompts import PromptCache
 
     folder = engine.settings.models / "checkpoints" / str(request.checkpoint)
@@ -85,7 +86,8 @@ def _prompt_ratio(engine: Engine, request: GenerationRequest, pairs: int) -> flo
         options={},
     )
     model, cache = StableDiffusion(parts), PromptCache[object]()
-    encode = lambda: model.encode_prompt(request.prompt, 1)  # noqa: E731
+    texts = (parse(request.prompt).at(Time(0, request.steps)),)
+    encode = lambda: model.encode_prompt(texts, 1)  # noqa: E731
     return compare(encode, lambda: cache.get("prompt", encode), 10 * pairs, "prompt").median
 
 

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 
 from core.cache import Key
 from core.errors import CheckpointError, RequestError
 from core.families import FAMILIES, LatentFormat
+from core.layouts import Layout, identify, noise_schedule, pieces
 from core.memory import Footprint, is_out_of_memory
 from core.request import UPSCALERS
+from core.shapes import Config
+from core.vocabulary import CLIP_MERGES, clip_tokenizer
 
 HEADER_LIMIT = 100 * 2**20  # safetensors' own bound
 PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae")
@@ -36,9 +40,30 @@ SCHEDULER_SAMPLERS = {"DDIMScheduler": "DDIM", "LCMScheduler": "LCM", "TCDSchedu
 """Schedulers that tell how a model was trained; the others of model folders are only what was in use that year."""
 
 
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+NOT_SAFETENSORS = {
+    b"PK": "it is a pickle with the ending .safetensors, which is never loaded; convert it",
+    b"\x80": "it is a pickle with the ending .safetensors, which is never loaded; convert it",
+    b"version ": "it is a Git LFS pointer; download the file itself",
+    b"<": "it is a web page saved under this name; download the file itself",
+}
+"""What files begin with that are something else than their name says."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a part of a single file is made: which keys it takes, and its config. A tokenizer takes none."""
+
+    prefix: str
+    config: Config
+
+
 @dataclass(frozen=True)
 class Part:
-    """A component of a checkpoint: its folder, the weights in it (None: a tokenizer) and what identifies them."""
+    """A component of a checkpoint: its folder, the weights in it (None: a tokenizer) and what identifies them.
+
+    Of a single file, `folder` is only the name of the part in it, and `source` says how it is made.
+    """
 
     name: str
     folder: Path
@@ -46,10 +71,17 @@ class Part:
     weights: Path | None = None
     variant: str | None = None
     parameters: int = 0
+    source: Source | None = field(default=None, repr=False)
 
     @property
     def key(self) -> Key:
-        file = (self.weights or self.folder).stat()
+        """Raises CheckpointError if its file is no longer there."""
+        try:
+            file = (self.weights or (CLIP_MERGES if self.source else self.folder)).stat()
+        except OSError:
+            raise CheckpointError(
+                f"Model: the file of its {self.name} is no longer there; look for models again."
+            ) from None
         return (self.folder, file.st_size if self.weights else 0, file.st_mtime_ns)
 
 
@@ -74,6 +106,10 @@ class Checkpoint:
     scheduler_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def text_encoders(self) -> int:
+        return sum(part.name.startswith("text_encoder") for part in self.parts)
+
 
 class Card(BaseModel):
     """darkroom.json beside a model: what its maker knows better than its family's usual values."""
@@ -89,11 +125,12 @@ class Card(BaseModel):
 
 
 def scan(folder: Path) -> tuple[Checkpoint, ...]:
-    """Every model folder below `folder`, by name. What cannot be used says why instead of raising."""
+    """Every model folder and single file in `folder`, by name. What cannot be used says why instead of raising."""
     if not folder.is_dir():
         return ()
-    folders = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
-    return tuple(_describe_safely(path) for path in folders)
+    known = (".safetensors", *PICKLES)
+    paths = [p for p in folder.iterdir() if p.is_dir() or p.suffix.lower() in known]
+    return tuple(_describe_safely(path) for path in sorted(paths) if not path.name.startswith("."))
 
 
 def find_controlnet(folder: Path, name: str) -> Part:
@@ -123,13 +160,58 @@ def find_upscaler(folder: Path, name: str) -> Part | None:
         raise CheckpointError(f"Upscaler: {name} cannot be used: {error}.") from None
 
 
-def _describe_safely(folder: Path) -> Checkpoint:
+def _describe_safely(path: Path) -> Checkpoint:
     try:
-        return _describe(folder)
+        return _describe(path) if path.is_dir() else _describe_file(path)
     except CheckpointError as error:
-        return Checkpoint(folder.name, folder.name, problem=str(error))
+        return Checkpoint(path.name, path.name, problem=str(error))
     except (OSError, KeyError, TypeError, ValueError, AttributeError):
-        return Checkpoint(folder.name, folder.name, problem="its files do not fit together, or cannot be read")
+        return Checkpoint(path.name, path.name, problem="its files do not fit together, or cannot be read")
+
+
+def _describe_file(path: Path) -> Checkpoint:
+    if path.suffix.lower() in PICKLES:
+        raise CheckpointError(
+            "it is a pickle, which is never loaded; convert it to .safetensors, for example with "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True)['state_dict'], NEW_FILE)"
+        )
+    header = read_header(path)
+    shapes = {name: tuple(tensor["shape"]) for name, tensor in header.items()}
+    layout = identify(shapes)
+    found = pieces(layout, shapes)
+    family = FAMILIES[layout.family]
+    scheduler = noise_schedule(layout.family, shapes, read_metadata(path), path.stem)
+    text, unet, vae = (found[name][0] for name in ("text_encoder", "unet", "vae"))
+    parts = tuple(_file_parts(path, layout, found))
+    small = layout.family == "sd2" and scheduler["prediction_type"] == "epsilon"
+    return Checkpoint(
+        name=path.name,
+        title=path.stem,
+        family=layout.family,
+        size_bytes=path.stat().st_size,
+        native_size=512 if small else family.native_size,
+        sampler=family.sampler,
+        guidance_scale=family.guidance_scale,
+        clip_skips=text["num_hidden_layers"] - (1 if layout.family == "sdxl" else 0),
+        inpaints_only=unet["in_channels"] == 9,
+        latent_format=family.latent_format,
+        footprint=Footprint(
+            sum(part.parameters for part in parts), max(unet["block_out_channels"]), max(vae["block_out_channels"])
+        ),
+        parts=parts,
+        scheduler_config=scheduler,
+    )
+
+
+def _file_parts(path: Path, layout: Layout, found: Mapping[str, tuple[Config, Any]]) -> Iterator[Part]:
+    for index, pad_token in enumerate(layout.pad_tokens):
+        name = "tokenizer" if index == 0 else f"tokenizer_{index + 1}"
+        yield Part(name, CLIP_MERGES / pad_token, "CLIPTokenizer", source=Source("", {"pad_token": pad_token}))
+    for piece in layout.pieces:
+        config, own = found[piece.name]
+        parameters = sum(math.prod(shape) for shape in own.values())
+        source = Source(piece.prefix, config)
+        yield Part(piece.name, path / piece.name, piece.class_name, path, None, parameters, source)
 
 
 def _describe(folder: Path) -> Checkpoint:
@@ -200,25 +282,34 @@ def _weights(folder: Path) -> Path:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """A safetensors file's header: tensor name -> dtype, shape, offsets. Raises CheckpointError if it is damaged.
+    """A safetensors file's header: tensor name -> dtype, shape, offsets. Raises CheckpointError if it is damaged."""
+    return {name: entry for name, entry in _header(path).items() if name != "__metadata__"}
 
-    Format: 8 bytes little-endian length, that much JSON, then the data (https://github.com/huggingface/safetensors).
-    """
-    damaged = CheckpointError(f"its {path.parent.name} is damaged or not fully copied")
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What the maker of a safetensors file wrote into it. Raises as above."""
+    metadata = _header(path).get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Format: 8 bytes little-endian length, that much JSON, then the data (https://github.com/huggingface/safetensors)."""
+    whose = "it" if path.parent.name == "checkpoints" else f"its {path.parent.name}"
+    damaged = CheckpointError(f"{whose} is damaged or not fully copied")
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
         if length > HEADER_LIMIT:
-            raise damaged
+            reason = next((text for magic, text in NOT_SAFETENSORS.items() if start.startswith(magic)), None)
+            raise CheckpointError(reason) if reason else damaged
         try:
-            header = json.loads(file.read(length))
-            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            end = max(entry["data_offsets"][1] for entry in tensors.values())
+            header: dict[str, Any] = json.loads(file.read(length))
+            end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise damaged from None
     if path.stat().st_size != 8 + length + end:
         raise damaged
-    return tensors
+    return header
 
 
 def _count_parameters(weights: Path) -> int:
@@ -257,16 +348,29 @@ def _latent_format(card: Card) -> LatentFormat | None:
 
 def load_part(part: Part, device: str, dtype: str) -> Any:
     """One component, ready to run. Raises CheckpointError if its files are damaged or do not fit its config."""
-    library = importlib.import_module(CLASSES[part.class_name])
-    loader = getattr(library, part.class_name).from_pretrained
     try:
+        if part.source:
+            return _load_from_file(part, part.source, device, dtype)
+        library = importlib.import_module(CLASSES[part.class_name])
+        loader = getattr(library, part.class_name).from_pretrained
         if part.weights is None:
             return loader(part.folder, local_files_only=True)
         return _load_weights(loader, part, dtype).to(device).requires_grad_(False).eval()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
         raise CheckpointError(f"Model: its {part.name} is damaged or does not fit its config.") from error
+
+
+def _load_from_file(part: Part, source: Source, device: str, dtype: str) -> Any:
+    if part.weights is None:
+        return clip_tokenizer(**source.config)
+    import torch
+
+    from core.single_file import load_component
+
+    model = load_component(part, CLASSES[part.class_name], device, getattr(torch, dtype))
+    return model.requires_grad_(False).eval()
 
 
 def _load_weights(loader: Callable[..., Any], part: Part, dtype: str) -> Any:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from core.denoise import Residuals
+from core.denoise import Conditioning, Residuals
 
 
 @dataclass(frozen=True)
 class ControlUnit:
-    """One network at work. image: (1, 3, h, w) in 0 … 1; conditioning: the U-Net's own keyword arguments.
+    """One network at work. image: (1, 3, h, w) in 0 … 1; conditioning: the U-Net's own, of each step.
 
     It adds nothing outside `start` … `end` (shares of the steps) and at weight 0, where it is not even run.
     """
 
     net: Any
     image: Tensor
-    conditioning: Mapping[str, Any]
+    conditioning: Sequence[Conditioning]
     weight: float
     start: float
     end: float
@@ -32,7 +32,7 @@ class ControlUnit:
         down, mid = self.net(
             model_input,
             timestep,
-            **self.conditioning,
+            **self.conditioning[index],
             controlnet_cond=self.image.expand(len(model_input), -1, -1, -1),
             conditioning_scale=self.weight,
             return_dict=False,

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+Conditioning = Mapping[str, Any]
+"""What the U-Net is told beside the latents, as its keyword arguments."""
 Residuals = dict[str, Any]
 """What ControlNets add inside the U-Net, as its keyword arguments; empty when none is at work."""
 
@@ -62,28 +64,54 @@ class ControlUnit(Protocol):
 
 
 @dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598): ε₀ + Σ wᵢ · scale · (εᵢ − ε₀).
+
+    ε₀ is what the negative prompt predicts. Several prompts, each with its weight, add up as in Composable Diffusion
+    (Liu et al. 2022, https://arxiv.org/abs/2206.01714). Without weights there is one prediction, which stands.
+    """
+
+    scale: float = 1.0
+    weights: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, scale: float, weights: tuple[float, ...]) -> Guidance:
+        """A single prompt is guided above a scale of 1; several can only be added up around the negative one."""
+        alone = scale <= 1 and len(weights) == 1
+        return cls() if alone else cls(max(1.0, scale), weights)
+
+    @property
+    def predictions(self) -> int:
+        """How many predictions a step needs: of the negative prompt first, then of each other."""
+        return 1 + len(self.weights)
+
+    def __call__(self, predicted: Tensor) -> Tensor:
+        first, *others = predicted.chunk(self.predictions)
+        guided = first
+        for weight, other in zip(self.weights, others, strict=True):
+            guided = guided + self.scale * weight * (other - first)
+        return guided
+
+
+@dataclass(frozen=True)
 class Denoising:
     """One run, ready to go.
 
-    predict(model_input, timestep, residuals) is the U-Net with its conditioning bound.
+    predict(conditioning, model_input, timestep, residuals) is the U-Net; conditioning: one for each of `timesteps`.
     latents: (n, c, h, w), already at the noise level of `timesteps[0]`.
     inpaint_channels: (n, 5, h, w), mask and masked latents, for 9-channel U-Nets.
     """
 
-    predict: Callable[[Tensor, Tensor, Residuals], Tensor]
+    predict: Callable[[Conditioning, Tensor, Tensor, Residuals], Tensor]
+    conditioning: Sequence[Conditioning]
     scheduler: Scheduler
     timesteps: Tensor
     latents: Tensor
-    guidance_scale: float
+    guidance: Guidance
     step_options: Mapping[str, Any]
     controls: Sequence[ControlUnit] = ()
     blend: Blend | None = None
     inpaint_channels: Tensor | None = None
-
-    @property
-    def guided(self) -> bool:
-        """Whether classifier-free guidance runs: the conditioning then holds negative and positive, in this order."""
-        return self.guidance_scale > 1
 
 
 @dataclass(frozen=True)
@@ -99,12 +127,10 @@ def denoise(run: Denoising) -> Iterator[Denoised]:
     """Yields after every timestep; close it to cancel."""
     latents, total = run.latents, len(run.timesteps)
     for index, timestep in enumerate(run.timesteps):
-        scaled = run.scheduler.scale_model_input(torch.cat([latents] * 2) if run.guided else latents, timestep)
+        scaled = run.scheduler.scale_model_input(torch.cat([latents] * run.guidance.predictions), timestep)
         residuals = _steer(run.controls, scaled, timestep, (index, total))
-        prediction = run.predict(_with_inpaint_channels(scaled, run.inpaint_channels), timestep, residuals)
-        if run.guided:
-            negative, positive = prediction.chunk(2)
-            prediction = negative + run.guidance_scale * (positive - negative)
+        model_input = _with_inpaint_channels(scaled, run.inpaint_channels)
+        prediction = run.guidance(run.predict(run.conditioning[index], model_input, timestep, residuals))
         x0 = predict_x0(run.scheduler, timestep, scaled[: len(latents)], prediction)
         latents = run.scheduler.step(prediction, timestep, latents, **run.step_options, return_dict=False)[0]
         if run.blend:

@@ -16,14 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import memory
+from core import memory, prompts
 from core.cache import Key, ModelCache
 from core.checkpoints import Checkpoint, Part, find_controlnet, find_upscaler, load_part, scan
 from core.errors import CheckpointError, EngineBusy, OutOfMemory, RequestError
 from core.events import Event, Finished, Loading
 from core.families import FAMILIES
 from core.memory import BYTES, DType, Machine, MemoryPlan
-from core.prompts import PromptCache
+from core.prompts import PromptCache, Prompts, TokenCount
 from core.request import SEED_LIMIT, SMALLEST_SIDE, GenerationRequest, bounds, reject
 from core.samplers import SAMPLERS
 from core.settings import VERSION, Settings
@@ -62,12 +62,11 @@ class Engine:
     def machine(self) -> Machine:
         return memory.inspect(self.settings.device)
 
-    def count_tokens(self, text: str, name: str | None) -> tuple[int, int]:
-        """How many tokens a prompt has for the checkpoint `name`, and how many it reads; the rest is cut off."""
+    def count_tokens(self, text: str, name: str | None) -> TokenCount:
+        """How long a prompt is for the checkpoint `name`."""
         part = next(part for part in self._find(name).parts if part.weights is None)
         with self._models.use(part.key, 0, lambda: load_part(part, "cpu", "float32")) as tokenizer:
-            ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-            return len(ids), tokenizer.model_max_length - 2  # a beginning and an end are tokens too
+            return prompts.count_tokens(tokenizer, text)
 
     def prepare(self) -> None:
         """Import what a run needs, a few seconds' work the first time, and settle torch's threads."""
@@ -145,7 +144,7 @@ class Engine:
             model = yield from self._load(checkpoint, plan, in_use)
             passes = Passes(
                 model=model,
-                prompts=self._encode(model, checkpoint, request),
+                prompts=self._prompts_of(model, checkpoint),
                 nets=(yield from self._load_nets(request, plan, in_use)),
                 upscaler=(yield from self._load_upscaler(request, plan, in_use)),
                 preview=functools.partial(self._preview, checkpoint),
@@ -221,21 +220,9 @@ class Engine:
 
         return self._models.use(part.key, part.parameters * BYTES[dtype], load)
 
-    def _encode(
-        self, model: StableDiffusion, checkpoint: Checkpoint, request: GenerationRequest
-    ) -> list[EncodedPrompt]:
-        """(negative, positive) with guidance, else (positive,): each from the cache if it was encoded before."""
-        texts = [(request.prompt, False)]
-        if (request.guidance_scale or 0) > 1:
-            texts.insert(0, (request.negative_prompt, True))
+    def _prompts_of(self, model: StableDiffusion, checkpoint: Checkpoint) -> Prompts:
         encoders = tuple(part.key for part in checkpoint.parts if part.name.startswith("t"))
-        return [
-            self._prompts.get(
-                (encoders, request.clip_skip, text, negative),
-                functools.partial(model.encode_prompt, text, request.clip_skip, negative),
-            )
-            for text, negative in texts
-        ]
+        return Prompts(model, encoders, self._prompts)
 
     def _preview(self, checkpoint: Checkpoint, step: Denoised) -> Image | None:
         from core.preview import latent_preview
@@ -304,6 +291,7 @@ def _check_model(request: GenerationRequest, checkpoint: Checkpoint) -> None:
     for run in request.passes:
         if most and run.of > most:
             raise reject(run.steps_field, run.of, f"at most {most} with {request.sampler}")
+    prompts.check(request, checkpoint.text_encoders)
     if request.clip_skip > checkpoint.clip_skips:
         raise reject("clip_skip", request.clip_skip, f"at most {checkpoint.clip_skips} with {checkpoint.title}")
     if checkpoint.inpaints_only and request.task != "inpaint":

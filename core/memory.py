@@ -67,7 +67,7 @@ def plan(machine: Machine, footprint: Footprint, request: GenerationRequest) -> 
     item = BYTES[machine.dtype]
     weights = footprint.parameters * item
     most = max(run.pixels * run.pictures for run in request.passes)
-    forward = 2 * most // 64 * footprint.unet_channels * UNET_TENSORS * item
+    forward = request.predictions * most // 64 * footprint.unet_channels * UNET_TENSORS * item
 
     def peak(decoded: int) -> int:
         return weights + max(forward, decoded * footprint.vae_channels * VAE_TENSORS * item)

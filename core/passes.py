@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL.Image import Image
@@ -12,8 +12,9 @@ from torch import Tensor
 from core import start
 from core.denoise import Denoised, denoise
 from core.events import Step
-from core.families.sd import EncodedPrompt, StableDiffusion
+from core.families.sd import StableDiffusion
 from core.inpaint import Canvas, fit_mask
+from core.prompts import Prompts
 from core.request import LATENT, GenerationRequest
 from core.upscale import enlarged
 
@@ -23,7 +24,7 @@ class Passes:
     """`nets` are the ControlNets of the request, `upscaler` its super-resolution model or None."""
 
     model: StableDiffusion
-    prompts: Sequence[EncodedPrompt]
+    prompts: Prompts
     nets: Sequence[Any]
     upscaler: Any | None
     preview: Callable[[Denoised], Image | None]
@@ -43,7 +44,8 @@ class Passes:
             if request.hires.upscaler == LATENT:
                 latents = start.source_latents(self.model, request) if latents is None else latents
                 source = start.enlarge(self.model, latents[k : k + 1], second)
-            _, (images[k],) = yield from self._pass(second, (done, total), source)
+            again = replace(self, prompts=replace(self.prompts, before=1))
+            _, (images[k],) = yield from again._pass(second, (done, total), source)
             done += count
         return images
 

@@ -1,12 +1,25 @@
-"""Encoded prompts, kept: the same text with the same encoder is encoded once."""
+"""What a request's prompts tell the model at each step, and their encodings, kept."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from core.grammar import Part, Time, compose, parse
+from core.request import GenerationRequest, reject
+from core.tokens import SPECIAL_TOKENS, split_tokens
+
+if TYPE_CHECKING:
+    from core.denoise import Conditioning
+    from core.families.sd import EncodedPrompt, StableDiffusion, Texts
 
 T = TypeVar("T")
+SECOND_PROMPTS = ("prompt_2", "negative_prompt_2")
+MOST_PARTS = 8  # that AND may join: each costs as much as another picture
+MOST_CHUNKS = 40  # of the encoder's tokens; 3,000 tokens with CLIP
+MOST_WORDINGS = 100  # of one prompt in one run
 
 
 class PromptCache(Generic[T]):
@@ -26,3 +39,95 @@ class PromptCache(Generic[T]):
 
     def clear(self) -> None:
         self._kept.clear()
+
+
+class Line(NamedTuple):
+    """One prompt of those that a step predicts with: what each text encoder reads of it."""
+
+    parts: tuple[Part, Part]
+    negative: bool = False
+
+    def at(self, time: Time) -> Texts:
+        return tuple(part.at(time) for part in self.parts)
+
+
+def lines(request: GenerationRequest) -> list[Line]:
+    """The prompts of a resolved request: (negative, positive, …) with guidance, else (positive,)."""
+    positive = [_both(part, request.prompt_2) for part in compose(request.prompt)]
+    if request.predictions == 1:
+        return positive
+    return [_both(parse(request.negative_prompt), request.negative_prompt_2)._replace(negative=True), *positive]
+
+
+def weights(request: GenerationRequest) -> tuple[float, ...]:
+    """Of the prompts that AND joins."""
+    return tuple(part.weight for part in compose(request.prompt))
+
+
+class TokenCount(NamedTuple):
+    """Of a prompt as it is read: its `tokens`, the chunks they fill, and how many each chunk holds."""
+
+    tokens: int
+    chunks: int
+    room: int
+
+
+def count_tokens(tokenizer: Any, text: str, steps: int = 20) -> TokenCount:
+    """Of the longest of what `text` says in the course of so many steps."""
+    wordings = {part.at(Time(step, steps)) for part in compose(text) for step in range(steps)}
+    split = [split_tokens(tokenizer, wording) for wording in wordings]
+    chunks, tokens = max((len(chunks), sum(map(len, chunks))) for chunks in split)
+    return TokenCount(tokens, chunks, tokenizer.model_max_length - SPECIAL_TOKENS)
+
+
+def check(request: GenerationRequest, encoders: int) -> None:
+    """Raises RequestError for what no model, or none with so many text encoders, can be told."""
+    parts = len(compose(request.prompt))
+    if parts > MOST_PARTS:
+        raise reject("prompt", f"{parts} prompts", f"at most {MOST_PARTS} joined by AND")
+    for name in SECOND_PROMPTS:
+        if getattr(request, name) and encoders == 1:
+            raise reject(name, getattr(request, name), "none, as this model has one text encoder")
+
+
+def _both(first: Part, second: str | None) -> Line:
+    return Line((first, first if second is None else parse(second)))
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Tells `model` what a request says. `encoders` names what shapes an encoding; `before` as in Time."""
+
+    model: StableDiffusion
+    encoders: Hashable = ()
+    cache: PromptCache[EncodedPrompt] = field(default_factory=PromptCache)
+    before: int = 0
+
+    def conditioning(self, request: GenerationRequest, evaluations: int) -> Sequence[Conditioning]:
+        """For each of a run's `evaluations` of the model; the very same object as long as nothing changes."""
+        steps, asked = request.steps_run, lines(request)
+        times = [Time(index * steps // evaluations, steps, self.before) for index in range(evaluations)]
+        said = [tuple(line.at(time) for line in asked) for time in times]
+        distinct = list(dict.fromkeys(said))
+        if len(distinct) > MOST_WORDINGS:
+            raise reject("prompt", f"{len(distinct)} wordings", f"at most {MOST_WORDINGS} in one run")
+        negatives = [line.negative for line in asked]
+        every = [pair for wordings in distinct for pair in zip(wordings, negatives, strict=True)]
+        chunks, negative = max((self.model.count_chunks(texts), negative) for texts, negative in every)
+        if chunks > MOST_CHUNKS:
+            field_name = "negative_prompt" if negative else "prompt"
+            raise reject(field_name, f"{chunks} chunks of tokens", f"at most {MOST_CHUNKS}")
+        made = {}
+        for wordings in distinct:
+            encoded = [
+                self._encode(texts, request.clip_skip, negative, chunks)
+                for texts, negative in zip(wordings, negatives, strict=True)
+            ]
+            made[wordings] = self.model.conditioning(encoded, request.batch_size, request.work_size)
+        return [made[wordings] for wordings in said]
+
+    def _encode(self, texts: Texts, clip_skip: int, negative: bool, chunks: int) -> EncodedPrompt:
+        return self.cache.get(
+            (self.encoders, texts, clip_skip, negative, chunks),
+            lambda: self.model.encode_prompt(texts, clip_skip, negative, chunks),
+        )

@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from core.errors import RequestError
+from core.grammar import compose
 from core.images import fingerprint
 from core.samplers import SAMPLERS, canonical_name
 
@@ -65,6 +66,7 @@ def _picture(value: object) -> Image:
 
 Picture = Annotated[Image, PlainValidator(_picture), PlainSerializer(fingerprint, return_type=str)]
 Text = Annotated[str, AfterValidator(_printable)]
+SecondText = Annotated[Text | None, AfterValidator(lambda text: text or None)]  # empty is none
 Name = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printable)]
 
 
@@ -204,12 +206,29 @@ class Pass:
 class GenerationRequest(Parameters):
     """Everything that changes the picture. Fields that are None take the model's own value when it runs."""
 
-    prompt: Text = Field("", max_length=10_000, title="Prompt", description="What the picture should show")
+    prompt: Text = Field(
+        "",
+        max_length=10_000,
+        title="Prompt",
+        description="What the picture should show; (word:1.2), [a:b:0.4], AND … as in A1111",
+    )
     negative_prompt: Text = Field(
         "",
         max_length=10_000,
         title="Negative prompt",
         description="What to leave out; needs guidance above 1",
+    )
+    prompt_2: SecondText = Field(
+        None,
+        max_length=10_000,
+        title="Second prompt",
+        description="For the second text encoder of XL; none: as the first",
+    )
+    negative_prompt_2: SecondText = Field(
+        None,
+        max_length=10_000,
+        title="Second negative",
+        description="For the second text encoder of XL; none: as the first",
     )
     checkpoint: Name | None = Field(None, title="Model", description="A name from the model list")
     sampler: Annotated[str, AfterValidator(_sampler)] | None = Field(
@@ -319,6 +338,14 @@ class GenerationRequest(Parameters):
     def steps_in_all(self) -> int:
         """The steps that run, with those of the second pass, which each picture goes through alone."""
         return self.steps_run + (self.batch_size * _hires_steps(self) if self.hires else 0)
+
+    @property
+    def predictions(self) -> int:
+        """How often a step of a resolved request asks the model about each picture: with guidance for the negative
+        prompt too, and with AND for each of its prompts.
+        """
+        prompts = len(compose(self.prompt))
+        return prompts if prompts == 1 and (self.guidance_scale or 0) <= 1 else 1 + prompts
 
     @property
     def source_size(self) -> tuple[int, int]:
@@ -437,10 +464,10 @@ def allowed(field: FieldInfo) -> str:
         if "multiple_of" in limits:
             kind = f"a multiple of {limits['multiple_of']}"
         return f"{kind} from {limits['ge']} to {limits['le']}"
-    if "max_length" in limits and field.annotation is str:
-        return f"text of at most {limits['max_length']:,} characters without NUL or broken Unicode"
-    if "max_length" in limits:
+    if "max_length" in limits and get_origin(field.annotation) is tuple:
         return f"a list of at most {limits['max_length']}"
+    if "max_length" in limits:
+        return f"text of at most {limits['max_length']:,} characters without NUL or broken Unicode"
     if "Image" in str(field.annotation):
         return "a picture"
     if field.annotation is bool:

@@ -42,7 +42,8 @@ class Limits(BaseModel):
             if run.pixels > self.max_pixels:
                 size = "{} × {}".format(*run.size)
                 raise reject(run.field, size, f"at most {self.max_pixels:,} pixels here")
-        if sum(run.work for run in request.passes) > self.budget * 1e6:
+        work = sum(run.work for run in request.passes) * max(1, request.predictions / 2)  # guidance is the usual
+        if work > self.budget * 1e6:
             asked = " + ".join(map(str, dict.fromkeys(request.passes)))
             raise reject("steps", asked, f"a product of at most {self.budget:g} million on this server")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from core.control import ControlUnit
-from core.denoise import Blend, Denoising
-from core.families.sd import EncodedPrompt, StableDiffusion
+from core.denoise import Blend, Denoising, Guidance
+from core.families.sd import StableDiffusion
 from core.inpaint import Canvas
+from core.prompts import Prompts, weights
 from core.request import GenerationRequest, Pass, first_step
 from core.samplers import SAMPLERS
 
@@ -77,7 +77,7 @@ def beta_timesteps(steps: int, trained: int) -> list[int]:
 @torch.inference_mode()
 def prepare(
     model: StableDiffusion,
-    prompts: Sequence[EncodedPrompt],
+    prompts: Prompts,
     request: GenerationRequest,
     nets: Sequence[Any],
     source: Tensor | None = None,
@@ -91,13 +91,14 @@ def prepare(
     scheduler = make_scheduler(request, model.parts.scheduler_config, unet.device)
     noise = Noise.of(request)
     start = _Start.of(_Ingredients(model, scheduler, noise, source), canvas)
-    conditioning = model.conditioning(prompts, request.batch_size, request.work_size)
+    conditioning = prompts.conditioning(request, len(start.timesteps))
     return Denoising(
-        predict=functools.partial(model.predict, conditioning),
+        predict=model.predict,
+        conditioning=conditioning,
         scheduler=scheduler,
         timesteps=start.timesteps,
         latents=start.latents,
-        guidance_scale=request.guidance_scale,
+        guidance=Guidance.of(request.guidance_scale, weights(request)),
         step_options=_step_options(scheduler, noise),
         controls=[
             ControlUnit(net, _pixels(canvas.control(c.image), unet), conditioning, c.weight, c.start, c.end)

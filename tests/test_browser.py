@@ -184,7 +184,7 @@ def test_the_prompts_length_is_shown_with_the_models_border(page: Page) -> None:
     page.fill("#field-prompt textarea", "a red circle on a blue background")
     expect(page.locator("#tokens")).to_have_text("7 of 30 tokens")
     page.fill("#field-prompt textarea", "red " * 40)
-    expect(page.locator("#tokens")).to_have_text("40 of 30 tokens: the end is not read")
+    expect(page.locator("#tokens")).to_have_text("40 of 60 tokens · 2 chunks")
 
 
 def test_size_presets_swap_and_the_line_over_generate(page: Page) -> None:

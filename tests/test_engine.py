@@ -335,7 +335,14 @@ def test_a_gpu_draws_the_same_picture_nearly(expected):
 
 
 def test_tokens_are_counted_as_the_model_reads_them(engine):
-    count, most = engine.count_tokens("a red circle on a blue background", None)
-    assert (count, most) == (7, 30)
-    assert engine.count_tokens("", "pocket") == (0, 30)
-    assert engine.count_tokens("red " * 2000, "pocket") == (2000, 30)
+    assert engine.count_tokens("a red circle on a blue background", None) == (7, 1, 30)
+    assert engine.count_tokens("", "pocket") == (0, 1, 30)
+    assert engine.count_tokens("red " * 2000, "pocket") == (2000, 67, 30)
+
+
+def test_prompts_that_change_or_add_up_run_and_what_says_the_same_is_the_same(engine, expected):
+    assert pixels(engine, prompt="[a red circle|a red circle] on a (blue:1.0) background") == expected
+    assert pixels(engine, prompt="[a red circle:a green tree:1] on a blue background") != expected
+    assert run(engine, prompt="a red circle AND a blue background:0.5").images[0].size == (256, 256)
+    with pytest.raises(RequestError, match="this model has one text encoder"):
+        run(engine, prompt_2="a tree")

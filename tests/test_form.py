@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from PIL import Image
 
 from core.errors import RequestError
 from core.request import GenerationRequest
-from ui.form import KEEP_SIZE, form_values, read_form, uploaded
+from tests.darkroom import LIMITS as ROOMY
+from ui.form import KEEP_SIZE, read_form, write_form
+from ui.uploads import uploaded
 
-PIXELS = 10**6
+LIMITS = ROOMY.model_copy(update={"max_pixels": 10**6})
 
 
 @pytest.fixture
@@ -50,19 +53,19 @@ def form(**changes: Any) -> dict[str, Any]:
 
 def test_the_text_tab_sends_neither_picture_nor_mask_whatever_the_others_hold(uploads: Path) -> None:
     held = form(task="text", image=save(uploads, "a.png"), mask=save(uploads, "m.png"), redraw="masked")
-    assert read_form(held, PIXELS) == [GenerationRequest(prompt="a fish", width=256, height=256)]
+    assert read_form(held, LIMITS) == [GenerationRequest(prompt="a fish", width=256, height=256)]
 
 
 def test_each_picture_is_a_request_of_its_own(uploads: Path) -> None:
     paths = [save(uploads, "a.png", colour="red"), save(uploads, "b.png", colour="blue")]
-    requests = read_form(form(image="\n".join(paths)), PIXELS)
+    requests = read_form(form(image="\n".join(paths)), LIMITS)
     assert [request.image.getpixel((0, 0)) for request in requests if request.image] == [(255, 0, 0), (0, 0, 255)]
     assert {request.strength for request in requests} == {0.5}
 
 
 @pytest.mark.parametrize(("mode", "size"), [(KEEP_SIZE, (None, None)), ("crop", (256, 256))])
 def test_the_size_is_the_pictures_or_the_forms(uploads: Path, mode: str, size: tuple[int | None, int | None]) -> None:
-    (request,) = read_form(form(image=save(uploads, "a.png"), resize_mode=mode), PIXELS)
+    (request,) = read_form(form(image=save(uploads, "a.png"), resize_mode=mode), LIMITS)
     assert (request.width, request.height) == size
     assert request.resize_mode == ("stretch" if mode == KEEP_SIZE else mode)
 
@@ -70,10 +73,10 @@ def test_the_size_is_the_pictures_or_the_forms(uploads: Path, mode: str, size: t
 def test_inpainting_takes_the_masks_options(uploads: Path) -> None:
     picture, mask = save(uploads, "a.png"), save(uploads, "m.png", colour="white")
     masked = form(task="inpaint", image=picture, mask=mask, redraw="masked", mask_grow=3, mask_content="colour")
-    (request,) = read_form(masked, PIXELS)
+    (request,) = read_form(masked, LIMITS)
     assert request.task == "inpaint"
     assert (request.padding_mask_crop, request.mask_grow, request.mask_colour) == (32, 3, "#ff8000")
-    (request,) = read_form(form(task="inpaint", image=picture, **{"outpaint.up": 16}), PIXELS)
+    (request,) = read_form(form(task="inpaint", image=picture, **{"outpaint.up": 16}), LIMITS)
     assert request.outpaint and request.outpaint.sides == (0, 16, 0, 0)
     assert request.padding_mask_crop is None
 
@@ -100,7 +103,7 @@ def test_what_is_wrong_is_said_once_by_its_label(uploads: Path, values: dict[str
     (uploads / "half.png").write_bytes((uploads / "a.png").read_bytes()[:60])
     paths = {name: str(uploads / values[name]) for name in ("image", "mask") if name in values}
     with pytest.raises(RequestError) as error:
-        read_form(form(**values | paths), PIXELS)
+        read_form(form(**values | paths), LIMITS)
     assert str(error.value).replace("“this file”", "this file").startswith(message)
 
 
@@ -113,6 +116,8 @@ def test_only_uploaded_files_are_opened(uploads: Path, tmp_path_factory: pytest.
 
 def test_a_requests_fields_come_back_as_the_forms_values() -> None:
     request = GenerationRequest(prompt="a fish", seed=2**64 - 1, steps=7)
-    values = form_values(dict(request))
-    assert (values["seed"], values["steps"], values["redraw"]) == (str(2**64 - 1), 7, "whole")
-    assert not {"image", "mask", "outpaint", "padding_mask_crop"} & set(values)
+    seed, steps, redraw, *others = write_form(
+        ["seed", "steps", "redraw", "image", "mask", "padding_mask_crop"], dict(request)
+    )
+    assert (seed, steps, redraw) == (str(2**64 - 1), 7, "whole")
+    assert all(other == gr.skip() for other in others)

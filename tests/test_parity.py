@@ -15,6 +15,7 @@ from core import start
 from core.denoise import denoise
 from core.families.sd import Components, StableDiffusion
 from core.families.sdxl import StableDiffusionXL
+from core.prompts import Prompts
 from core.request import Control, GenerationRequest
 from core.samplers import SAMPLERS
 from tests import tiny
@@ -41,7 +42,8 @@ def pipelines():
     return {"StableDiffusion": tiny.sd(), "StableDiffusionXL": tiny.sdxl()}
 
 
-def our_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor:
+def model_of(pipeline, **changes) -> StableDiffusion:
+    """Our model of a diffusers pipeline's components."""
     parts = pipeline.components
     xl = "text_encoder_2" in parts
     names = ("", "_2") if xl else ("",)
@@ -52,12 +54,14 @@ def our_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor:
         tokenizers=tuple(parts[f"tokenizer{n}"] for n in names),
         scheduler_config=dict(parts["scheduler"].config),
         options={},
+        **changes,
     )
-    model = (StableDiffusionXL if xl else StableDiffusion)(components)
-    prompts = [model.encode_prompt(request.prompt, request.clip_skip)]
-    if request.guidance_scale > 1:
-        prompts.insert(0, model.encode_prompt(request.negative_prompt, request.clip_skip, negative=True))
-    *_, last = denoise(start.prepare(model, prompts, request, nets))
+    return (StableDiffusionXL if xl else StableDiffusion)(components)
+
+
+def our_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor:
+    model = model_of(pipeline)
+    *_, last = denoise(start.prepare(model, Prompts(model), request, nets))
     return last.latents
 
 
@@ -69,6 +73,8 @@ def their_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor
     options = {"height": SIZE, "width": SIZE}
     if request.image:
         options |= {"image": request.image, "strength": request.strength}
+    if request.prompt_2:
+        options |= {"prompt_2": request.prompt_2, "negative_prompt_2": request.negative_prompt_2}
     if request.mask:
         options |= {"mask_image": request.mask}
     if nets:
@@ -173,3 +179,8 @@ def test_a_9_channel_unet_sees_the_mask():
 def test_an_empty_negative_prompt(pipelines):
     for pipeline in pipelines.values():
         assert_same_bits(pipeline, negative_prompt="")
+
+
+def test_second_prompts_of_xl(pipelines):
+    xl = pipelines["StableDiffusionXL"]
+    assert_same_bits(xl, prompt_2="a green tree", negative_prompt_2="a small circle")

@@ -40,6 +40,8 @@ def control(**fields: Any) -> Control:
         ({"prompt": "x" * 100_000}, "prompt", "use text of at most 10,000 characters"),
         ({"prompt": "a\0b"}, "prompt", "Prompt: “a�b” is not allowed"),
         ({"negative_prompt": "\ud800"}, "negative_prompt", "Negative prompt: “�” is not allowed"),
+        ({"prompt_2": "x" * 100_000}, "prompt_2", "Second prompt: “xxxx"),
+        ({"negative_prompt_2": "a\0b"}, "negative_prompt_2", "use text of at most 10,000 characters"),
         ({"sampler": "Magic"}, "sampler", "Sampler: “Magic” is not allowed; use one of Euler, "),
         ({"checkpoint": ""}, "checkpoint", "Model: “” is not allowed"),
         ({"colour": 1}, "colour", "Unknown field: “colour” is not allowed; use one of prompt, "),
@@ -74,6 +76,7 @@ def test_defaults_are_the_models_own() -> None:
     own = (request.checkpoint, request.sampler, request.guidance_scale, request.width, request.height, request.seed)
     assert own == (None,) * 6
     assert (request.prompt, request.steps, request.task) == ("", 20, "text")
+    assert GenerationRequest(prompt_2="", negative_prompt_2="x").prompt_2 is None
 
 
 def test_it_is_frozen_and_keeps_its_own_pictures() -> None:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from PIL import Image
 
-from core.checkpoints import Checkpoint
+from core.checkpoints import Checkpoint, Part
 from core.engine import Engine
 from core.errors import RequestError
 from core.history import History
 from core.jobs import JobQueue, JobState, Status
 from core.request import GenerationRequest
+from tests.darkroom import LIMITS
 from ui.form import read_form
 from ui.run import Desk, data_uri, duration, frame
 
+ENCODERS = tuple(Part(name, Path(name), "CLIPTextModel") for name in ("text_encoder", "text_encoder_2"))
 SMALL = Checkpoint(name="small", title="Small", family="sd1", native_size=256, sampler="DDIM", guidance_scale=4.0)
-LARGE = Checkpoint(name="large", title="Large", family="sdxl", native_size=1024, sampler="Euler", guidance_scale=7.0)
+LARGE = Checkpoint(
+    name="large",
+    title="Large",
+    family="sdxl",
+    native_size=1024,
+    sampler="Euler",
+    guidance_scale=7.0,
+    parts=ENCODERS,
+)
 
 
 @dataclass(frozen=True)
@@ -40,13 +51,13 @@ def desk() -> Desk:
     [("", None), ("  ", None), (None, None), ("0", 0), (" 7 ", 7), (str(2**64 - 1), 2**64 - 1)],
 )
 def test_a_seed_is_read_from_text_to_the_last_digit(text: str | None, seed: int | None) -> None:
-    assert read_form({"seed": text}, 1)[0].seed == seed
+    assert read_form({"seed": text}, LIMITS)[0].seed == seed
 
 
 @pytest.mark.parametrize("text", ["red", "-1", "1.5", "1e3", "٣", "1_000", str(2**64), "9" * 10_000])
 def test_what_is_no_seed_is_refused_by_its_label(text: str) -> None:
     with pytest.raises(RequestError, match=r"^Seed: "):
-        read_form({"seed": text}, 1)
+        read_form({"seed": text}, LIMITS)
 
 
 def test_fields_follow_the_model_until_a_person_sets_them(desk: Desk) -> None:
@@ -54,6 +65,12 @@ def test_fields_follow_the_model_until_a_person_sets_them(desk: Desk) -> None:
     assert desk.follow_model("large", plan, 256, 256, "DDIM", 4.0) == [1024, 1024, "Euler", 7.0]
     assert desk.follow_model("large", plan, 512, 256, "Heun", 4.0) == [512, 1024, "Heun", 7.0]
     assert desk.follow_model("large", {}, None, None, None, None) == [1024, 1024, "Euler", 7.0]
+
+
+def test_second_prompts_stand_only_with_a_model_that_reads_them(desk: Desk) -> None:
+    assert [field.visible for field in desk.second_prompts("large")] == [True, True]
+    assert [(field.visible, field.value) for field in desk.second_prompts("small")] == [(False, "")] * 2
+    assert [field.visible for field in desk.second_prompts(None)] == [False, False]
 
 
 @pytest.mark.parametrize(

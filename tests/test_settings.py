@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import RequestError
+from core.request import GenerationRequest
 from core.settings import LIMITS, Settings
 
 
@@ -95,3 +96,12 @@ def test_strangers_may_ask_for_less() -> None:
 
 def test_a_password_is_not_printed_with_the_settings() -> None:
     assert "hunter2" not in repr(Settings(auth="ann:hunter2"))
+
+
+def test_prompts_that_add_up_count_as_the_work_they_are() -> None:
+    def request(prompt: str) -> GenerationRequest:
+        return GenerationRequest(prompt=prompt, width=1024, height=1024, steps=50, guidance_scale=7.0)
+
+    LIMITS["space"].check(request("a"))
+    with pytest.raises(RequestError, match="a product of at most 100 million"):
+        LIMITS["space"].check(request("a AND b AND c"))

@@ -20,13 +20,12 @@ from gradio.utils import get_upload_folder
 from core.engine import Engine
 from core.errors import DarkroomError
 from core.history import History
-from core.images import read_mask, read_picture
 from core.jobs import JobQueue, JobState, Status
 from core.request import PICTURES, Control, GenerationRequest
 from ui.archive import file_name
-from ui.form import uploaded
 from ui.run import told
 from ui.server import owner_of
+from ui.uploads import read_upload
 
 FIELDS = GenerationRequest.model_fields
 
@@ -85,12 +84,7 @@ def _read(values: dict[str, Any], engine: Engine) -> GenerationRequest:
     """The request that a call's JSON describes, its uploaded files read."""
 
     def picture(value: Any, field: str, label: str) -> Any:
-        if value is None:
-            return None
-        reader = read_mask if field == "mask" else read_picture
-        return reader(
-            uploaded(value, field, label), max_pixels=engine.settings.limits.max_pixels, field=field, label=label
-        )
+        return read_upload(value, engine.settings.limits, field, label)
 
     for name in PICTURES:
         values[name] = picture(values[name], name, FIELDS[name].title or name)

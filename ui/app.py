@@ -15,6 +15,7 @@ from core.engine import Engine
 from core.history import History
 from core.jobs import JobQueue
 from core.presets import Presets
+from core.prompts import SECOND_PROMPTS
 from core.settings import ROOT, Mode
 from ui.api import add_endpoint
 from ui.controls import HELP, control
@@ -138,6 +139,8 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, mod
             reuse = gr.Button("Seed of the picture on the canvas", elem_id="reuse", elem_classes="icon")
         fields["batch_size"] = control("batch_size")
         with gr.Accordion("More", open=False, elem_id="more"):
+            for name in SECOND_PROMPTS:
+                fields[name] = control(name, value="", placeholder="As the first", visible=False)
             fields["clip_skip"] = control("clip_skip")
     dock = live("dock", "generate", value={})
     extra = {
@@ -174,6 +177,8 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     changes = [field.change for name, field in parts.fields.items() if name not in ("prompt", "negative_prompt")]
     gr.on([page.load, *changes], desk.plan, fields, parts.dock, **AT_ONCE, trigger_mode="always_last")
     model.input(desk.follow_model, [model, parts.dock, *own], own, **AT_ONCE)
+    seconds = [parts.fields[name] for name in SECOND_PROMPTS]
+    gr.on([page.load, model.change], desk.second_prompts, model, seconds, **AT_ONCE)
     parts.swap.click(None, [width, height], [width, height], js="(w, h) => [h, w]", **QUIET)
     parts.dice.click(None, None, seed, js="() => ''", **QUIET)
     parts.reuse.click(None, seed, seed, js="darkroom.seed", **QUIET)

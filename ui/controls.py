@@ -30,7 +30,9 @@ def control(name: str, **look: Any) -> Component:
     match name:
         case "checkpoint" | "sampler":
             return gr.Dropdown(**{"choices": list(SAMPLERS)} | common)
-        case "prompt" | "negative_prompt" | "seed":  # a browser's numbers are exact to 2^53 only, so a seed is text
+        case (
+            "prompt" | "negative_prompt" | "prompt_2" | "negative_prompt_2" | "seed"
+        ):  # a browser's numbers are exact to 2^53 only, so a seed is text
             return gr.Textbox(**{"max_lines": 12} | common)
         case "width" | "height":
             return gr.Number(step=limits["multiple_of"], **common)

@@ -70,7 +70,7 @@ def build_editing(ratios: list[str]) -> tuple[Fields, gr.Dropdown]:
 def extended(ratio: str, image: str, limits: Limits) -> list[int]:
     """The four sides that bring the source picture to `ratio`, such as "16:9". Raises RequestError."""
     values = {"task": "image", "image": image, "resize_mode": "stretch", "strength": 1.0}
-    picture = read_form(values, limits.max_pixels)[0].image
+    picture = read_form(values, limits)[0].image
     across, down = map(int, ratio.split(":"))
     assert picture
     sides = extend_to(picture.size, (across, down))

@@ -16,10 +16,11 @@ from core.jobs import JobState, Status
 from core.metadata import PictureInfo, read_text
 from core.replay import compare
 from ui.facts import facts, own_facts
-from ui.form import form_values, uploaded
+from ui.form import write_form
 from ui.live import AT_ONCE, QUIET, live
 from ui.run import Desk, told
 from ui.server import owner_of
+from ui.uploads import uploaded
 
 SOURCES = {"darkroom": "Darkroom", "a1111": "A1111", "comfyui": "ComfyUI", "invokeai": "InvokeAI"}
 TEXT_SHOWN = 100_000  # characters of a text that is shown whole
@@ -64,10 +65,10 @@ class Reader:
         """Values of the form's fields: the picture's where it has valid ones, else what stands there."""
         with told():
             info = self._info(event)
-        fields = form_values(_own_fields(info))
+        fields = {name: value for name, value in _own_fields(info).items() if name in self._desk.fields}
         if self._missing(info):
             del fields["checkpoint"]
-        return [fields.get(name, gr.skip()) for name in self._desk.fields]
+        return write_form(self._desk.fields, fields)
 
     async def replay(self, event: gr.EventData, request: gr.Request) -> AsyncIterator[Answer]:
         """Make the whole batch again and compare this picture. First tells that it runs, then how it came out."""

@@ -13,14 +13,16 @@ from gradio.components import Component
 
 from core.errors import DarkroomError
 from core.presets import Library, Presets, Size
+from core.prompts import SECOND_PROMPTS
 from core.request import GenerationRequest
 from core.settings import Mode
 from ui.facts import PROMPTS
-from ui.form import EDITING, EXTRAS
+from ui.form import EDITING, write_form
 from ui.live import AT_ONCE, QUIET, live
 from ui.run import MODELS_OWN, Desk, own_values, told
 
-NOT_KEPT = (*PROMPTS, *EDITING, *EXTRAS, "controls", "seed")  # by saved settings: what is for one picture only
+ONCE = {*PROMPTS, *SECOND_PROMPTS, *EDITING, "controls", "seed"}  # what is for one picture only
+KEPT = set(GenerationRequest.model_fields) - ONCE  # by saved settings
 Answer = dict[str, Any]
 
 
@@ -125,7 +127,7 @@ class Cabinet:
         values = {
             field: own[field] if value is None and field in MODELS_OWN else value for field, value in setting.items()
         }
-        return [values.get(field, gr.skip()) for field in self._desk.fields]
+        return write_form(self._desk.fields, values)
 
     def resize(self, name: str, checkpoint: str | None) -> tuple[int, int]:
         """Width and height of a size, at the area that the model was made for."""
@@ -170,7 +172,7 @@ class Cabinet:
     def _settings(self, values: tuple[Any, ...]) -> dict[str, Any]:
         given = dict(zip(self._desk.fields, values, strict=True))
         (request,) = self._desk.read(given | {"task": "text"})
-        return {name: getattr(request, name) for name in self._desk.fields if name not in NOT_KEPT}
+        return {name: getattr(request, name) for name in self._desk.fields if name in KEPT}
 
     def _drawn(self, library: Library) -> tuple[Answer, Any, Any]:
         return (

@@ -21,9 +21,10 @@ from core.engine import Engine
 from core.errors import DarkroomError, NotFound
 from core.history import History
 from core.jobs import JobQueue, JobState, Status
+from core.prompts import MOST_CHUNKS, SECOND_PROMPTS
 from core.request import GenerationRequest
 from ui.editing import extended, outlook
-from ui.form import SIDES, form_values, read_form
+from ui.form import SIDES, read_form, write_form
 from ui.server import owner_of
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
@@ -117,7 +118,8 @@ class Desk:
                 self.queue.submit(resolved, owner_of(request))
 
     def read(self, given: Mapping[str, Any]) -> list[GenerationRequest]:
-        return read_form(given, self.engine.settings.limits.max_pixels)
+        """The requests in the raw values of the form's fields."""
+        return read_form(given, self.engine.settings.limits)
 
     def extend(self, ratio: str, image: str) -> list[Any]:
         """The four sides that bring the source picture to a shape; as they are for none."""
@@ -138,8 +140,8 @@ class Desk:
         """A picture's settings, as values of the form's fields."""
         with told():
             job = await self._job(event, request)
-            used = form_values(dict(job.request.replace(seed=self._seed(job, event))))
-        return [used.get(name, gr.skip()) for name in self.fields]
+            used = job.request.replace(seed=self._seed(job, event))
+        return write_form(self.fields, dict(used))
 
     def plan(self, *values: Any) -> dict[str, Any]:
         """What Generate would do with the form as it is, or why it would not."""
@@ -164,13 +166,13 @@ class Desk:
         return plan | drawn | {"words": words, "width": width, "height": height, "runs": runs}
 
     def tokens(self, prompt: str | None, name: str | None) -> dict[str, Any]:
-        """How long the prompt is for the model, and where the model's border is; nothing for what it cannot read."""
+        """How long the prompt is for the model; nothing for what it cannot read."""
         try:
             text = GenerationRequest(prompt=prompt or "").prompt
-            count, most = self.engine.count_tokens(text, name)
+            count = self.engine.count_tokens(text, name)
         except DarkroomError:
             return {}
-        return {"count": count, "most": most}
+        return {**count._asdict(), "most": MOST_CHUNKS}
 
     def follow_model(self, name: str | None, plan: Mapping[str, Any], *values: Any) -> list[Any]:
         """The MODELS_OWN fields after a change of model: what showed the old one's own value shows the new one's."""
@@ -180,6 +182,12 @@ class Desk:
             new[field] if value in (old[field], None) else value
             for field, value in zip(MODELS_OWN, values, strict=True)
         ]
+
+    def second_prompts(self, name: str | None) -> list[Any]:
+        """The prompts of a second text encoder stand in the form only for a model that has one."""
+        known = self.checkpoint(name)
+        there = known is not None and known.text_encoders > 1
+        return [gr.Textbox(visible=True) if there else gr.Textbox(visible=False, value="") for _ in SECOND_PROMPTS]
 
     def example(self, event: gr.EventData) -> str:
         return str(event._data.get("prompt", ""))

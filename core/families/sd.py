@@ -9,12 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.denoise import Residuals
+from core.denoise import Conditioning, Residuals
+from core.encoding import encode, weigh
+from core.grammar import Wording
+from core.tokens import Words, chunked, split_tokens
+
+Texts = tuple[Wording, ...]
+"""What each text encoder reads of one prompt."""
 
 
 @dataclass(frozen=True)
 class Components:
-    """What a checkpoint of this kind consists of, loaded. `options` are the pipeline's own, of model_index.json."""
+    """What a checkpoint of this kind consists of, loaded. `options` are the pipeline's own, of model_index.json;
+    `words` the textual inversions of each text encoder.
+    """
 
     unet: Any
     vae: Any
@@ -22,6 +30,7 @@ class Components:
     tokenizers: tuple[Any, ...]
     scheduler_config: dict[str, Any]
     options: dict[str, Any]
+    words: tuple[Words, ...] = ({}, {})
 
 
 @dataclass(frozen=True)
@@ -38,16 +47,22 @@ class StableDiffusion:
     def __init__(self, parts: Components) -> None:
         self.parts = parts
 
+    def count_chunks(self, texts: Texts) -> int:
+        """How many chunks of tokens the longest of `texts` fills."""
+        readers = zip(self.parts.tokenizers, texts, self.parts.words, strict=False)
+        return max(len(split_tokens(tokenizer, text, words)) for tokenizer, text, words in readers)
+
     @torch.inference_mode()
-    def encode_prompt(self, text: str, clip_skip: int, negative: bool = False) -> EncodedPrompt:
-        """`clip_skip` counts as A1111 does: 1 is the encoder's last layer. Text beyond its tokens is cut off."""
+    def encode_prompt(self, texts: Texts, clip_skip: int, negative: bool = False, chunks: int = 1) -> EncodedPrompt:
+        """`clip_skip` counts as A1111 does: 1 is the encoder's last layer. `chunks` is how many there must be."""
         (encoder,) = self.parts.text_encoders
         (tokenizer,) = self.parts.tokenizers
-        hidden = encoder(token_ids(tokenizer, text).to(encoder.device), output_hidden_states=True).hidden_states
-        return EncodedPrompt(encoder.final_layer_norm(hidden[-clip_skip]))
+        read = chunked(tokenizer, texts[0], self.parts.words[0], chunks)
+        hidden = encode(encoder, read).hidden_states
+        return EncodedPrompt(weigh(encoder.final_layer_norm(hidden[-clip_skip]), read))
 
     def conditioning(self, prompts: Sequence[EncodedPrompt], batch: int, size: tuple[int, int]) -> dict[str, Any]:
-        """The U-Net's keyword arguments for (negative, positive) or (positive,), each repeated `batch` times.
+        """The U-Net's keyword arguments for (negative, positive, …) or (positive,), each repeated `batch` times.
 
         The tensor is made anew for each run: attention keeps what it projected from it, see core/attention.py.
         """
@@ -55,17 +70,10 @@ class StableDiffusion:
         return {"encoder_hidden_states": embeds.to(self.parts.unet.device, self.parts.unet.dtype)}
 
     def predict(
-        self, conditioning: dict[str, Any], model_input: Tensor, timestep: Tensor, residuals: Residuals
+        self, conditioning: Conditioning, model_input: Tensor, timestep: Tensor, residuals: Residuals
     ) -> Tensor:
         output: Tensor = self.parts.unet(model_input, timestep, **conditioning, **residuals, return_dict=False)[0]
         return output
-
-
-def token_ids(tokenizer: Any, text: str) -> Tensor:
-    ids: Tensor = tokenizer(
-        text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    ).input_ids
-    return ids
 
 
 FAMILY = StableDiffusion

@@ -7,20 +7,26 @@ from typing import Any
 
 import torch
 
-from core.families.sd import EncodedPrompt, StableDiffusion, token_ids
+from core.encoding import encode, weigh
+from core.families.sd import EncodedPrompt, StableDiffusion, Texts
+from core.tokens import chunked
 
 
 class StableDiffusionXL(StableDiffusion):
     @torch.inference_mode()
-    def encode_prompt(self, text: str, clip_skip: int, negative: bool = False) -> EncodedPrompt:
+    def encode_prompt(self, texts: Texts, clip_skip: int, negative: bool = False, chunks: int = 1) -> EncodedPrompt:
         """XL counts layers from the last but one, as A1111 and diffusers do: `clip_skip` 1 is that layer."""
-        layers = []
-        for encoder, tokenizer in zip(self.parts.text_encoders, self.parts.tokenizers, strict=True):
-            output = encoder(token_ids(tokenizer, text).to(encoder.device), output_hidden_states=True)
-            layers.append(output.hidden_states[-(clip_skip + 1)])
-            pooled = output[0]  # the last encoder's stays: it is the one with a projection
+        layers, parts = [], self.parts
+        for encoder, tokenizer, text, words in zip(
+            parts.text_encoders, parts.tokenizers, texts, parts.words, strict=True
+        ):
+            read = chunked(tokenizer, text, words, chunks)
+            output = encode(encoder, read)
+            layers.append(weigh(output.hidden_states[-(clip_skip + 1)], read))
+            pooled = output[0][:1]  # the last encoder's stays: it is the one with a projection
         embeds = torch.cat(layers, dim=-1)
-        if negative and not text and self.parts.options.get("force_zeros_for_empty_prompt", True):
+        empty = not any(any(text) for text in texts)
+        if negative and empty and parts.options.get("force_zeros_for_empty_prompt", True):
             return EncodedPrompt(torch.zeros_like(embeds), torch.zeros_like(pooled))
         return EncodedPrompt(embeds, pooled)
 

@@ -234,7 +234,7 @@
       pen.lineCap = pen.lineJoin = "round";
       pen.beginPath();
       pen.moveTo(last.x, last.y);
-      pen.lineTo(to.x, to.y);
+      pen.lineTo(to.x + 0.01, to.y); // a line without length is not drawn, and a tap is a dot
       pen.stroke();
       last = to;
     };

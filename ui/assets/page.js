@@ -253,15 +253,16 @@ window.darkroom = (() => {
     draw();
   }
 
-  /* How long the prompt is, in its lower corner; said aloud only where the end is cut off. */
+  /* How long the prompt is, in its lower corner, and in how many chunks the model reads it; aloud if it is too long. */
   function tokens(element, props, watch) {
     const line = $(".count", element);
     watch("value", () => {
-      const { count, most } = props.value;
-      const over = count > most;
+      const { tokens: count, chunks, room, most } = props.value;
+      const over = chunks > most;
       line.classList.toggle("over", over);
       line.setAttribute("role", over ? "status" : "presentation");
-      write(line, !count ? "" : over ? `${count} of ${most} tokens: the end is not read` : `${count} of ${most} tokens`);
+      const read = over ? `${most * room} tokens: too long` : `${chunks * room} tokens`;
+      write(line, count ? `${count} of ${read}${chunks > 1 && !over ? ` · ${chunks} chunks` : ""}` : "");
     });
   }
 

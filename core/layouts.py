@@ -1,0 +1,174 @@
+"""Single-file checkpoints: what a header's key names say. A family more is a row in LAYOUTS.
+
+Nothing is guessed: a file that fits no row, or does not say what it predicts, is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.errors import CheckpointError
+from core.shapes import Config, Shapes, clip_config, open_clip_config, sd2_text_config, unet_config, vae_config
+
+END, ZERO = "<|endoftext|>", "!"  # what fills up a short prompt: OpenAI's way and OpenCLIP's
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A component inside a file: keys with `prefix`, a config made from their shapes, and what shapes do not tell."""
+
+    name: str
+    class_name: str
+    prefix: str
+    config: Callable[[Shapes], Config]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the files of a family look: only they have keys that begin with `marker`."""
+
+    family: str
+    marker: str
+    pieces: tuple[Piece, ...]
+    pad_tokens: tuple[str, ...]
+    channels: tuple[int, ...] = (4, 9)  # that the U-Net takes: latents alone, or with mask and masked picture
+
+
+def _unet(sample_size: int) -> Piece:
+    prefix = "model.diffusion_model."
+    return Piece("unet", "UNet2DConditionModel", prefix, unet_config, {"sample_size": sample_size})
+
+
+def _vae(sample_size: int, scaling_factor: float) -> Piece:
+    facts = {"sample_size": sample_size, "scaling_factor": scaling_factor}
+    return Piece("vae", "AutoencoderKL", "first_stage_model.", vae_config, facts)
+
+
+LAYOUTS = (
+    Layout(
+        "sd1",
+        "cond_stage_model.transformer.",
+        (
+            Piece("text_encoder", "CLIPTextModel", "cond_stage_model.transformer.", clip_config, {}),
+            _unet(64),
+            _vae(512, 0.18215),
+        ),
+        (END,),
+    ),
+    Layout(
+        "sd2",
+        "cond_stage_model.model.",
+        (
+            Piece("text_encoder", "CLIPTextModel", "cond_stage_model.model.", sd2_text_config, {}),
+            _unet(96),
+            _vae(768, 0.18215),
+        ),
+        (ZERO,),
+    ),
+    Layout(
+        "sdxl",
+        "conditioner.embedders.1.model.",
+        (
+            Piece("text_encoder", "CLIPTextModel", "conditioner.embedders.0.transformer.", clip_config, {}),
+            Piece(
+                "text_encoder_2",
+                "CLIPTextModelWithProjection",
+                "conditioner.embedders.1.model.",
+                open_clip_config,
+                {},
+            ),
+            _unet(128),
+            _vae(1024, 0.13025),
+        ),
+        (END, ZERO),
+    ),
+)
+
+REFUSED = (
+    (r"^lora_|\.lora_(A|B|up|down|linear)", "it is a LoRA, which belongs into models/loras"),
+    (r"^control_model\.|^controlnet_cond_embedding\.", "it is a ControlNet, which belongs into models/controlnet"),
+    (r"^edm_", "it was trained with EDM noise levels, which Darkroom does not know"),
+)
+"""What is often put into the folder and is no checkpoint: a pattern of its keys, and what to say."""
+INCOMPLETE = (
+    (r"^conditioner\.embedders\.0\.model\.", "it is the refiner of SDXL, which cannot draw alone"),
+    (r"^(encoder|decoder)\.conv_in\.", "it is a VAE alone, not a whole model"),
+    (r"double_blocks\.", "it is a FLUX model, which Darkroom does not know"),
+    (r"joint_blocks\.", "it is a Stable Diffusion 3, which Darkroom does not know yet"),
+    (r"^down_blocks\.", "it is the U-Net of a diffusers folder; put the whole folder here"),
+    (r"^model\.diffusion_model\.", "it has no text encoder that Darkroom knows"),
+)
+"""The same for files that fit no layout."""
+
+
+def identify(shapes: Shapes) -> Layout:
+    """Raises CheckpointError, with the reason, for a file that is no checkpoint of a family we know."""
+    _refuse(REFUSED, shapes)
+    for layout in LAYOUTS:
+        if any(key.startswith(layout.marker) for key in shapes):
+            return layout
+    _refuse(INCOMPLETE, shapes)
+    raise CheckpointError("its tensors are of no kind of model that Darkroom knows")
+
+
+def _refuse(reasons: Sequence[tuple[str, str]], shapes: Shapes) -> None:
+    for pattern, reason in reasons:
+        if any(re.search(pattern, key) for key in shapes):
+            raise CheckpointError(reason)
+
+
+def pieces(layout: Layout, shapes: Shapes) -> dict[str, tuple[Config, Shapes]]:
+    """Each piece's config and its own tensors, by its name. Raises CheckpointError for a piece that does not fit."""
+    found: dict[str, tuple[Config, Shapes]] = {}
+    for piece in layout.pieces:
+        own = {key.removeprefix(piece.prefix): shape for key, shape in shapes.items() if key.startswith(piece.prefix)}
+        try:
+            found[piece.name] = ({**piece.config(own), **piece.facts}, own)
+        except (KeyError, IndexError, StopIteration, ValueError):
+            problem = "is not built as this family's is" if own else "is not in the file"
+            raise CheckpointError(f"its {piece.name} {problem}") from None
+    channels = found["unet"][0]["in_channels"]
+    if channels not in layout.channels:
+        raise CheckpointError(f"its U-Net takes {channels} channels, a kind that Darkroom does not know")
+    return found
+
+
+def noise_schedule(family: str, shapes: Shapes, metadata: Mapping[str, Any], name: str) -> Config:
+    """The scheduler's config: 1000 levels as Stable Diffusion has them, and what the U-Net predicts.
+
+    Raises CheckpointError where neither header nor name tells that of a Stable Diffusion 2.
+    """
+    config = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+        "set_alpha_to_one": False,
+        "clip_sample": False,
+        "prediction_type": _prediction(family, shapes, metadata, name),
+    }
+    if "ztsnr" in shapes:
+        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return config
+
+
+def _prediction(family: str, shapes: Shapes, metadata: Mapping[str, Any], name: str) -> str:
+    told = str(metadata.get("modelspec.prediction_type", "")).lower()
+    if "v_pred" in shapes or told.startswith("v"):
+        return "v_prediction"
+    if told == "epsilon" or family != "sd2":
+        return "epsilon"
+    hints = {"512": "epsilon", "base": "epsilon", "768": "v_prediction"}  # as the published files are named
+    words = f"{name} {metadata.get('modelspec.architecture', '')}".lower()
+    for hint, prediction in hints.items():
+        if hint in words:
+            return prediction
+    raise CheckpointError(
+        "it does not say whether it predicts noise or velocity; put 512 or 768-v into its name, as it was trained"
+    )

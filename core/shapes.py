@@ -1,0 +1,142 @@
+"""The config of a component, from its tensors' shapes alone: what diffusers and transformers keep in config.json.
+
+A file in the original layouts (CompVis, Stability, OpenAI, OpenCLIP) has no config beside it. What shapes do not tell
+is the same for every model of a layout and stands in core/layouts.py. A key that is missing raises KeyError.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Shapes = Mapping[str, tuple[int, ...]]
+Config = dict[str, Any]
+HEAD_WIDTH = 64  # of every attention head in CLIP, and in U-Nets since Stable Diffusion 2
+HEADS = 8  # of every attention in the U-Net of Stable Diffusion 1
+TIME_WIDTH = 256  # of each of the six numbers that SDXL's U-Nets are told
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A resolution of the U-Net's way down: its width, its residual blocks, transformer layers in each (or 0)."""
+
+    channels: int
+    blocks: int
+    depth: int
+
+
+def unet_config(shapes: Shapes) -> Config:
+    """Of a UNet2DConditionModel, from keys such as input_blocks.1.1.proj_in.weight."""
+    levels = _levels(shapes)
+    widths = [level.channels for level in levels]
+    depth = count(shapes, "middle_block.1.transformer_blocks.{}.norm1.weight")
+    attention = next(key for key in shapes if key.endswith("attn2.to_k.weight"))
+    linear = len(shapes["middle_block.1.proj_in.weight"]) == 2
+    crosses = [level.depth > 0 for level in levels]
+    return {
+        "in_channels": shapes["input_blocks.0.0.weight"][1],
+        "out_channels": shapes["out.2.weight"][0],
+        "block_out_channels": widths,
+        "layers_per_block": levels[0].blocks,
+        "transformer_layers_per_block": [level.depth or depth for level in levels],
+        "cross_attention_dim": shapes[attention][1],
+        "use_linear_projection": linear,
+        "attention_head_dim": [width // HEAD_WIDTH for width in widths] if linear else HEADS,
+        "down_block_types": ["CrossAttnDownBlock2D" if cross else "DownBlock2D" for cross in crosses],
+        "up_block_types": ["CrossAttnUpBlock2D" if cross else "UpBlock2D" for cross in reversed(crosses)],
+        **_size_embedding(shapes),
+    }
+
+
+def _levels(shapes: Shapes) -> list[_Level]:
+    """A convolution that halves the resolution, an `op`, stands between two levels."""
+    levels: list[_Level] = []
+    blocks: list[int] = []
+    for index in itertools.count(1):
+        block = f"input_blocks.{index}"
+        if f"{block}.0.in_layers.2.weight" in shapes:
+            blocks.append(index)
+            continue
+        last = f"input_blocks.{blocks[-1]}"
+        depth = count(shapes, last + ".1.transformer_blocks.{}.norm1.weight")
+        levels.append(_Level(shapes[f"{last}.0.out_layers.3.weight"][0], len(blocks), depth))
+        blocks = []
+        if f"{block}.0.op.weight" not in shapes:
+            return levels
+    raise AssertionError("unreachable")
+
+
+def _size_embedding(shapes: Shapes) -> Config:
+    """Of SDXL, whose U-Nets are told the picture's size and the pooled prompt."""
+    if "label_emb.0.0.weight" not in shapes:
+        return {}
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": TIME_WIDTH,
+        "projection_class_embeddings_input_dim": shapes["label_emb.0.0.weight"][1],
+    }
+
+
+def vae_config(shapes: Shapes) -> Config:
+    """Of an AutoencoderKL, from keys such as encoder.down.0.block.0.conv1.weight."""
+    levels = count(shapes, "encoder.down.{}.block.0.conv1.weight")
+    return {
+        "in_channels": shapes["encoder.conv_in.weight"][1],
+        "out_channels": shapes["decoder.conv_out.weight"][0],
+        "latent_channels": shapes["decoder.conv_in.weight"][1],
+        "block_out_channels": [shapes[f"encoder.down.{k}.block.0.conv1.weight"][0] for k in range(levels)],
+        "layers_per_block": count(shapes, "encoder.down.0.block.{}.conv1.weight"),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "use_quant_conv": "quant_conv.weight" in shapes,
+        "use_post_quant_conv": "post_quant_conv.weight" in shapes,
+    }
+
+
+def clip_config(shapes: Shapes) -> Config:
+    """Of OpenAI's CLIP text model, from keys such as text_model.encoder.layers.0.mlp.fc1.weight."""
+    model = "text_model." if any(key.startswith("text_model.") for key in shapes) else ""
+    return {
+        "hidden_act": "quick_gelu",
+        "num_hidden_layers": count(shapes, model + "encoder.layers.{}.mlp.fc1.weight"),
+        "intermediate_size": shapes[f"{model}encoder.layers.0.mlp.fc1.weight"][0],
+        **_text_config(
+            shapes[f"{model}embeddings.token_embedding.weight"],
+            shapes[f"{model}embeddings.position_embedding.weight"],
+        ),
+    }
+
+
+def open_clip_config(shapes: Shapes) -> Config:
+    """Of an OpenCLIP text model, from keys such as transformer.resblocks.0.mlp.c_fc.weight."""
+    text = _text_config(shapes["token_embedding.weight"], shapes["positional_embedding"])
+    return {
+        "hidden_act": "gelu",
+        "num_hidden_layers": count(shapes, "transformer.resblocks.{}.mlp.c_fc.weight"),
+        "intermediate_size": shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
+        "projection_dim": shapes.get("text_projection", (0, text["hidden_size"]))[1],
+        **text,
+    }
+
+
+def sd2_text_config(shapes: Shapes) -> Config:
+    """Of Stable Diffusion 2's OpenCLIP: its U-Net reads the last layer but one, so the 24th is left out."""
+    config = open_clip_config(shapes)
+    return config | {"num_hidden_layers": min(config["num_hidden_layers"], 23)}
+
+
+def _text_config(tokens: tuple[int, ...], positions: tuple[int, ...]) -> Config:
+    vocabulary, width = tokens
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_attention_heads": width // HEAD_WIDTH,
+        "max_position_embeddings": positions[0],
+    }
+
+
+def count(shapes: Shapes, key: str) -> int:
+    """How many keys there are, counting up from 0 in place of {}."""
+    return next(k for k in itertools.count() if key.format(k) not in shapes)

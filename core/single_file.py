@@ -1,0 +1,72 @@
+"""Components out of a single-file checkpoint. diffusers' own functions rename the tensors."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from safetensors import safe_open
+
+if TYPE_CHECKING:
+    from core.checkpoints import Part
+
+State = dict[str, Any]
+
+
+def _text_encoder(model: Any, state: State, prefix: str) -> State:
+    if any(key.startswith(f"{prefix}transformer.resblocks.") for key in state):
+        renamed = convert_open_clip_checkpoint(model, state, prefix=prefix)
+    else:
+        renamed = convert_ldm_clip_checkpoint(state)
+    if hasattr(model, "text_model"):
+        return dict(renamed)
+    return {key.removeprefix("text_model."): tensor for key, tensor in renamed.items()}
+
+
+CONVERT: dict[str, Callable[[Any, State, str], State]] = {
+    "UNet2DConditionModel": lambda model, state, _: convert_ldm_unet_checkpoint(state, config=model.config),
+    "AutoencoderKL": lambda model, state, _: convert_ldm_vae_checkpoint(state, config=model.config),
+    "CLIPTextModel": _text_encoder,
+    "CLIPTextModelWithProjection": _text_encoder,
+}
+"""(empty model, its part of the file, prefix of the keys) -> the state dict under the model's own names."""
+
+
+def load_component(part: Part, library: str, device: str, dtype: torch.dtype) -> Any:
+    """The model of `part`, its weights as `dtype` on `device`. Raises ValueError if they are not those it has."""
+    assert part.source and part.weights
+    model = _empty(part, library)
+    state = CONVERT[part.class_name](model, _read(part, device, dtype), part.source.prefix)
+    wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    bad = [key for key, shape in wanted.items() if key not in state or state[key].shape != shape]
+    if bad:
+        raise ValueError(f"{len(bad)} tensors are missing or of another shape, {bad[0]} the first")
+    model.load_state_dict({key: state[key] for key in wanted}, assign=True)
+    return model.to(dtype)
+
+
+def _empty(part: Part, library: str) -> Any:
+    """The model without memory for its parameters."""
+    assert part.source
+    model_class = getattr(importlib.import_module(library), part.class_name)
+    with init_empty_weights():
+        if library == "transformers":
+            return model_class(model_class.config_class(**part.source.config))
+        return model_class.from_config(dict(part.source.config))
+
+
+def _read(part: Part, device: str, dtype: torch.dtype) -> State:
+    """The part's tensors. Read, not mapped: a file that is replaced later does no harm, and no page counts twice."""
+    assert part.source
+    with safe_open(part.weights, framework="pt", device="cpu", backend="pread") as file:
+        names = [name for name in file.keys() if name.startswith(part.source.prefix)]  # noqa: SIM118 - no mapping
+        return {name: file.get_tensor(name).to(device, dtype) for name in names}

@@ -1,0 +1,127 @@
+"""Single-file checkpoints in the original layouts, made from diffusers' components: the inverse of its conversion."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import DIFFUSERS_TO_LDM_MAPPING
+from safetensors.torch import save_file
+from torch import Tensor
+
+State = dict[str, Tensor]
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+MID = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
+ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+OPEN_CLIP = {
+    "encoder.layers.": "transformer.resblocks.",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.": "attn.",
+    "final_layer_norm": "ln_final",
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+}
+
+
+def unet(model: Any) -> State:
+    layers = model.config.layers_per_block
+    heads = DIFFUSERS_TO_LDM_MAPPING["unet"]
+    names = {**heads["layers"], **(heads["addition_embed_type"] if model.config.addition_embed_type else {})}
+    crosses = [kind.startswith("Cross") for kind in model.config.up_block_types]
+
+    def name(key: str) -> str:
+        if key in names:
+            return str(names[key])
+        if match := re.match(r"mid_block\.(\w+\.\d)\.(.*)", key):
+            return f"middle_block.{MID[match[1]]}.{_swap(match[2], RESNET if 'resnets' in key else {})}"
+        way, i, kind, j, rest = re.match(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", key).groups()
+        first = int(i) * (layers + 1)
+        if kind == "downsamplers":
+            return f"input_blocks.{first + layers + 1}.0.{rest.replace('conv', 'op')}"
+        if kind == "upsamplers":
+            return f"output_blocks.{first + layers}.{2 if crosses[int(i)] else 1}.{rest}"
+        block = f"input_blocks.{first + int(j) + 1}" if way == "down" else f"output_blocks.{first + int(j)}"
+        return f"{block}.{int(kind == 'attentions')}.{_swap(rest, RESNET if kind == 'resnets' else {})}"
+
+    return {name(key): tensor for key, tensor in model.state_dict().items()}
+
+
+def vae(model: Any) -> State:
+    heads, levels = DIFFUSERS_TO_LDM_MAPPING["vae"], len(model.config.block_out_channels)
+    result = {}
+    for key, tensor in model.state_dict().items():
+        name = heads.get(key)
+        if not name:
+            name = re.sub(r"down_blocks\.(\d)\.resnets\.", r"down.\1.block.", key)
+            name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
+            name = re.sub(r"up_blocks\.(\d)\.resnets\.", lambda m: f"up.{levels - 1 - int(m[1])}.block.", name)
+            name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{levels - 1 - int(m[1])}.upsample", name)
+            name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+            if "attentions" in name:
+                name = _swap(name.replace("mid_block.attentions.0", "mid.attn_1"), ATTENTION)
+                tensor = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
+            name = name.replace("conv_shortcut", "nin_shortcut")
+        result[name] = tensor
+    return result
+
+
+def clip(model: Any) -> State:
+    return {f"text_model.{key}": tensor for key, tensor in model.state_dict().items()}
+
+
+def open_clip(model: Any) -> State:
+    state = {key.removeprefix("text_model."): tensor for key, tensor in model.state_dict().items()}
+    result = {}
+    for key, tensor in state.items():
+        if key == "text_projection.weight":
+            result["text_projection"] = tensor.T
+        elif match := re.match(r"(.*)self_attn\.q_proj\.(weight|bias)", key):
+            joined = torch.cat([state[f"{match[1]}self_attn.{k}_proj.{match[2]}"] for k in "qkv"])
+            result[_swap(match[1], OPEN_CLIP) + f"attn.in_proj_{match[2]}"] = joined
+        elif not re.search(r"self_attn\.[kv]_proj", key):
+            result[_swap(key, OPEN_CLIP)] = tensor
+    return result
+
+
+def _swap(text: str, names: dict[str, str]) -> str:
+    for ours, theirs in names.items():
+        text = text.replace(ours, theirs)
+    return text
+
+
+ENCODERS = {
+    "sd1": {"text_encoder": ("cond_stage_model.transformer.", clip)},
+    "sd2": {"text_encoder": ("cond_stage_model.model.", open_clip)},
+    "sdxl": {
+        "text_encoder": ("conditioner.embedders.0.transformer.", clip),
+        "text_encoder_2": ("conditioner.embedders.1.model.", open_clip),
+    },
+}
+
+
+def state_dict(pipeline: Any, family: str) -> State:
+    """All of a pipeline's weights as its family's original files name them."""
+    rows = {"unet": ("model.diffusion_model.", unet), "vae": ("first_stage_model.", vae), **ENCODERS[family]}
+    return {
+        prefix + key: tensor
+        for name, (prefix, rename) in rows.items()
+        for key, tensor in rename(getattr(pipeline, name)).items()
+    }
+
+
+def save(pipeline: Any, family: str, path: Path, dtype: torch.dtype = torch.float32, **metadata: str) -> None:
+    state = {key: tensor.to(dtype).contiguous() for key, tensor in state_dict(pipeline, family).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path, metadata)

@@ -1,0 +1,269 @@
+"""Single-file checkpoints: told from their headers, loaded as diffusers loads them, refused with the reason."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from core import Engine, Finished, GenerationRequest, Settings
+from core.checkpoints import load_part, scan
+from core.errors import CheckpointError, DarkroomError
+from core.layouts import identify, pieces
+from core.shapes import unet_config
+from core.vocabulary import clip_tokenizer
+from tests import ldm, tiny
+
+TEXT = {
+    "vocab_size": 49408,
+    "hidden_size": 64,
+    "num_attention_heads": 1,
+    "max_position_embeddings": 77,
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 1,
+}
+OPEN = {**TEXT, "hidden_act": "gelu"}
+SECOND = {**OPEN, "hidden_size": 128, "num_attention_heads": 2, "projection_dim": 128}  # diffusers goes by the width
+VAE = {"block_out_channels": (32, 64), "latent_channels": 4}
+VAE |= {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+CROSS = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+UNETS = {
+    "sd1": {"attention_head_dim": 8, "cross_attention_dim": 64},
+    "sd2": {"attention_head_dim": (1, 2), "cross_attention_dim": 64, "use_linear_projection": True},
+    "sdxl": {
+        "attention_head_dim": (1, 2),
+        "cross_attention_dim": 192,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 6 * 256 + 128,
+        "transformer_layers_per_block": (1, 2),
+    },
+}
+CLASSES = {"sd1": StableDiffusionPipeline, "sd2": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
+
+
+def pipeline(family: str, **changes: object):
+    """A tiny model of a family whose config follows from shapes, as those of the real ones do."""
+    shape = {"block_out_channels": (64, 128), "norm_num_groups": 32, **UNETS[family], **changes}
+    if family == "sdxl":
+        made = tiny.sdxl(**shape)
+        made.text_encoder = CLIPTextModel(tiny.text_config(**TEXT)).eval()
+        made.text_encoder_2 = CLIPTextModelWithProjection(tiny.text_config(**SECOND)).eval()
+        made.tokenizer_2 = clip_tokenizer("!")
+    else:
+        down, up = CROSS
+        made = tiny.sd(down_block_types=down, up_block_types=up, **shape)
+        made.text_encoder = CLIPTextModel(tiny.text_config(**(TEXT if family == "sd1" else OPEN))).eval()
+    made.tokenizer = clip_tokenizer("!" if family == "sd2" else "<|endoftext|>")
+    made.vae = AutoencoderKL(**VAE).eval()
+    return made
+
+
+NAMES = {"sd1": "mine.safetensors", "sd2": "mine-768-v.safetensors", "sdxl": "mine.safetensors"}
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def saved(request, tmp_path_factory):
+    """(family, pipeline, folder of models with its one file)."""
+    family, folder = request.param, tmp_path_factory.mktemp(request.param)
+    made = pipeline(family)
+    ldm.save(made, family, folder / "checkpoints" / NAMES[family])
+    return family, made, folder
+
+
+def test_every_tensor_is_diffusers_own(saved, tmp_path):
+    family, made, folder = saved
+    made.save_pretrained(tmp_path / "config")
+    file = folder / "checkpoints" / NAMES[family]
+    oracle = CLASSES[family].from_single_file(str(file), config=str(tmp_path / "config"), local_files_only=True)
+    (found,) = scan(folder / "checkpoints")
+    assert (found.problem, found.family) == (None, family)
+    for part in found.parts:
+        if part.weights is None:
+            continue
+        ours, theirs = load_part(part, "cpu", "float32").state_dict(), getattr(oracle, part.name).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), part.name
+        assert part.parameters == sum(tensor.numel() for tensor in ours.values())
+
+
+def test_the_engine_draws_from_a_single_file_what_it_draws_from_the_folder(saved, tmp_path):
+    family, made, folder = saved
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    if family == "sd2":
+        made.scheduler.register_to_config(prediction_type="v_prediction")
+    made.save_pretrained(tmp_path / "checkpoints" / "folder")
+    engine, names = Engine(Settings(models=tmp_path)), ("folder", NAMES[family])
+    pictures = []
+    for name in names:
+        wanted = GenerationRequest(prompt="a cat", checkpoint=name, seed=1, steps=2, width=64, height=64)
+        *_, last = engine.generate(wanted.replace(sampler="Euler", guidance_scale=5.0))
+        assert isinstance(last, Finished)
+        pictures.append(last.images[0].tobytes())
+    assert pictures[0] == pictures[1]
+
+
+def test_a_half_file_is_loaded_in_the_planned_dtype(tmp_path):
+    ldm.save(pipeline("sd1"), "sd1", tmp_path / "half.safetensors", torch.float16)
+    (found,) = scan(tmp_path)
+    unet = next(part for part in found.parts if part.name == "unet")
+    for dtype in ("float16", "float32"):
+        parameters = list(load_part(unet, "cpu", dtype).parameters())
+        assert {parameter.dtype for parameter in parameters} == {getattr(torch, dtype)}
+        assert not any(parameter.is_meta or parameter.requires_grad for parameter in parameters)
+
+
+FULL = {
+    "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "sd2": {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True},
+    "sdxl": {
+        "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20],
+        "use_linear_projection": True,
+        "block_out_channels": [320, 640, 1280],
+        "transformer_layers_per_block": [1, 2, 10],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+
+
+@pytest.mark.parametrize("family", FULL)
+@pytest.mark.parametrize("channels", [4, 9])
+def test_the_published_configs_follow_from_full_size_shapes(family, channels):
+    with torch.device("meta"):
+        full = UNet2DConditionModel(in_channels=channels, **FULL[family])
+        told = unet_config({key: tuple(tensor.shape) for key, tensor in ldm.unet(full).items()})
+        again = UNet2DConditionModel(**told)
+    assert told["in_channels"] == channels
+    names = ("block_out_channels", "attention_head_dim", "cross_attention_dim", "layers_per_block")
+    assert all(list_of(full.config[name]) == list_of(again.config[name]) for name in names)
+    assert {k: t.shape for k, t in full.state_dict().items()} == {k: t.shape for k, t in again.state_dict().items()}
+
+
+def list_of(value):
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def shapes(family: str, **changes: object) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in ldm.state_dict(pipeline(family, **changes), family).items()}
+
+
+def test_inpainting_is_told_from_the_channels():
+    header = shapes("sd1", in_channels=9)
+    assert pieces(identify(header), header)["unet"][0]["in_channels"] == 9
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "extra", "metadata", "expected"),
+    [
+        ("sdxl", "a.safetensors", {"v_pred": 0, "ztsnr": 0}, {}, ("v_prediction", True)),
+        ("sdxl", "a.safetensors", {}, {}, ("epsilon", None)),
+        ("sd2", "v2-1_512-ema-pruned.safetensors", {}, {}, ("epsilon", None)),
+        ("sd2", "v2-1_768-ema-pruned.safetensors", {}, {}, ("v_prediction", None)),
+        ("sd2", "a.safetensors", {}, {"modelspec.prediction_type": "v"}, ("v_prediction", None)),
+    ],
+)
+def test_what_the_network_predicts_is_told(tmp_path, family, name, extra, metadata, expected):
+    state = ldm.state_dict(pipeline(family), family) | {key: torch.zeros(1) for key in extra}
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / name, metadata)
+    (found,) = scan(tmp_path)
+    config = found.scheduler_config
+    assert (config["prediction_type"], config.get("rescale_betas_zero_snr")) == expected
+    assert found.native_size == {"sdxl": 1024, "sd2": 768 if expected[0] == "v_prediction" else 512}[family]
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("lora_unet_down_blocks_0.lora_down.weight", "it is a LoRA"),
+        ("unet.down_blocks.0.attn.to_k.lora_A.weight", "it is a LoRA"),
+        ("control_model.input_blocks.0.0.weight", "it is a ControlNet"),
+        ("edm_mean", "EDM noise levels"),
+        ("decoder.conv_in.weight", "it is a VAE alone"),
+        ("model.diffusion_model.double_blocks.0.img_mod.lin.weight", "it is a FLUX model"),
+        ("conditioner.embedders.0.model.text_projection", "it is the refiner of SDXL"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "it has no text encoder"),
+        ("down_blocks.0.resnets.0.conv1.weight", "put the whole folder here"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.weight", "its text_encoder is not built"),
+        ("something.else", "of no kind of model that Darkroom knows"),
+    ],
+)
+def test_what_is_no_checkpoint_says_what_it_is(tmp_path, key, reason):
+    save_file({key: torch.zeros(2)}, tmp_path / "odd.safetensors")
+    (found,) = scan(tmp_path)
+    assert reason in found.problem
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("old.ckpt", b"PK\x03\x04", "it is a pickle, which is never loaded; convert it to .safetensors"),
+        ("old.pt", b"", "convert it to .safetensors"),
+        ("renamed.safetensors", b"PK\x03\x04" + bytes(99), "a pickle with the ending .safetensors"),
+        ("pointer.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        ("page.safetensors", b"<!DOCTYPE html><html></html>", "a web page saved under this name"),
+        ("empty.safetensors", b"", "it is damaged or not fully copied"),
+    ],
+)
+def test_files_that_are_no_safetensors_are_listed_with_the_reason(tmp_path, name, content, reason):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / name).write_bytes(content)
+    (found,) = scan(tmp_path / "checkpoints")
+    assert reason in found.problem
+
+
+def test_a_truncated_file_and_one_that_does_not_say_what_it_predicts(tmp_path):
+    folder = tmp_path / "checkpoints"
+    ldm.save(pipeline("sd2"), "sd2", folder / "mine.safetensors")
+    shutil.copy(folder / "mine.safetensors", folder / "short-768.safetensors")
+    with (folder / "short-768.safetensors").open("r+b") as file:
+        file.truncate(5000)
+    mine, short = scan(folder)
+    assert "whether it predicts noise or velocity" in mine.problem
+    assert short.problem == "it is damaged or not fully copied"
+
+
+def test_a_file_replaced_while_cached_is_loaded_anew_and_a_removed_one_is_one_clear_error(tmp_path):
+    file = tmp_path / "checkpoints" / "mine.safetensors"
+    ldm.save(pipeline("sd1"), "sd1", file)
+    engine = Engine(Settings(models=tmp_path))
+    wanted = GenerationRequest(prompt="a cat", seed=1, steps=1, width=64, height=64, sampler="Euler")
+    *_, before = engine.generate(wanted)
+    state = load_file(file)
+    save_file({key: tensor * 0.9 for key, tensor in state.items()}, file)
+    *_, after = engine.generate(wanted)
+    assert before.images[0].tobytes() != after.images[0].tobytes()
+    file.unlink()
+    with pytest.raises(DarkroomError, match="no longer there"):
+        list(engine.generate(wanted))
+
+
+def test_a_file_that_lacks_a_tensor_is_refused(tmp_path):
+    state = ldm.state_dict(pipeline("sd1"), "sd1")
+    del state["model.diffusion_model.output_blocks.1.0.in_layers.2.weight"]
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / "mine.safetensors")
+    (found,) = scan(tmp_path)
+    unet = next(part for part in found.parts if part.name == "unet")
+    with pytest.raises(CheckpointError, match="its unet is damaged or does not fit"):
+        load_part(unet, "cpu", "float32")
+
+
+def test_the_vocabulary_is_clips():
+    tokenizer = clip_tokenizer("!")
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert (len(tokenizer), tokenizer.pad_token_id, tokenizer.model_max_length) == (49408, 0, 77)
