@@ -294,14 +294,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def _header(path: Path) -> dict[str, Any]:
     """Format: 8 bytes little-endian length, that much JSON, then the data (https://github.com/huggingface/safetensors)."""
-    whose = "it" if path.parent.name == "checkpoints" else f"its {path.parent.name}"
-    damaged = CheckpointError(f"{whose} is damaged or not fully copied")
     with path.open("rb") as file:
         start = file.read(8)
+        whose = "it" if path.parent.name == "checkpoints" else f"its {path.parent.name}"
+        other = next((text for magic, text in NOT_SAFETENSORS.items() if start.startswith(magic)), None)
+        damaged = CheckpointError(other or f"{whose} is damaged or not fully copied")
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
         if length > HEADER_LIMIT:
-            reason = next((text for magic, text in NOT_SAFETENSORS.items() if start.startswith(magic)), None)
-            raise CheckpointError(reason) if reason else damaged
+            raise damaged
         try:
             header: dict[str, Any] = json.loads(file.read(length))
             end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")

@@ -66,7 +66,7 @@ def pipeline(family: str, **changes: object):
         made = tiny.sd(down_block_types=down, up_block_types=up, **shape)
         made.text_encoder = CLIPTextModel(tiny.text_config(**(TEXT if family == "sd1" else OPEN))).eval()
     made.tokenizer = clip_tokenizer("!" if family == "sd2" else "<|endoftext|>")
-    made.vae = AutoencoderKL(**VAE).eval()
+    made.vae = AutoencoderKL(**VAE, scaling_factor=0.13025 if family == "sdxl" else 0.18215).eval()
     return made
 
 
