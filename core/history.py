@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from PIL.Image import Image
+
 from core.errors import NotFound, RequestError, StorageError
 from core.events import Finished
 from core.inputs import Inputs, input_pictures
@@ -131,9 +133,15 @@ class History:
         rows = self._rows(JOBS + "WHERE ended IS NULL ORDER BY status = 'queued', number")
         return self._readable(rows)
 
-    def recent(self, owner: str, limit: int = 60) -> list[JobRow]:
-        """The jobs of `owner` that ended last, newest first."""
-        rows = self._rows(JOBS + "WHERE owner = ? AND ended IS NOT NULL ORDER BY ended DESC LIMIT ?", owner, limit)
+    def recent(self, owner: str, limit: int = 60, before: str | None = None) -> list[JobRow]:
+        """The jobs of `owner` that ended last, newest first, or last before the job `before` of theirs."""
+        rows = self._rows(
+            JOBS
+            + """WHERE owner = ?1 AND ended IS NOT NULL AND (?3 IS NULL
+                OR (ended, number) < (SELECT ended, number FROM jobs WHERE id = ?3 AND owner = ?1))
+                ORDER BY ended DESC, number DESC LIMIT ?2""",
+            *(owner, limit, before),
+        )
         return self._readable(rows)
 
     def measured(self, limit: int = 100) -> list[JobRow]:
@@ -156,6 +164,16 @@ class History:
         with self._transaction() as database:
             text = self._job(database, job, owner)["request"]
         return GenerationRequest.from_json(text, self._inputs.get)
+
+    def input(self, fingerprint: str, owner: str) -> Image:
+        """A picture that a job of `owner` began from, by its "sha256:…". Raises NotFound as `picture` does."""
+        self._check_input(fingerprint, owner)
+        return self._inputs.get(fingerprint)
+
+    def input_png(self, fingerprint: str, owner: str) -> bytes:
+        """The same as a PNG."""
+        self._check_input(fingerprint, owner)
+        return self._inputs.read(fingerprint)
 
     # Pictures
 
@@ -236,6 +254,11 @@ class History:
     def _rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
         with self._transaction() as database:
             return database.execute(sql, values).fetchall()
+
+    def _check_input(self, fingerprint: str, owner: str) -> None:
+        begun = "SELECT 1 FROM inputs JOIN jobs ON jobs.id = inputs.job WHERE fingerprint = ? AND owner = ? LIMIT 1"
+        if not self._rows(begun, fingerprint, owner):
+            raise NotFound("There is no such picture.")
 
     @staticmethod
     def _job(database: sqlite3.Connection, job: str, owner: str | None = None) -> sqlite3.Row:

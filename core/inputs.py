@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL.Image import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from core.errors import RequestError, StorageError
+from core.errors import NotFound, RequestError, StorageError
 from core.images import fingerprint
 from core.request import GenerationRequest
 from core.storage import storage, write_file
@@ -32,6 +32,13 @@ class Inputs:
         image.save(file, "PNG", compress_type=zlib.Z_RLE)  # see metadata.encode_png
         with storage():
             write_file(self._path(name), file.getvalue())
+
+    def read(self, name: str) -> bytes:
+        """The PNG. Raises NotFound if it was deleted by hand."""
+        try:
+            return self._path(name).read_bytes()
+        except OSError:
+            raise NotFound("This picture's file is no longer on disk.") from None
 
     def get(self, name: str) -> Image:
         """Raises StorageError if the picture was deleted by hand."""

@@ -21,7 +21,7 @@ from PIL.Image import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from core.errors import DarkroomError, RequestError
-from core.request import GenerationRequest
+from core.request import LATENT, GenerationRequest
 from core.samplers import canonical_name
 
 Source = Literal["darkroom", "a1111", "comfyui", "invokeai"]
@@ -142,7 +142,7 @@ def _a1111_values(
         "Size": f"{request.width or image.width}x{request.height or image.height}",
         "Model hash": made_with.get("model_hash", "").removeprefix("sha256:")[:10] or None,
         "Model": request.checkpoint,
-        "Denoising strength": request.strength if request.image else hires.strength if hires else None,
+        "Denoising strength": hires.strength if hires else request.strength if request.image else None,
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "Mask blur": request.mask_feather if request.task == "inpaint" else None,
         "Hires upscale": hires.scale if hires else None,
@@ -291,6 +291,12 @@ A1111_NUMBERS = {
     "Clip skip": "clip_skip",
     "Denoising strength": "strength",
 }
+A1111_HIRES = {  # with a second pass the strength is that one's
+    "Hires upscale": "scale",
+    "Hires upscaler": "upscaler",
+    "Hires steps": "steps",
+    "Denoising strength": "strength",
+}
 NEGATIVE = "Negative prompt:"
 
 
@@ -322,7 +328,8 @@ def _a1111_settings(line: str) -> list[Found]:
         del pairs["Size"]
     if "Sampler" in pairs:
         found += _sampler(Found("Sampler", "sampler", pairs.pop("Sampler")), pairs.pop("Schedule type", ""))
-    second_pass = any(key.startswith("Hires") for key in pairs)  # the strength is then that of the second pass
+    second_pass = any(key.startswith("Hires") for key in pairs)
+    found += _a1111_hires(pairs)
     for key, value in pairs.items():
         if key == "Model":
             found.append(Found(key, "checkpoint", value))
@@ -330,6 +337,21 @@ def _a1111_settings(line: str) -> list[Found]:
             found.append(Found(key, A1111_NUMBERS[key], _number(value)))
         else:
             found.append(Found(key, None, value))
+    return found
+
+
+def _a1111_hires(pairs: dict[str, str]) -> list[Found]:
+    """The second pass, taken out of `pairs`; nothing if there is none that a request takes."""
+    values = {ours: _number(pairs[key]) for key, ours in A1111_HIRES.items() if key in pairs}
+    if values.get("steps") == 0:  # as many as before
+        del values["steps"]
+    if str(values.get("upscaler", "")).startswith(LATENT):  # "Latent (bicubic)", "Latent (nearest-exact)" …
+        values["upscaler"] = LATENT
+    found = [Found("Hires", "hires", values)]
+    if "scale" not in values or _check(found)[1]:
+        return []
+    for key in A1111_HIRES:
+        pairs.pop(key, None)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from core.errors import RequestError
+from core.images import fingerprint
 from core.request import GenerationRequest
 from tests.darkroom import LIMITS as ROOMY
 from ui.form import KEEP_SIZE, read_form, write_form
@@ -112,6 +114,26 @@ def test_only_uploaded_files_are_opened(uploads: Path, tmp_path_factory: pytest.
     for value in (outside, "/etc/passwd", "a\0b", None, 7):
         with pytest.raises(RequestError, match="sent as a file"):
             uploaded({"path": value}, "image", "Source picture")
+
+
+def test_what_a_request_began_from_goes_back_to_the_easel_by_its_fingerprints() -> None:
+    source, mask = Image.new("RGB", (70, 66)), Image.new("L", (70, 66), 255)
+    names = ["kept", "resize_mode", "width", "outpaint.left", "outpaint.up"]
+
+    def shown(**fields: Any) -> list[Any]:
+        kept, *others = write_form(names, dict(GenerationRequest(**fields)))
+        return [json.loads(kept), *others]
+
+    pictures = {"task": "inpaint", "image": fingerprint(source), "mask": fingerprint(mask)}
+    inpaint = {"image": source, "mask": mask, "outpaint": {"up": 8}}
+    assert shown(**inpaint) == [pictures, KEEP_SIZE, gr.skip(), 0, 8]
+    masked = {"image": source, "mask": mask, "padding_mask_crop": 16, "width": 64, "height": 64}
+    assert shown(**masked) == [pictures, "stretch", 64, 0, 0]  # the size at which the masked area is worked on
+    pictures = {"task": "image", "image": fingerprint(source)}
+    assert shown(image=source, width=64, height=64) == [pictures, KEEP_SIZE, 64, 0, 0]
+    assert shown(image=source, width=64, height=64, resize_mode="crop")[1] == "crop"
+    assert shown(image=source, width=128, height=64)[1] == "stretch"
+    assert shown(width=128, height=64) == [{"task": "text"}, gr.skip(), 128, gr.skip(), gr.skip()]
 
 
 def test_a_requests_fields_come_back_as_the_forms_values() -> None:

@@ -22,6 +22,8 @@ from core.request import Control, GenerationRequest
 from core.storage import DATABASE, MIGRATIONS
 from tests.darkroom import draw, request
 
+SOURCE = Image.radial_gradient("L").convert("RGB").resize((70, 50))
+
 
 @pytest.fixture
 def history(tmp_path):
@@ -74,10 +76,14 @@ def test_thumbnails_are_small_webp(history):
 
 
 def test_somebody_elses_picture_is_as_unknown_as_none(history):
-    (id,) = make(history, owner="ann")
+    (id,) = make(history, owner="ann", image=SOURCE)
+    assert history.input(fingerprint(SOURCE), "ann").tobytes() == SOURCE.tobytes()
     for ask in (
         lambda: history.picture(id, "bob"),
         lambda: history.picture("nonsense", "bob"),
+        lambda: history.input(fingerprint(SOURCE), "bob"),
+        lambda: history.input_png(fingerprint(SOURCE), "bob"),
+        lambda: history.input("../../etc/passwd", "ann"),
         lambda: history.favourite(id, "bob", True),
         lambda: history.delete([id], "bob"),
     ):

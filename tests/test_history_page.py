@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -58,6 +59,7 @@ Steps: 17, Sampler: Euler a, CFG scale: 6.5, Seed: 42, Size: 320x256, Model: unh
 class Studio:
     url: str
     history: History
+    queue: JobQueue
     data: Path
 
 
@@ -81,7 +83,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         with closing(JobQueue(engine.generate, history, settings.limits, prepare=engine.prepare)) as queue:
             page = build_page(engine, queue, history)
             with running(page, queue, history, settings, head=HEAD, theme=THEME) as server:
-                yield Studio(server.url, history, data)
+                yield Studio(server.url, history, queue, data)
 
 
 @pytest.fixture(scope="module")
@@ -369,6 +371,31 @@ def test_replay_makes_the_same_picture_again(page: Page, studio: Studio) -> None
     info.get_by_role("button", name="Replay").click()
     expect(info.locator(".verdict")).to_contain_text("Not identical", timeout=30_000)
     expect(info.locator(".verdict")).to_contain_text("Model, versions and machine are the same.")
+
+
+def test_a_picture_that_began_from_others_replays_and_its_settings_make_it_again(page: Page, studio: Studio) -> None:
+    across, down = np.meshgrid(np.arange(110), np.arange(90))
+    source = Image.fromarray(np.stack([across, down, across ^ down], axis=2).astype(np.uint8))  # no multiples of 8
+    mask = Image.linear_gradient("L").resize(source.size)  # greys: how much may change
+    fields = {"image": source, "mask": mask, "strength": 1.0, "mask_feather": 2, "width": None, "height": None}
+    job = studio.queue.submit(RESOLVED.replace(prompt="a green tree", **fields), "local")
+    (id,) = studio.queue.wait(job.id, "local").pictures
+    first = studio.history.picture(id, "local").read()
+    info = drop(page, first)
+    info.get_by_role("button", name="Replay").click()
+    expect(info.locator(".verdict")).to_have_text("Identical: every pixel is the same.", timeout=30_000)
+    info.get_by_role("button", name="Use settings").click()
+    expect(page.locator("#mode-inpaint-button")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#dock .plan")).to_contain_text("Inpaint110 × 902 of 2 steps")
+    page.click("#go")
+    expect(page.locator("#stage .words b")).to_have_text("Seed 1", timeout=30_000)
+    again = studio.history.search("local", limit=1)[0]
+    assert again.id != id
+    assert Image.open(io.BytesIO(again.read())).tobytes() == Image.open(io.BytesIO(first)).tobytes()
+    page.locator("#stage").get_by_role("button", name="New seed").click()
+    expect(page.locator("#stage .words b")).to_have_text(re.compile("^Seed (?!1$)"), timeout=30_000)
+    drawn = studio.history.search("local", limit=1)[0]
+    assert studio.history.request(drawn.job, "local").mask == mask
 
 
 # Presets

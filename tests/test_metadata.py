@@ -91,6 +91,41 @@ def test_strength_is_told_where_a_picture_was_changed() -> None:
         assert "Denoising strength: 0.4" in file.info["parameters"]
 
 
+@pytest.mark.parametrize("upscaler", ["Lanczos", "Latent", "swin2sr x4"])
+def test_a_second_pass_goes_to_a1111_and_back(upscaler: str) -> None:
+    request = GenerationRequest(hires={"scale": 1.5, "upscaler": upscaler, "strength": 0.35, "steps": 12})
+    with Image.open(BytesIO(encode_png(BLANK, request, 0, {}))) as file:
+        text = file.info["parameters"]
+    assert f"Denoising strength: 0.35, Hires upscale: 1.5, Hires steps: 12, Hires upscaler: {upscaler}" in text
+    info = read_text(png(parameters=text))
+    assert info.fields["hires"] == request.hires and "strength" not in info.fields
+    assert not [key for key in info.unknown if key.startswith(("Hires", "Denoising"))]
+
+
+@pytest.mark.parametrize(
+    ("line", "hires"),
+    [
+        ("Denoising strength: 0.5, Hires upscale: 2, Hires upscaler: Latent (nearest-exact)", ("Latent", 0.5, None)),
+        (
+            "Denoising strength: 0.5, Hires upscale: 2, Hires steps: 0, Hires upscaler: 4x-UltraSharp",
+            ("4x-UltraSharp", 0.5, None),
+        ),
+        ("Denoising strength: 0, Hires upscale: 2, Hires upscaler: Lanczos", None),  # no step would run
+        ("Denoising strength: 0.5, Hires upscale: 8, Hires upscaler: Lanczos", None),
+        ("Denoising strength: 0.5, Hires resize: 768x768, Hires upscaler: Lanczos", None),
+    ],
+)
+def test_a1111s_second_pass_is_ours_or_is_listed(line: str, hires: tuple[Any, ...] | None) -> None:
+    info = read_text(png(parameters=f"a fox\nSteps: 20, {line}, Version: v1.10.1"))
+    assert "strength" not in info.fields
+    if hires is None:
+        assert "hires" not in info.fields and {"Denoising strength", "Hires upscaler"} <= info.unknown.keys()
+    else:
+        found = info.fields["hires"]
+        assert (found.scale, found.upscaler, found.strength, found.steps) == (2, *hires)
+        assert info.unknown == {"Version": "v1.10.1"}
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_ours_comes_back_exactly(index: int, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
@@ -230,12 +265,11 @@ def test_a1111_as_of_today_with_quotes_and_a_second_pass() -> None:
     )
     assert info.fields["prompt"] == "a fox <lora:ink:0.8>" and info.fields["negative_prompt"] == ""
     assert info.fields["sampler"] == "Euler a" and info.fields["checkpoint"] == "x, y: z"
+    assert (info.fields["hires"].scale, info.fields["hires"].strength) == (2, 0.5)
     assert "strength" not in info.fields
     assert info.unknown == {
-        "Denoising strength": "0.5",
         "Lora hashes": "ink: aa, wash: bb",
         "Hires prompt": 'says "hi", \nthen: leaves',
-        "Hires upscale": "2",
         "Version": "v1.10.1",
         "After the settings": "Template: a __animal__",
     }

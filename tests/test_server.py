@@ -59,7 +59,12 @@ def history(tmp_path: Path) -> SimpleNamespace:
             raise NotFound("There is no such picture.")
         return row
 
-    told.picture = picture
+    def input_png(fingerprint: str, owner: str) -> bytes:
+        if (fingerprint, owner) != ("sha256:ab", told.owner):
+            raise NotFound("There is no such picture.")
+        return b"the source"
+
+    told.picture, told.input_png = picture, input_png
     return told
 
 
@@ -158,6 +163,14 @@ def test_no_picture_but_ones_own(local: httpx.Client, history: SimpleNamespace) 
         assert local.get(f"/pictures/{wanted}").status_code == 404
     unknown = local.get("/pictures/unknown")
     assert (unknown.content, set(unknown.headers)) == (foreign.content, set(foreign.headers))
+
+
+def test_what_a_job_began_from_is_its_owners_alone(local: httpx.Client, history: SimpleNamespace) -> None:
+    source = local.get("/inputs/sha256:ab")
+    assert (source.content, source.headers["Content-Type"]) == (b"the source", "image/png")
+    history.owner = "somebody else"
+    foreign, unknown = local.get("/inputs/sha256:ab"), local.get("/inputs/..%2f..%2fetc%2fpasswd")
+    assert foreign.status_code == unknown.status_code == 404
 
 
 def test_a_picture_deleted_by_hand_is_missing(local: httpx.Client, history: SimpleNamespace) -> None:

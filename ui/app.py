@@ -195,6 +195,8 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
         parts.tabs[task].select(None, None, parts.fields["task"], js=f"() => darkroom.task('{task}')", **QUIET)
     sides = [parts.fields[name] for name in SIDES.values()]
     parts.shape.input(desk.extend, [parts.shape, parts.fields["image"]], sides, **AT_ONCE)
+    kept = parts.fields["kept"]
+    kept.change(None, kept, kept, js="darkroom.lay", **QUIET)
     parts.stage.example(desk.example, None, parts.fields["prompt"], **AT_ONCE)
 
     def models(rescan: bool) -> Any:

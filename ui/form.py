@@ -7,6 +7,7 @@ request's own fields the form has a few that only say how others are meant: EXTR
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import gradio as gr
 from PIL.Image import Image
 
+from core.images import fingerprint
 from core.prompts import SECOND_PROMPTS
 from core.request import PICTURES, GenerationRequest, Outpaint, reject
 from core.settings import Limits
@@ -25,7 +27,7 @@ SIDES = {side: f"outpaint.{side}" for side in Outpaint.model_fields}
 MASKING = ("mask_invert", "mask_grow", "mask_feather", "mask_content", "mask_colour")
 EDITING = (*PICTURES, "strength", "resize_mode", *MASKING, "padding_mask_crop", "outpaint")
 """The request's fields that are for pictures that begin from a picture."""
-EXTRAS = ("task", "redraw", *SIDES.values())
+EXTRAS = ("task", "redraw", "kept", *SIDES.values())
 
 
 def read_form(values: Form, limits: Limits) -> list[GenerationRequest]:
@@ -68,16 +70,32 @@ def _picture(field: str, path: str, limits: Limits) -> Image | None:
 def write_form(names: Iterable[str], values: Mapping[str, Any]) -> list[Any]:
     """What the form's components `names` show for a request's `values`; those without one stay as they are.
 
-    Pictures and their frame stay too: they lie on the easel, with the person's own strokes over them.
+    The values of a whole request have an `image`, or None: then the easel is told what to begin from, too.
     """
     shown = {name: WRITERS[name](value) if name in WRITERS else value for name, value in values.items()}
-    shown = {name: value for name, value in shown.items() if name not in (*PICTURES, "resize_mode")}
+    shown = {name: value for name, value in shown.items() if name not in (*PICTURES, "resize_mode", "outpaint")}
     if "padding_mask_crop" in values:
         whole = values["padding_mask_crop"] is None
         shown["redraw"] = "whole" if whole else "masked"
         if whole:
             del shown["padding_mask_crop"]
+    if "image" in values:
+        shown |= _source(GenerationRequest(**values))
+    if shown.get("width", 0) is None:  # the picture's; the form's own stands by for other tasks
+        del shown["width"], shown["height"]
     return [shown.get(name, gr.skip()) for name in names]
+
+
+def _source(request: GenerationRequest) -> dict[str, Any]:
+    """What a request begins from, as the form has it; the easel fetches the pictures by their fingerprints."""
+    pictures = {name: fingerprint(picture) for name in PICTURES if (picture := getattr(request, name))}
+    source = {"kept": json.dumps({"task": request.task, **pictures})}
+    if request.image is None:
+        return source
+    size = zip(request.image.size, (request.width, request.height), strict=True)
+    own = not request.only_masked and all(side is None or 0 <= its_own - side < 8 for its_own, side in size)
+    source["resize_mode"] = KEEP_SIZE if own and request.resize_mode == "stretch" else request.resize_mode
+    return source | {name: getattr(request.outpaint, side, 0) for side, name in SIDES.items()}
 
 
 def _seed(text: Any) -> Any:

@@ -43,10 +43,10 @@ class Reader:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def read(self, event: gr.EventData) -> Answer:
+    def read(self, event: gr.EventData, request: gr.Request) -> Answer:
         answer: Answer = {"path": event._data.get("path")}
         try:
-            info = self._info(event)
+            info = self._info(event, request)
         except DarkroomError as error:
             return answer | {"problem": str(error)}
         return answer | {
@@ -61,11 +61,11 @@ class Reader:
             "replay": info.request is not None,
         }
 
-    def use(self, event: gr.EventData) -> list[Any]:
+    def use(self, event: gr.EventData, request: gr.Request) -> list[Any]:
         """Values of the form's fields: the picture's where it has valid ones, else what stands there."""
         with told():
-            info = self._info(event)
-        fields = {name: value for name, value in _own_fields(info).items() if name in self._desk.fields}
+            info = self._info(event, request)
+        fields = _own_fields(info)
         if self._missing(info):
             del fields["checkpoint"]
         return write_form(self._desk.fields, fields)
@@ -74,9 +74,10 @@ class Reader:
         """Make the whole batch again and compare this picture. First tells that it runs, then how it came out."""
         answer: Answer = {"path": event._data.get("path")}
         try:
-            info = await asyncio.to_thread(self._info, event)
+            info = await asyncio.to_thread(self._info, event, request)
             if info.request is None:
-                raise RequestError("image", "this file", "a picture made by Darkroom from text", "Picture")
+                use = "a picture by Darkroom; if it began from others, those must be in your history"
+                raise RequestError("image", "this file", use, "Picture")
             job = await asyncio.to_thread(self._desk.submit, info.request, request)
             yield answer | {"verdict": "Making it again. The film on the Create page shows it develop.", "busy": True}
             async for state in self._desk.queue.attach(job.id, owner_of(request)):
@@ -94,8 +95,9 @@ class Reader:
         pictures = read_picture(_path(event), max_pixels=most), read_picture(again, max_pixels=most)
         return str(compare(pictures, (info.made_with, read_text(again).made_with)))
 
-    def _info(self, event: gr.EventData) -> PictureInfo:
-        return read_text(_path(event))
+    def _info(self, event: gr.EventData, request: gr.Request) -> PictureInfo:
+        """What the file says. The pictures that it began from are found if they are in the visitor's own history."""
+        return read_text(_path(event), lambda fingerprint: self._desk.history.input(fingerprint, owner_of(request)))
 
     def _missing(self, info: PictureInfo) -> str | None:
         """The model's name if this machine does not have it."""
@@ -108,8 +110,8 @@ def _path(event: gr.EventData) -> Path:
 
 
 def _own_fields(info: PictureInfo) -> dict[str, Any]:
-    """The fields of this one picture: of a batch of ours it has a seed of its own."""
-    fields = dict(info.fields)
+    """The fields of this one picture, all of them for one of ours; of a batch it has a seed of its own."""
+    fields = dict(info.request or info.fields)
     if info.source == "darkroom" and "seed" in fields:
         fields["seed"] += info.index
     return fields

@@ -141,7 +141,7 @@ class Desk:
         with told():
             job = await self._job(event, request)
             used = job.request.replace(seed=self._seed(job, event))
-        return write_form(self.fields, dict(used))
+        return await asyncio.to_thread(write_form, self.fields, dict(used))
 
     def plan(self, *values: Any) -> dict[str, Any]:
         """What Generate would do with the form as it is, or why it would not."""

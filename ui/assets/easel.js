@@ -99,11 +99,35 @@
     await place([await file(canvas)]);
   }
 
-  async function fetched(task, picture) {
-    const blob = await (await fetch(`pictures/${picture}`)).blob();
+  async function fetched(url) {
+    const answer = await fetch(url);
+    if (!answer.ok) throw new Error(`${url}: ${answer.status}`);
+    return new File([await answer.blob()], "picture.png", { type: "image/png" });
+  }
+
+  async function sent(task, picture) {
+    const files = [await fetched(`pictures/${picture}`)];
     document.getElementById("create-button")?.click();
     document.getElementById(`mode-${task}-button`)?.click();
-    await place([new File([blob], "picture.png", { type: "image/png" })]);
+    await place(files);
+  }
+
+  /* What an earlier job began from, by the fingerprints of its pictures. Returns what then stands in the form. */
+  function lay(text) {
+    if (!text) return "";
+    const { task: wanted, image, mask } = JSON.parse(text);
+    if (wanted !== state.task) document.getElementById(`mode-${wanted}-button`)?.click();
+    state.pending = state.pending.then(async () => {
+      try {
+        if (image) await place([await fetched(`inputs/${image}`)]);
+        if (mask) await readMask(await fetched(`inputs/${mask}`));
+      } catch {
+        remove();
+        write($(".drop .hint", root), "The picture that it began from could not be fetched");
+      }
+      return true;
+    });
+    return "";
   }
 
   async function camera() {
@@ -162,9 +186,10 @@
 
   /* All that was painted is with the server and in the form; false if it could not be sent. */
   async function settled() {
-    const sent = await state.pending;
+    let [taken, waited] = [true, null];
+    while (waited !== state.pending) taken = await (waited = state.pending);
     await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-    return sent || state.task === "text";
+    return taken || state.task === "text";
   }
 
   async function painted() {
@@ -398,5 +423,5 @@
     });
   }
 
-  Object.assign(darkroom, { easel, task, look, hint, outlook, settled, send: fetched });
+  Object.assign(darkroom, { easel, task, look, hint, outlook, settled, lay, send: sent });
 })();
