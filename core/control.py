@@ -10,12 +10,16 @@ from torch import Tensor
 
 from core.denoise import Conditioning, Residuals
 
+SOFT = 0.825  # sd-webui-controlnet's, for "my prompt is more important" and "ControlNet is more important"
+
 
 @dataclass(frozen=True)
 class ControlUnit:
     """One network at work. image: (1, 3, h, w) in 0 … 1; conditioning: the U-Net's own, of each step.
 
     It adds nothing outside `start` … `end` (shares of the steps) and at weight 0, where it is not even run.
+    `softness`: how much each level, from the middle outwards, takes of what the one before it does. To the first
+    `spared` of the pictures that are predicted, those of the negative prompt, nothing is added.
     """
 
     net: Any
@@ -24,6 +28,8 @@ class ControlUnit:
     weight: float
     start: float
     end: float
+    softness: float = 1.0
+    spared: int = 0
 
     def __call__(self, model_input: Tensor, timestep: Tensor, progress: tuple[int, int]) -> Residuals | None:
         index, total = progress
@@ -37,4 +43,13 @@ class ControlUnit:
             conditioning_scale=self.weight,
             return_dict=False,
         )
-        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        down = [self._shaped(each, len(down) - k) for k, each in enumerate(down)]
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": self._shaped(mid, 0)}
+
+    def _shaped(self, residual: Tensor, distance: int) -> Tensor:
+        """What is added of a residual that is `distance` levels away from the middle."""
+        if self.softness != 1:
+            residual = residual * self.softness**distance
+        if self.spared:
+            residual[: self.spared] = 0
+        return residual

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from core import memory, prompts
 from core.cache import Key, ModelCache
 from core.checkpoints import Checkpoint, Part, find_controlnet, find_upscaler, load_part, scan
-from core.errors import CheckpointError, EngineBusy, OutOfMemory, RequestError
+from core.errors import CheckpointError, EngineBusy, OutOfMemory
 from core.events import Event, Finished, Loading
 from core.families import FAMILIES
 from core.memory import BYTES, DType, Machine, MemoryPlan
@@ -300,10 +300,6 @@ def _check_model(request: GenerationRequest, checkpoint: Checkpoint) -> None:
         )
     if request.loras:
         raise reject("loras", [lora.name for lora in request.loras], "none; this version cannot merge LoRAs yet")
-    for index, control in enumerate(request.controls):
-        if control.preprocessor != "none":
-            field = f"controls[{index}].preprocessor"
-            raise RequestError(field, control.preprocessor, "none", f"ControlNet {index + 1}: Preprocessor")
 
 
 class _Hashes:

@@ -19,7 +19,8 @@ from PIL.Image import Image
 
 from core.errors import RequestError
 from core.images import extend, fit, to_mask, to_picture
-from core.request import GenerationRequest, MaskContent, Outpaint, ResizeMode, bounds, reject
+from core.preprocess import control_map
+from core.request import Control, GenerationRequest, MaskContent, Outpaint, ResizeMode, bounds, reject
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower, as Pillow has it
 Bytes = NDArray[np.uint8]
@@ -102,9 +103,13 @@ class Canvas:
         over_source = self.request.mask_content == "original" and not self.request.outpaint
         return mask if is_met and over_source else _whole_latents(mask)
 
-    def control(self, image: Image) -> Image:
-        """RGB: the region's part of a control picture, which shows the whole frame."""
-        return self.cut(fit(to_picture(image), self.request.frame_size, self.request.resize_mode))
+    def control(self, unit: Control) -> Image:
+        """RGB: the map for a ControlNet unit, made at the size worked at. Its picture shows the whole frame."""
+        if unit.image is None:
+            picture = self.source
+        else:
+            picture = fit(to_picture(unit.image), self.request.frame_size, unit.resize_mode)
+        return control_map(self.cut(picture), unit.preprocessor, unit.thresholds)
 
     def cut(self, image: Image, resize: Callable[[Image, tuple[int, int], ResizeMode], Image] = fit) -> Image:
         """The region of an image of the frame's size, at the size that is worked at."""

@@ -76,8 +76,10 @@ def second_pass(request: GenerationRequest, k: int, picture: Image) -> Generatio
         mask = fit_mask(Canvas(request).mask, request.result_size, "stretch")
         changes = {"width": None, "height": None, "mask": mask, "mask_invert": False, "mask_grow": 0}
         changes |= {"mask_content": "original", "outpaint": None}
+    controls = [c if c.image else c.replace(image=Canvas(request).source) for c in request.controls]
     return request.replace(
         **changes,
+        controls=controls,
         image=picture,
         strength=request.hires.strength,
         steps=request.hires.steps or request.steps,

@@ -28,6 +28,7 @@ from pydantic_core import PydanticCustomError
 from core.errors import RequestError
 from core.grammar import compose
 from core.images import fingerprint
+from core.preprocess import PREPROCESSORS
 from core.samplers import SAMPLERS, canonical_name
 
 SEED_LIMIT = 2**64
@@ -37,6 +38,8 @@ Task = Literal["text", "image", "inpaint"]
 UPSCALERS = LANCZOS, LATENT = "Lanczos", "Latent"  # those of a second pass that need no model
 ResizeMode = Literal["stretch", "crop", "pad"]
 MaskContent = Literal["original", "noise", "fill", "colour"]
+ControlMode = Literal["balanced", "prompt", "control"]
+THRESHOLDS = ("threshold_a", "threshold_b")  # a control's fields, in the order of its preprocessor's thresholds
 
 
 def first_step(steps: int, strength: float) -> int:
@@ -55,6 +58,12 @@ def _sampler(name: str) -> str:
     if known is None:
         raise PydanticCustomError("sampler", "unknown sampler")
     return known
+
+
+def _preprocessor(name: str) -> str:
+    if name not in PREPROCESSORS:
+        raise PydanticCustomError("preprocessor", "unknown preprocessor")
+    return name
 
 
 def _picture(value: object) -> Image:
@@ -112,12 +121,50 @@ class Parameters(BaseModel):
 class Control(Parameters):
     """One ControlNet unit: `net` steers the picture towards `image` between two shares of the steps."""
 
-    net: Name = Field(title="Network", description="A folder of models/controlnet")
-    image: Picture = Field(title="Control picture", description="What the network should follow")
-    preprocessor: Name = Field("none", title="Preprocessor", description="Makes the control map from the picture")
-    weight: float = Field(1.0, ge=0, le=2, title="Weight", description="0 has no influence")
-    start: float = Field(0.0, ge=0, le=1, title="Start", description="Share of the steps before it begins")
-    end: float = Field(1.0, ge=0, le=1, title="End", description="Share of the steps after which it stops")
+    net: Name = Field(title="Network", description="A name from models/controlnet")
+    image: Picture | None = Field(
+        None, title="Control picture", description="What the network should follow; none: the source picture"
+    )
+    preprocessor: Annotated[str, AfterValidator(_preprocessor)] = Field(
+        "none", title="Preprocessor", description="Makes the control map from the picture"
+    )
+    threshold_a: float | None = Field(
+        None, title="First threshold", description="Of the preprocessor; none: its own value"
+    )
+    threshold_b: float | None = Field(
+        None, title="Second threshold", description="Of the preprocessor; none: its own value"
+    )
+    resize_mode: ResizeMode = Field(
+        "stretch", title="Resize", description="What happens to a control picture of another shape than the result's"
+    )
+    weight: float = Field(
+        1.0, ge=0, le=2, title="Weight", description="0 has no influence", json_schema_extra={"step": 0.05}
+    )
+    start: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Start",
+        description="Share of the steps before it begins",
+        json_schema_extra={"step": 0.01},
+    )
+    end: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        title="End",
+        description="Share of the steps after which it stops",
+        json_schema_extra={"step": 0.01},
+    )
+    mode: ControlMode = Field(
+        "balanced",
+        title="Priority",
+        description="Prompt weakens the network where it is coarse; control also takes it from the negative prompt",
+    )
+
+    @property
+    def thresholds(self) -> tuple[float | None, ...]:
+        return self.threshold_a, self.threshold_b
 
 
 class Lora(Parameters):
@@ -420,11 +467,20 @@ def _check_together(request: GenerationRequest) -> None:
         raise reject("hires", request.hires, "it without “Only masked”, which already works at full resolution")
     _check_strengths(request)
     for index, control in enumerate(request.controls):
-        if control.end < control.start:
-            field = f"controls[{index}].end"
-            raise RequestError(
-                field, control.end, f"a share from {control.start:g} to 1", f"ControlNet {index + 1}: End"
-            )
+        _check_control(control, f"controls[{index}]", f"ControlNet {index + 1}", request.image is not None)
+
+
+def _check_control(control: Control, field: str, label: str, has_source: bool) -> None:
+    if control.image is None and not has_source:
+        allowed = "a picture, or begin from a source picture"
+        raise RequestError(f"{field}.image", None, allowed, f"{label}: Control picture")
+    if control.end < control.start:
+        raise RequestError(f"{field}.end", control.end, f"a share from {control.start:g} to 1", f"{label}: End")
+    given = dict(zip(THRESHOLDS, control.thresholds, strict=True))
+    for own, (name, value) in zip(PREPROCESSORS[control.preprocessor].thresholds, given.items(), strict=False):
+        if value is not None and not own.lowest <= value <= own.highest:
+            allowed = f"a number from {own.lowest:g} to {own.highest:g}"
+            raise RequestError(f"{field}.{name}", value, allowed, f"{label}: {own.label}")
 
 
 def _check_strengths(request: GenerationRequest) -> None:
@@ -459,6 +515,8 @@ def allowed(field: FieldInfo) -> str:
     limits = bounds(field)
     if field.title == "Sampler":
         return "one of " + ", ".join(SAMPLERS)
+    if field.title == "Preprocessor":
+        return "one of " + ", ".join(PREPROCESSORS)
     if "ge" in limits:
         kind = "a whole number" if int in (field.annotation, *get_args(field.annotation)) else "a number"
         if "multiple_of" in limits:

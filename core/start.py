@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from core.control import ControlUnit
+from core.control import SOFT, ControlUnit
 from core.denoise import Blend, Denoising, Guidance
 from core.families.sd import StableDiffusion
 from core.inpaint import Canvas
@@ -92,17 +92,27 @@ def prepare(
     noise = Noise.of(request)
     start = _Start.of(_Ingredients(model, scheduler, noise, source), canvas)
     conditioning = prompts.conditioning(request, len(start.timesteps))
+    guidance = Guidance.of(request.guidance_scale, weights(request))
     return Denoising(
         predict=model.predict,
         conditioning=conditioning,
         scheduler=scheduler,
         timesteps=start.timesteps,
         latents=start.latents,
-        guidance=Guidance.of(request.guidance_scale, weights(request)),
+        guidance=guidance,
         step_options=_step_options(scheduler, noise),
         controls=[
-            ControlUnit(net, _pixels(canvas.control(c.image), unet), conditioning, c.weight, c.start, c.end)
-            for net, c in zip(nets, request.controls, strict=True)
+            ControlUnit(
+                net,
+                _pixels(canvas.control(unit), unet),
+                conditioning,
+                unit.weight,
+                unit.start,
+                unit.end,
+                softness=1.0 if unit.mode == "balanced" else SOFT,
+                spared=request.batch_size if unit.mode == "control" and guidance.predictions > 1 else 0,
+            )
+            for net, unit in zip(nets, request.controls, strict=True)
         ],
         blend=start.blend,
         inpaint_channels=start.inpaint_channels,

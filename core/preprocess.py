@@ -1,0 +1,104 @@
+"""Preprocessors, as a table: what each is called, its thresholds with their ranges, and the networks that it is for.
+
+All are made by filters, the same bits every time; those named after learned detectors elsewhere say so.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image as Pillow
+from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A number that a preprocessor takes, in the field's own words."""
+
+    label: str
+    default: float
+    lowest: float
+    highest: float
+    step: float = 1
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """`function` of core/filters.py makes the map from an RGB picture and the thresholds, in their order. `suits` are
+    parts of the names of networks that were trained on such maps.
+    """
+
+    label: str
+    help: str
+    function: str
+    thresholds: tuple[Threshold, ...] = ()
+    suits: tuple[str, ...] = ()
+
+
+def control_map(picture: Image, name: str, thresholds: tuple[float | None, ...]) -> Image:
+    """The map that the preprocessor `name` makes of an RGB picture; a threshold that is None is its own."""
+    known = PREPROCESSORS[name]
+    pairs = zip(known.thresholds, thresholds, strict=False)
+    values = [own.default if given is None else given for own, given in pairs]
+    function = getattr(importlib.import_module("core.filters"), known.function)
+    return Pillow.fromarray(function(np.asarray(picture), *values)).convert("RGB")
+
+
+def suited(network: str) -> str:
+    """The preprocessor for a network, told from its name; "none" where it does not tell."""
+    words = network.lower()
+    return next((name for name, row in PREPROCESSORS.items() if any(part in words for part in row.suits)), "none")
+
+
+PREPROCESSORS: Mapping[str, Preprocessor] = {
+    "none": Preprocessor("None", "The picture is a control map already", "none"),
+    "canny": Preprocessor(
+        "Canny",
+        "Thin edges",
+        "canny",
+        (Threshold("Low threshold", 100, 1, 255), Threshold("High threshold", 200, 1, 255)),
+        ("canny",),
+    ),
+    "scribble": Preprocessor(
+        "Scribble (filter)",
+        "Thick lines, by a difference of Gaussians",
+        "scribble",
+        (Threshold("Threshold", 32, 1, 64),),
+        ("scribble", "sketch"),
+    ),
+    "softedge": Preprocessor(
+        "Soft edge (filter)",
+        "Soft outlines, by gradients; not HED",
+        "soft_edge",
+        (Threshold("Softness", 2.0, 0.5, 16.0, 0.5),),
+        ("softedge", "soft-edge", "hed"),
+    ),
+    "lineart": Preprocessor(
+        "Lineart (filter)",
+        "Dark lines of a drawing, made white on black",
+        "lineart",
+        (Threshold("Width of lines", 6.0, 0.5, 32.0, 0.5), Threshold("Faintest line", 8, 0, 16)),
+        ("lineart", "line-art"),
+    ),
+    "blur": Preprocessor(
+        "Blur", "Colours without details", "blur", (Threshold("Radius", 9.0, 0.5, 64.0, 0.5),), ("blur",)
+    ),
+    "tile": Preprocessor(
+        "Tile", "Fewer pixels, as large", "tile", (Threshold("Times smaller", 2.0, 1.0, 16.0, 0.5),), ("tile",)
+    ),
+    "colour": Preprocessor(
+        "Colour grid", "Squares of one colour", "colour_grid", (Threshold("Pixels a square", 64, 8, 256),), ("color",)
+    ),
+    "invert": Preprocessor("Invert", "A drawing of dark lines, made white on black", "invert"),
+    "threshold": Preprocessor("Threshold", "Black and white", "threshold", (Threshold("Level", 127, 0, 255),)),
+    "segments": Preprocessor(
+        "Colour areas (k-means)",
+        "Areas of like colour; it knows no things",
+        "segments",
+        (Threshold("Colours", 8, 2, 32),),
+        ("seg",),
+    ),
+}
