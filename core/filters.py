@@ -30,16 +30,16 @@ def soft_edge(picture: Bytes, sigma: float) -> Bytes:
     smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma)
     across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     steepest = np.hypot(across, down).max(axis=2) / 8  # Sobel's weights add up to 8: brightness a pixel
-    return (steepest * (sigma * np.sqrt(2 * np.pi))).clip(0, 255).astype(np.uint8)
+    return np.asarray((steepest * (sigma * np.sqrt(2 * np.pi))).clip(0, 255), np.uint8)
 
 
 def lineart(picture: Bytes, sigma: float, faintest: float) -> Bytes:
-    """What is darker than its surroundings, as sd-webui-controlnet's "lineart standard"."""
+    """What is darker than its surroundings, the usual line at half white: sd-webui-controlnet's "standard"."""
     values = picture.astype(np.float32)
     darker = (cv2.GaussianBlur(values, (0, 0), sigma) - values).min(axis=2).clip(0, 255)
     lines = darker[darker > faintest]
     usual = max(16.0, float(np.median(lines))) if lines.size else 16.0
-    return (darker / usual * 127).clip(0, 255).astype(np.uint8)
+    return np.asarray((darker / usual * 127).clip(0, 255), np.uint8)
 
 
 def blur(picture: Bytes, sigma: float) -> Bytes:
@@ -81,6 +81,7 @@ def segments(picture: Bytes, areas: float) -> Bytes:
     first = (rank * count // len(points)).astype(np.int32)[:, None]
     until = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 30, 0.5)
     _, _, centres = cv2.kmeans(points, count, first, until, 1, cv2.KMEANS_USE_INITIAL_LABELS)
+    centres = centres.reshape(-1, 3)  # OpenCV drops the first axis of a single one
     nearest, best = np.zeros(lab.shape[:2], np.int32), np.full(lab.shape[:2], np.inf, np.float32)
     for index, centre in enumerate(centres):
         distance = ((lab.astype(np.float32) - centre) ** 2).sum(axis=2)

@@ -522,6 +522,8 @@ def allowed(field: FieldInfo) -> str:
         if "multiple_of" in limits:
             kind = f"a multiple of {limits['multiple_of']}"
         return f"{kind} from {limits['ge']} to {limits['le']}"
+    if float in get_args(field.annotation):
+        return "a number"
     if "max_length" in limits and get_origin(field.annotation) is tuple:
         return f"a list of at most {limits['max_length']}"
     if "max_length" in limits:

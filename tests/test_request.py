@@ -16,6 +16,22 @@ from core.request import SEED_LIMIT, Control, GenerationRequest, Lora, allowed, 
 PICTURE = Image.new("RGB", (64, 64), (200, 30, 30))
 
 
+CONTROLS = {
+    (("image", None),): "ControlNet 1: Control picture: missing; use a picture, or begin from a source picture",
+    (("preprocessor", "magic"),): "Preprocessor: “magic” is not allowed; use one of none, canny, ",
+    (("preprocessor", "canny"), ("threshold_b", 300.0)): "ControlNet 1: High threshold: 300.0 is not allowed; use a "
+    "number from 1 to 255",
+    (("preprocessor", "blur"), ("threshold_a", 0.0)): "ControlNet 1: Radius: 0.0 is not allowed",
+    (("threshold_a", math.inf),): "First threshold: inf is not allowed; use a number",
+    (("resize_mode", "tile"),): "Resize: “tile” is not allowed; use one of stretch, crop, pad",
+    (("mode", "both"),): "Priority: “both” is not allowed; use one of balanced, prompt, control",
+    (("net", ""),): "Network: “” is not allowed",
+    (("weight", 2.5),): "Weight: 2.5 is not allowed",
+    (("start", -0.1),): "Start: -0.1 is not allowed",
+}
+"""A unit's fields that are not allowed, and what is said."""
+
+
 def control(**fields: Any) -> Control:
     return Control(**{"net": "canny", "image": PICTURE, **fields})
 
@@ -67,6 +83,9 @@ def test_units_are_as_strict() -> None:
         control(weight=math.nan)
     with pytest.raises(RequestError, match=r"ControlNet 2: End: 0\.2 is not allowed; use a share from 0\.5 to 1"):
         GenerationRequest(controls=[control(), control(start=0.5, end=0.2)])
+    for fields, message in CONTROLS.items():
+        with pytest.raises(RequestError, match=message):
+            GenerationRequest(controls=[control(**dict(fields))])
     with pytest.raises(RequestError, match=r"Weight: 2\.5 is not allowed; use a number from -2 to 2"):
         Lora(name="x", weight=2.5)
 

@@ -31,8 +31,8 @@ from ui.tabs import TABS, TASK_TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-STYLES = ("style", "easel", "history", "info", "presets")
-SCRIPTS = ("page", "parts", "easel", "history", "info", "presets")
+STYLES = ("style", "chips", "easel", "history", "info", "presets")
+SCRIPTS = ("page", "parts", "chips", "easel", "history", "info", "presets")
 
 
 def _head() -> str:
@@ -117,6 +117,7 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, mod
     fields["prompt"] = control("prompt", lines=3, placeholder="What should the picture show?")
     tokens = live("tokens", value={})
     fields["negative_prompt"] = control("negative_prompt", placeholder="Leave out …")
+    live("additions")
     with gr.Tabs(elem_id="modes", overflow_behavior="wrap"):
         for tab in TABS:
             with gr.Tab(tab.title, elem_id=f"mode-{tab.id}") as tabs[tab.id]:
