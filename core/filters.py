@@ -77,11 +77,12 @@ def segments(picture: Bytes, areas: float) -> Bytes:
     sample = cv2.resize(lab, None, fx=side, fy=side, interpolation=cv2.INTER_AREA) if side < 1 else lab
     points = sample.reshape(-1, 3).astype(np.float32)
     count = min(int(areas), len(points))
+    if count == 1:  # OpenCV would take the single pixel's values for three points
+        return picture
     rank = points.sum(axis=1).argsort(kind="stable").argsort(kind="stable")
     first = (rank * count // len(points)).astype(np.int32)[:, None]
     until = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 30, 0.5)
     _, _, centres = cv2.kmeans(points, count, first, until, 1, cv2.KMEANS_USE_INITIAL_LABELS)
-    centres = centres.reshape(-1, 3)  # OpenCV drops the first axis of a single one
     nearest, best = np.zeros(lab.shape[:2], np.int32), np.full(lab.shape[:2], np.inf, np.float32)
     for index, centre in enumerate(centres):
         distance = ((lab.astype(np.float32) - centre) ** 2).sum(axis=2)
