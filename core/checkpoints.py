@@ -32,6 +32,7 @@ CLASSES = {
     "CLIPTextModelWithProjection": "transformers",
     "UNet2DConditionModel": "diffusers",
     "ControlNetModel": "diffusers",
+    "ControlNetUnionModel": "diffusers",
     "AutoencoderKL": "diffusers",
     SWIN2SR: "transformers",
 }
@@ -79,10 +80,14 @@ class Part:
         try:
             file = (self.weights or (CLIP_MERGES if self.source else self.folder)).stat()
         except OSError:
-            raise CheckpointError(
-                f"Model: the file of its {self.name} is no longer there; look for models again."
-            ) from None
+            label, what = self.called
+            raise CheckpointError(f"{label}: the file of {what} is no longer there; look for models again.") from None
         return (self.folder, file.st_size if self.weights else 0, file.st_mtime_ns)
+
+    @property
+    def called(self) -> tuple[str, str]:
+        """What it is called in messages: a label, and itself."""
+        return ("ControlNet", self.folder.name) if self.name == "controlnet" else ("Model", f"its {self.name}")
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ class Checkpoint:
     parts: tuple[Part, ...] = ()
     scheduler_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    unet_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def text_encoders(self) -> int:
@@ -126,35 +132,30 @@ class Card(BaseModel):
 
 def scan(folder: Path) -> tuple[Checkpoint, ...]:
     """Every model folder and single file in `folder`, by name. What cannot be used says why instead of raising."""
-    if not folder.is_dir():
-        return ()
+    return tuple(_describe_safely(path) for path in model_paths(folder))
+
+
+def model_paths(folder: Path) -> list[Path]:
+    """What may be models in `folder`: its folders and files of weights, sorted."""
     known = (".safetensors", *PICKLES)
-    paths = [p for p in folder.iterdir() if p.is_dir() or p.suffix.lower() in known]
-    return tuple(_describe_safely(path) for path in sorted(paths) if not path.name.startswith("."))
-
-
-def find_controlnet(folder: Path, name: str) -> Part:
-    """The ControlNet in `folder`/`name`. Raises RequestError if there is none, CheckpointError if it is damaged."""
-    known = sorted(path.parent.name for path in folder.glob("*/config.json"))
-    if name not in known:
-        raise RequestError(
-            "controls", name, "one of " + (", ".join(known) or "none, as there is no network"), "Network"
-        )
-    weights = _weights(folder / name)
-    return Part("controlnet", folder / name, "ControlNetModel", weights, None, _count_parameters(weights))
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p for p in paths if not p.name.startswith(".") and (p.is_dir() or p.suffix.lower() in known))
 
 
 def find_upscaler(folder: Path, name: str) -> Part | None:
-    """The super-resolution model in `folder`/`name`; None for the upscalers that need none. Raises as above."""
+    """The super-resolution model in `folder`/`name`; None for the upscalers that need none.
+
+    Raises RequestError if there is none, CheckpointError if it is damaged.
+    """
     if name in UPSCALERS:
         return None
     known = sorted(path.parent.name for path in folder.glob("*/config.json"))
     if name not in known:
         raise RequestError("hires.upscaler", name, "one of " + ", ".join([*UPSCALERS, *known]), "Hires: Upscaler")
     try:
-        if _read_json(folder / name / "config.json").get("architectures") != [SWIN2SR]:
+        if read_json(folder / name / "config.json").get("architectures") != [SWIN2SR]:
             raise CheckpointError("it is no Swin2SR of transformers")
-        weights = _weights(folder / name)
+        weights = weights_in(folder / name)
         return Part("upscaler", folder / name, SWIN2SR, weights, None, _count_parameters(weights))
     except CheckpointError as error:
         raise CheckpointError(f"Upscaler: {name} cannot be used: {error}.") from None
@@ -169,14 +170,18 @@ def _describe_safely(path: Path) -> Checkpoint:
         return Checkpoint(path.name, path.name, problem="its files do not fit together, or cannot be read")
 
 
-def _describe_file(path: Path) -> Checkpoint:
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in a file of weights. Raises CheckpointError if it is damaged, or a pickle."""
     if path.suffix.lower() in PICKLES:
         raise CheckpointError(
             "it is a pickle, which is never loaded; convert it to .safetensors, for example with "
             "safetensors.torch.save_file(torch.load(FILE, weights_only=True)['state_dict'], NEW_FILE)"
         )
-    header = read_header(path)
-    shapes = {name: tuple(tensor["shape"]) for name, tensor in header.items()}
+    return {name: tuple(tensor["shape"]) for name, tensor in read_header(path).items()}
+
+
+def _describe_file(path: Path) -> Checkpoint:
+    shapes = read_shapes(path)
     layout = identify(shapes)
     found = pieces(layout, shapes)
     family = FAMILIES[layout.family]
@@ -200,6 +205,7 @@ def _describe_file(path: Path) -> Checkpoint:
         ),
         parts=parts,
         scheduler_config=scheduler,
+        unet_config=unet,
     )
 
 
@@ -215,13 +221,13 @@ def _file_parts(path: Path, layout: Layout, found: Mapping[str, tuple[Config, An
 
 
 def _describe(folder: Path) -> Checkpoint:
-    index = _read_json(folder / "model_index.json")
-    configs = {name: _read_json(folder / name / "config.json") for name in ("unet", "vae", "text_encoder")}
+    index = read_json(folder / "model_index.json")
+    configs = {name: read_json(folder / name / "config.json") for name in ("unet", "vae", "text_encoder")}
     parts = tuple(_parts(folder, index))
     card = _card(folder / "darkroom.json")
     name = _family(index, configs)
     family = FAMILIES[name]
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     unet, vae = configs["unet"], configs["vae"]
     return Checkpoint(
         name=folder.name,
@@ -241,6 +247,7 @@ def _describe(folder: Path) -> Checkpoint:
         parts=parts,
         scheduler_config=scheduler,
         options={key: value for key, value in index.items() if not isinstance(value, list)},
+        unet_config=unet,
     )
 
 
@@ -264,12 +271,12 @@ def _parts(folder: Path, index: Mapping[str, Any]) -> Iterator[Part]:
         if name.startswith("tokenizer"):
             yield Part(name, folder / name, class_name)
             continue
-        weights = _weights(folder / name)
+        weights = weights_in(folder / name)
         variant = "fp16" if ".fp16." in weights.name else None
         yield Part(name, folder / name, class_name, weights, variant, _count_parameters(weights))
 
 
-def _weights(folder: Path) -> Path:
+def weights_in(folder: Path) -> Path:
     """The one safetensors file of a component; the full-precision one where both are there."""
     files = sorted(folder.glob("*.safetensors"), key=lambda path: (".fp16." in path.name, path.name))
     if not files and any(folder.glob("*.bin")):
@@ -296,7 +303,7 @@ def _header(path: Path) -> dict[str, Any]:
     """Format: 8 bytes little-endian length, that much JSON, then the data (https://github.com/huggingface/safetensors)."""
     with path.open("rb") as file:
         start = file.read(8)
-        whose = "it" if path.parent.name == "checkpoints" else f"its {path.parent.name}"
+        whose = "it" if path.parent.name in ("checkpoints", "controlnet") else f"its {path.parent.name}"
         other = next((text for magic, text in NOT_SAFETENSORS.items() if start.startswith(magic)), None)
         damaged = CheckpointError(other or f"{whose} is damaged or not fully copied")
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
@@ -316,7 +323,7 @@ def _count_parameters(weights: Path) -> int:
     return sum(math.prod(tensor["shape"]) for tensor in read_header(weights).values())
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -359,7 +366,8 @@ def load_part(part: Part, device: str, dtype: str) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
-        raise CheckpointError(f"Model: its {part.name} is damaged or does not fit its config.") from error
+        label, what = part.called
+        raise CheckpointError(f"{label}: {what} is damaged or does not fit its config.") from error
 
 
 def _load_from_file(part: Part, source: Source, device: str, dtype: str) -> Any:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from core.denoise import Conditioning, Residuals
+from core.preprocess import CONTROL_TYPES
+from core.request import Control
 
 SOFT = 0.825  # sd-webui-controlnet's, for "my prompt is more important" and "ControlNet is more important"
 
 
 @dataclass(frozen=True)
 class ControlUnit:
-    """One network at work. image: (1, 3, h, w) in 0 … 1; conditioning: the U-Net's own, of each step.
+    """One network at work. `told` is what it takes beside latents and timestep: its map; conditioning: the U-Net's
+    own, of each step.
 
     It adds nothing outside `start` … `end` (shares of the steps) and at weight 0, where it is not even run.
     `softness`: how much each level, from the middle outwards, takes of what the one before it does. To the first
@@ -23,13 +26,30 @@ class ControlUnit:
     """
 
     net: Any
-    image: Tensor
+    told: Mapping[str, Any]
     conditioning: Sequence[Conditioning]
     weight: float
     start: float
     end: float
     softness: float = 1.0
     spared: int = 0
+
+    @classmethod
+    def of(
+        cls, net: Any, unit: Control, image: Tensor, conditioning: Sequence[Conditioning], pictures: tuple[int, int]
+    ) -> ControlUnit:
+        """image: (1, 3, h, w) in 0 … 1. `pictures`: how many there are, and how many predictions each needs."""
+        count, predictions = pictures
+        return cls(
+            net=net,
+            told=_told(net, unit, image.expand(count * predictions, -1, -1, -1)),
+            conditioning=conditioning,
+            weight=unit.weight,
+            start=unit.start,
+            end=unit.end,
+            softness=1.0 if unit.mode == "balanced" else SOFT,
+            spared=count if unit.mode == "control" and predictions > 1 else 0,
+        )
 
     def __call__(self, model_input: Tensor, timestep: Tensor, progress: tuple[int, int]) -> Residuals | None:
         index, total = progress
@@ -39,7 +59,7 @@ class ControlUnit:
             model_input,
             timestep,
             **self.conditioning[index],
-            controlnet_cond=self.image.expand(len(model_input), -1, -1, -1),
+            **self.told,
             conditioning_scale=self.weight,
             return_dict=False,
         )
@@ -53,3 +73,15 @@ class ControlUnit:
         if self.spared:
             residual[: self.spared] = 0
         return residual
+
+
+def _told(net: Any, unit: Control, image: Tensor) -> dict[str, Any]:
+    """A Union is told what the map shows, too."""
+    kinds = net.config.get("num_control_type")
+    if kinds is None:
+        return {"controlnet_cond": image}
+    assert unit.shows
+    kind = CONTROL_TYPES.index(unit.shows)
+    types = image.new_zeros(len(image), kinds)
+    types[:, kind] = 1
+    return {"controlnet_cond": [image], "control_type": types, "control_type_idx": [kind]}

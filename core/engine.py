@@ -16,13 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import memory, prompts
+from core import memory, networks, prompts
 from core.cache import Key, ModelCache
-from core.checkpoints import Checkpoint, Part, find_controlnet, find_upscaler, load_part, scan
+from core.checkpoints import Checkpoint, Part, find_upscaler, load_part, scan
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
 from core.events import Event, Finished, Loading
 from core.families import FAMILIES
 from core.memory import BYTES, DType, Machine, MemoryPlan
+from core.networks import Network
 from core.prompts import PromptCache, Prompts, TokenCount
 from core.request import SEED_LIMIT, SMALLEST_SIDE, GenerationRequest, bounds, reject
 from core.samplers import SAMPLERS
@@ -48,15 +49,20 @@ class Engine:
         self._prompts: PromptCache[EncodedPrompt] = PromptCache()
         self._hashes = _Hashes()
         self._open = threading.Lock()
-        self._checkpoints = scan(self.settings.models / "checkpoints")
+        self.rescan()
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """The models as last looked at, broken ones with their `problem`."""
         return self._checkpoints
 
+    def networks(self) -> tuple[Network, ...]:
+        """The ControlNets, as last looked at, likewise."""
+        return self._networks
+
     def rescan(self) -> tuple[Checkpoint, ...]:
-        """Look at the models' folder again."""
+        """Look at the models' folders again."""
         self._checkpoints = scan(self.settings.models / "checkpoints")
+        self._networks = networks.scan(self.settings.models / "controlnet")
         return self._checkpoints
 
     def machine(self) -> Machine:
@@ -95,6 +101,7 @@ class Engine:
             seed=drawn if request.seed is None else request.seed,
         )
         _check_model(resolved, checkpoint)
+        networks.asked_for(resolved, checkpoint, self._networks)
         if resolved.hires:
             find_upscaler(self.settings.models / "upscalers", resolved.hires.upscaler)
         self.settings.limits.check(resolved)
@@ -145,7 +152,7 @@ class Engine:
             passes = Passes(
                 model=model,
                 prompts=self._prompts_of(model, checkpoint),
-                nets=(yield from self._load_nets(request, plan, in_use)),
+                nets=(yield from self._load_nets(request, checkpoint, plan, in_use)),
                 upscaler=(yield from self._load_upscaler(request, plan, in_use)),
                 preview=functools.partial(self._preview, checkpoint),
             )
@@ -179,13 +186,12 @@ class Engine:
         return model
 
     def _load_nets(
-        self, request: GenerationRequest, plan: MemoryPlan, in_use: ExitStack
+        self, request: GenerationRequest, checkpoint: Checkpoint, plan: MemoryPlan, in_use: ExitStack
     ) -> Generator[Event, None, list[Any]]:
         nets = []
-        for control in request.controls:
-            part = find_controlnet(self.settings.models / "controlnet", control.net)
+        for part in networks.asked_for(request, checkpoint, self._networks):
             if part.key not in self._models:
-                yield Loading(control.net)
+                yield Loading(part.folder.stem)
             nets.append(in_use.enter_context(self._use(part, plan)))
         return nets
 

@@ -28,7 +28,7 @@ class Threshold:
 @dataclass(frozen=True)
 class Preprocessor:
     """`function` of core/filters.py makes the map from an RGB picture and the thresholds, in their order. `suits` are
-    parts of the names of networks that were trained on such maps.
+    parts of the names of networks that were trained on such maps; `control_type` is what a Union takes the map for.
     """
 
     label: str
@@ -36,6 +36,11 @@ class Preprocessor:
     function: str
     thresholds: tuple[Threshold, ...] = ()
     suits: tuple[str, ...] = ()
+    control_type: str | None = None
+
+
+CONTROL_TYPES = ("pose", "depth", "soft edges", "lines", "normals", "areas", "tile", "repaint")
+"""What maps show, in the order in which ControlNet Union (xinsir's, and its ProMax) was trained on them."""
 
 
 def control_map(picture: Image, name: str, thresholds: tuple[float | None, ...]) -> Image:
@@ -61,6 +66,7 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
         "canny",
         (Threshold("Low threshold", 100, 1, 255), Threshold("High threshold", 200, 1, 255)),
         ("canny",),
+        "lines",
     ),
     "scribble": Preprocessor(
         "Scribble (filter)",
@@ -68,6 +74,7 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
         "scribble",
         (Threshold("Threshold", 32, 1, 64),),
         ("scribble", "sketch"),
+        "soft edges",
     ),
     "softedge": Preprocessor(
         "Soft edge (filter)",
@@ -75,6 +82,7 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
         "soft_edge",
         (Threshold("Softness", 2.0, 0.5, 16.0, 0.5),),
         ("softedge", "soft-edge", "hed"),
+        "soft edges",
     ),
     "lineart": Preprocessor(
         "Lineart (filter)",
@@ -82,17 +90,23 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
         "lineart",
         (Threshold("Width of lines", 6.0, 0.5, 32.0, 0.5), Threshold("Faintest line", 8, 0, 16)),
         ("lineart", "line-art"),
+        "lines",
     ),
     "blur": Preprocessor(
-        "Blur", "Colours without details", "blur", (Threshold("Radius", 9.0, 0.5, 64.0, 0.5),), ("blur",)
+        "Blur", "Colours without details", "blur", (Threshold("Radius", 9.0, 0.5, 64.0, 0.5),), ("blur",), "tile"
     ),
     "tile": Preprocessor(
-        "Tile", "Fewer pixels, as large", "tile", (Threshold("Times smaller", 2.0, 1.0, 16.0, 0.5),), ("tile",)
+        "Tile",
+        "Fewer pixels, as large",
+        "tile",
+        (Threshold("Times smaller", 2.0, 1.0, 16.0, 0.5),),
+        ("tile",),
+        "tile",
     ),
     "colour": Preprocessor(
         "Colour grid", "Squares of one colour", "colour_grid", (Threshold("Pixels a square", 64, 8, 256),), ("color",)
     ),
-    "invert": Preprocessor("Invert", "A drawing of dark lines, made white on black", "invert"),
+    "invert": Preprocessor("Invert", "A drawing of dark lines, made white on black", "invert", control_type="lines"),
     "threshold": Preprocessor("Threshold", "Black and white", "threshold", (Threshold("Level", 127, 0, 255),)),
     "segments": Preprocessor(
         "Colour areas (k-means)",
@@ -100,5 +114,6 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
         "segments",
         (Threshold("Colours", 8, 2, 32),),
         ("seg",),
+        "areas",
     ),
 }

@@ -28,7 +28,7 @@ from pydantic_core import PydanticCustomError
 from core.errors import RequestError
 from core.grammar import compose
 from core.images import fingerprint
-from core.preprocess import PREPROCESSORS
+from core.preprocess import CONTROL_TYPES, PREPROCESSORS
 from core.samplers import SAMPLERS, canonical_name
 
 SEED_LIMIT = 2**64
@@ -63,6 +63,12 @@ def _sampler(name: str) -> str:
 def _preprocessor(name: str) -> str:
     if name not in PREPROCESSORS:
         raise PydanticCustomError("preprocessor", "unknown preprocessor")
+    return name
+
+
+def _control_type(name: str) -> str:
+    if name not in CONTROL_TYPES:
+        raise PydanticCustomError("control_type", "unknown kind of map")
     return name
 
 
@@ -134,6 +140,9 @@ class Control(Parameters):
     threshold_b: float | None = Field(
         None, title="Second threshold", description="Of the preprocessor; none: its own value"
     )
+    control_type: Annotated[str, AfterValidator(_control_type)] | None = Field(
+        None, title="Map shows", description="For Union networks; none: what the preprocessor makes"
+    )
     resize_mode: ResizeMode = Field(
         "stretch", title="Resize", description="What happens to a control picture of another shape than the result's"
     )
@@ -165,6 +174,11 @@ class Control(Parameters):
     @property
     def thresholds(self) -> tuple[float | None, ...]:
         return self.threshold_a, self.threshold_b
+
+    @property
+    def shows(self) -> str | None:
+        """What a Union is told that the map shows."""
+        return self.control_type or PREPROCESSORS[self.preprocessor].control_type
 
 
 class Lora(Parameters):
@@ -517,6 +531,8 @@ def allowed(field: FieldInfo) -> str:
         return "one of " + ", ".join(SAMPLERS)
     if field.title == "Preprocessor":
         return "one of " + ", ".join(PREPROCESSORS)
+    if field.title == "Map shows":
+        return "one of " + ", ".join(CONTROL_TYPES)
     if "ge" in limits:
         kind = "a whole number" if int in (field.annotation, *get_args(field.annotation)) else "a number"
         if "multiple_of" in limits:

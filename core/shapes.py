@@ -7,7 +7,7 @@ is the same for every model of a layout and stands in core/layouts.py. A key tha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,26 +27,74 @@ class _Level:
     depth: int
 
 
+@dataclass(frozen=True)
+class _Names:
+    """Keys of a U-Net's way down: the first convolution, the middle's attention, what reads SDXL's six numbers."""
+
+    first: str
+    middle: str
+    sizes: str
+
+
+ORIGINAL = _Names("input_blocks.0.0.weight", "middle_block.1", "label_emb.0.0.weight")
+DIFFUSERS = _Names("conv_in.weight", "mid_block.attentions.0", "add_embedding.linear_1.weight")
+
+
 def unet_config(shapes: Shapes) -> Config:
     """Of a UNet2DConditionModel, from keys such as input_blocks.1.1.proj_in.weight."""
     levels = _levels(shapes)
-    widths = [level.channels for level in levels]
-    depth = count(shapes, "middle_block.1.transformer_blocks.{}.norm1.weight")
-    attention = next(key for key in shapes if key.endswith("attn2.to_k.weight"))
-    linear = len(shapes["middle_block.1.proj_in.weight"]) == 2
     crosses = [level.depth > 0 for level in levels]
     return {
-        "in_channels": shapes["input_blocks.0.0.weight"][1],
+        **_way_down(shapes, ORIGINAL, levels),
         "out_channels": shapes["out.2.weight"][0],
+        "up_block_types": ["CrossAttnUpBlock2D" if cross else "UpBlock2D" for cross in reversed(crosses)],
+    }
+
+
+def controlnet_config(shapes: Shapes) -> Config:
+    """Of a ControlNetModel or a ControlNetUnionModel, from keys of the original layout or of diffusers' own."""
+    if DIFFUSERS.first not in shapes:
+        hints = [shapes[f"input_hint_block.{4 * k}.weight"] for k in range(4)]
+        config = _way_down(shapes, ORIGINAL, _levels(shapes))
+    else:
+        embedding = "controlnet_cond_embedding."
+        pairs = count(shapes, embedding + "blocks.{}.weight") // 2
+        hints = [shapes[embedding + "conv_in.weight"]]
+        hints += [shapes[f"{embedding}blocks.{2 * k + 1}.weight"] for k in range(pairs)]
+        config = _way_down(shapes, DIFFUSERS, list(_diffusers_levels(shapes)))
+    config["conditioning_channels"] = hints[0][1]
+    config["conditioning_embedding_out_channels"] = [hint[0] for hint in hints]
+    return config | _union_config(shapes)
+
+
+def _union_config(shapes: Shapes) -> Config:
+    if "task_embedding" not in shapes:
+        return {}
+    kinds, width = shapes["task_embedding"]
+    return {
+        "num_control_type": kinds,
+        "num_trans_channel": width,
+        "num_trans_layer": count(shapes, "transformer_layes.{}.ln_1.weight"),
+        "num_proj_channel": shapes["spatial_ch_projs.weight"][0],
+    }
+
+
+def _way_down(shapes: Shapes, names: _Names, levels: list[_Level]) -> Config:
+    """What U-Nets and ControlNets have in common."""
+    widths = [level.channels for level in levels]
+    depth = count(shapes, names.middle + ".transformer_blocks.{}.norm1.weight")
+    attention = next(key for key in shapes if key.endswith("attn2.to_k.weight"))
+    linear = len(shapes[f"{names.middle}.proj_in.weight"]) == 2
+    return {
+        "in_channels": shapes[names.first][1],
         "block_out_channels": widths,
         "layers_per_block": levels[0].blocks,
         "transformer_layers_per_block": [level.depth or depth for level in levels],
         "cross_attention_dim": shapes[attention][1],
         "use_linear_projection": linear,
         "attention_head_dim": [width // HEAD_WIDTH for width in widths] if linear else HEADS,
-        "down_block_types": ["CrossAttnDownBlock2D" if cross else "DownBlock2D" for cross in crosses],
-        "up_block_types": ["CrossAttnUpBlock2D" if cross else "UpBlock2D" for cross in reversed(crosses)],
-        **_size_embedding(shapes),
+        "down_block_types": ["CrossAttnDownBlock2D" if level.depth else "DownBlock2D" for level in levels],
+        **_size_embedding(shapes, names.sizes),
     }
 
 
@@ -68,14 +116,24 @@ def _levels(shapes: Shapes) -> list[_Level]:
     raise AssertionError("unreachable")
 
 
-def _size_embedding(shapes: Shapes) -> Config:
+def _diffusers_levels(shapes: Shapes) -> Iterator[_Level]:
+    for index in range(count(shapes, "down_blocks.{}.resnets.0.conv1.weight")):
+        block = f"down_blocks.{index}"
+        yield _Level(
+            shapes[f"{block}.resnets.0.conv1.weight"][0],
+            count(shapes, block + ".resnets.{}.conv1.weight"),
+            count(shapes, block + ".attentions.0.transformer_blocks.{}.norm1.weight"),
+        )
+
+
+def _size_embedding(shapes: Shapes, key: str) -> Config:
     """Of SDXL, whose U-Nets are told the picture's size and the pooled prompt."""
-    if "label_emb.0.0.weight" not in shapes:
+    if key not in shapes:
         return {}
     return {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": TIME_WIDTH,
-        "projection_class_embeddings_input_dim": shapes["label_emb.0.0.weight"][1],
+        "projection_class_embeddings_input_dim": shapes[key][1],
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import init_empty_weights
 from diffusers.loaders.single_file_utils import (
+    convert_controlnet_checkpoint,
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
@@ -34,6 +35,8 @@ def _text_encoder(model: Any, state: State, prefix: str) -> State:
 
 CONVERT: dict[str, Callable[[Any, State, str], State]] = {
     "UNet2DConditionModel": lambda model, state, _: convert_ldm_unet_checkpoint(state, config=model.config),
+    "ControlNetModel": lambda model, state, _: convert_controlnet_checkpoint(state, model.config),
+    "ControlNetUnionModel": lambda model, state, _: state,
     "AutoencoderKL": lambda model, state, _: convert_ldm_vae_checkpoint(state, config=model.config),
     "CLIPTextModel": _text_encoder,
     "CLIPTextModelWithProjection": _text_encoder,

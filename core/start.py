@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from core.control import SOFT, ControlUnit
+from core.control import ControlUnit
 from core.denoise import Blend, Denoising, Guidance
 from core.families.sd import StableDiffusion
 from core.inpaint import Canvas
@@ -93,6 +93,7 @@ def prepare(
     start = _Start.of(_Ingredients(model, scheduler, noise, source), canvas)
     conditioning = prompts.conditioning(request, len(start.timesteps))
     guidance = Guidance.of(request.guidance_scale, weights(request))
+    pictures = request.batch_size, guidance.predictions
     return Denoising(
         predict=model.predict,
         conditioning=conditioning,
@@ -102,16 +103,7 @@ def prepare(
         guidance=guidance,
         step_options=_step_options(scheduler, noise),
         controls=[
-            ControlUnit(
-                net,
-                _pixels(canvas.control(unit), unet),
-                conditioning,
-                unit.weight,
-                unit.start,
-                unit.end,
-                softness=1.0 if unit.mode == "balanced" else SOFT,
-                spared=request.batch_size if unit.mode == "control" and guidance.predictions > 1 else 0,
-            )
+            ControlUnit.of(net, unit, _pixels(canvas.control(unit), unet), conditioning, pictures)
             for net, unit in zip(nets, request.controls, strict=True)
         ],
         blend=start.blend,

@@ -36,10 +36,27 @@ OPEN_CLIP = {
 
 
 def unet(model: Any) -> State:
-    layers = model.config.layers_per_block
     heads = DIFFUSERS_TO_LDM_MAPPING["unet"]
     names = {**heads["layers"], **(heads["addition_embed_type"] if model.config.addition_embed_type else {})}
     crosses = [kind.startswith("Cross") for kind in model.config.up_block_types]
+    return _named(model, names, crosses)
+
+
+def controlnet(model: Any) -> State:
+    names = dict(DIFFUSERS_TO_LDM_MAPPING["controlnet"]["layers"])
+    for key in model.state_dict():
+        if match := re.match(r"controlnet_cond_embedding\.blocks\.(\d+)\.(.*)", key):
+            names[key] = f"input_hint_block.{2 * int(match[1]) + 2}.{match[2]}"
+        elif match := re.match(r"controlnet_down_blocks\.(\d+)\.(.*)", key):
+            names[key] = f"zero_convs.{match[1]}.0.{match[2]}"
+        elif key.startswith("controlnet_mid_block."):
+            names[key] = key.replace("controlnet_mid_block.", "middle_block_out.0.")
+    return _named(model, names, [])
+
+
+def _named(model: Any, names: dict[str, str], crosses: list[bool]) -> State:
+    """A way down and up: what `names` does not have goes by its place. `crosses`: of the blocks on the way up."""
+    layers = model.config.layers_per_block
 
     def name(key: str) -> str:
         if key in names:

@@ -15,6 +15,7 @@ from core import start
 from core.denoise import denoise
 from core.families.sd import Components, StableDiffusion
 from core.families.sdxl import StableDiffusionXL
+from core.preprocess import CONTROL_TYPES
 from core.prompts import Prompts
 from core.request import Control, GenerationRequest
 from core.samplers import SAMPLERS
@@ -149,6 +150,46 @@ def test_every_task_with_and_without_controlnets(pipelines, family, task, networ
     if task == "inpaint":
         fields |= {"mask": picture(1, "L")}
     assert_same_bits(pipeline, nets, **fields)
+
+
+def their_union_latents(pipeline, request: GenerationRequest, nets) -> torch.Tensor:
+    maps, kinds = [[c.image] for c in request.controls], [CONTROL_TYPES.index(c.shows) for c in request.controls]
+    several = len(nets) > 1
+    parts = {**pipeline.components, "scheduler": their_scheduler(pipeline, request), "add_watermarker": False}
+    runner = diffusers.StableDiffusionXLControlNetUnionPipeline(**parts, controlnet=nets if several else nets[0])
+    runner.set_progress_bar_config(disable=True)
+    return runner(
+        prompt=request.prompt,
+        control_image=maps if several else maps[0],
+        control_mode=kinds,
+        controlnet_conditioning_scale=_one_or_all([c.weight for c in request.controls]),
+        control_guidance_start=[c.start for c in request.controls],
+        control_guidance_end=[c.end for c in request.controls],
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        generator=torch.Generator().manual_seed(request.seed),
+        output_type="latent",
+        height=SIZE,
+        width=SIZE,
+    ).images
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+def test_controlnet_union_is_told_what_its_maps_show(pipelines, networks):
+    pipeline = pipelines["StableDiffusionXL"]
+    nets = [tiny.union(pipeline.unet, seed) for seed in range(networks)]
+    units = [
+        Control(net="a", image=picture(5), control_type="lines", weight=0.8, end=0.75),
+        Control(net="b", image=picture(6), control_type="depth", weight=1.3, start=0.25),
+    ]
+    for seed, guidance in RUNS:
+        request = GenerationRequest(
+            prompt="a red circle", sampler="Euler", steps=4, seed=seed, width=SIZE, height=SIZE
+        )
+        request = request.replace(guidance_scale=guidance, controls=units[:networks])
+        assert torch.equal(our_latents(pipeline, request, nets), their_union_latents(pipeline, request, nets))
+        other = request.replace(controls=[unit.replace(control_type="areas") for unit in request.controls])
+        assert not torch.equal(our_latents(pipeline, request, nets), our_latents(pipeline, other, nets))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     ControlNetModel,
+    ControlNetUnionModel,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -122,10 +124,26 @@ def sdxl(**unet_changes: Any) -> StableDiffusionXLPipeline:
     )
 
 
-def controlnet(of: UNet2DConditionModel) -> ControlNetModel:
+def controlnet(of: UNet2DConditionModel, hints: tuple[int, ...] = (16, 32), seed: int = 1) -> ControlNetModel:
     """A ControlNet for a U-Net, with weights that do something: its output convolutions are not zero."""
-    torch.manual_seed(1)
-    net = ControlNetModel.from_unet(of, conditioning_embedding_out_channels=(16, 32)).eval()
+    torch.manual_seed(seed)
+    return _awake(ControlNetModel.from_unet(of, conditioning_embedding_out_channels=hints).eval())
+
+
+def union(of: UNet2DConditionModel, seed: int = 1) -> ControlNetUnionModel:
+    """A ControlNet Union for a U-Net of XL, likewise. It knows six kinds of maps."""
+    torch.manual_seed(seed)
+    width = of.config.block_out_channels[0]
+    own = inspect.signature(ControlNetUnionModel).parameters
+    shape = {key: value for key, value in of.config.items() if key in own}
+    net = ControlNetUnionModel(
+        **shape | {"num_trans_channel": width, "num_proj_channel": width},
+        conditioning_embedding_out_channels=(16, 32),
+    )
+    return _awake(net.eval())
+
+
+def _awake(net: Any) -> Any:
     for parameter in net.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
