@@ -142,6 +142,11 @@ def model_paths(folder: Path) -> list[Path]:
     return sorted(p for p in paths if not p.name.startswith(".") and (p.is_dir() or p.suffix.lower() in known))
 
 
+def list_upscalers(folder: Path) -> tuple[str, ...]:
+    """What a second pass may enlarge with: ways that need no model, and the models in `folder`."""
+    return *UPSCALERS, *sorted(path.parent.name for path in folder.glob("*/config.json"))
+
+
 def find_upscaler(folder: Path, name: str) -> Part | None:
     """The super-resolution model in `folder`/`name`; None for the upscalers that need none.
 
@@ -149,9 +154,9 @@ def find_upscaler(folder: Path, name: str) -> Part | None:
     """
     if name in UPSCALERS:
         return None
-    known = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    known = list_upscalers(folder)
     if name not in known:
-        raise RequestError("hires.upscaler", name, "one of " + ", ".join([*UPSCALERS, *known]), "Hires: Upscaler")
+        raise RequestError("hires.upscaler", name, "one of " + ", ".join(known), "Hires: Upscaler")
     try:
         if read_json(folder / name / "config.json").get("architectures") != [SWIN2SR]:
             raise CheckpointError("it is no Swin2SR of transformers")

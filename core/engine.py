@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import memory, networks, prompts
 from core.cache import Key, ModelCache
-from core.checkpoints import Checkpoint, Part, find_upscaler, load_part, scan
+from core.checkpoints import Checkpoint, Part, find_upscaler, list_upscalers, load_part, scan
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
 from core.events import Event, Finished, Loading
 from core.families import FAMILIES
@@ -64,6 +64,9 @@ class Engine:
         self._checkpoints = scan(self.settings.models / "checkpoints")
         self._networks = networks.scan(self.settings.models / "controlnet")
         return self._checkpoints
+
+    def upscalers(self) -> tuple[str, ...]:
+        return list_upscalers(self.settings.models / "upscalers")
 
     def machine(self) -> Machine:
         return memory.inspect(self.settings.device)

@@ -11,6 +11,7 @@ server left without one is removed at the next start. Every method may be called
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import sqlite3
@@ -186,6 +187,13 @@ class History:
         if not found:
             raise NotFound("There is no such picture.")
         return found[0]
+
+    def source_png(self, picture: str, owner: str) -> bytes:
+        """What a picture began from, as a PNG. Raises NotFound as `picture` does, and if it began from none."""
+        source = json.loads(self.picture(picture, owner).stored_request).get("image")
+        if source is None:
+            raise NotFound("There is no such picture.")
+        return self._inputs.read(source)
 
     def search(
         self,

@@ -103,7 +103,7 @@ def test_a_result_is_sent_to_the_easel_and_extended(page: Page) -> None:
     page.click("#stage .actions [data-does=inpaint]")
     expect(page.locator("#mode-inpaint-button")).to_have_attribute("aria-selected", "true")
     page.click("#extend button")
-    page.fill("#extend-right input[type=number]", "64")
+    page.fill("#field-outpaint-right input[type=number]", "64")
     page.keyboard.press("Tab")
     expect(page.locator(PLAN)).to_contain_text(f"{drawn.shape[1] + 64} × {drawn.shape[0]}")
     layers, frame = (page.locator(f"#stage .easel .{part}").bounding_box() for part in ("layers", "frame"))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.errors import RequestError
 from core.images import fingerprint
-from core.request import GenerationRequest
+from core.request import GenerationRequest, Hires
 from tests.darkroom import LIMITS as ROOMY
 from ui.form import KEEP_SIZE, read_form, write_form
 from ui.uploads import uploaded
@@ -114,6 +114,30 @@ def test_only_uploaded_files_are_opened(uploads: Path, tmp_path_factory: pytest.
     for value in (outside, "/etc/passwd", "a\0b", None, 7):
         with pytest.raises(RequestError, match="sent as a file"):
             uploaded({"path": value}, "image", "Source picture")
+
+
+PASS = {"hires": True, "hires.scale": 1.5, "hires.upscaler": "Latent", "hires.strength": 0.5, "hires.steps": 0}
+
+
+@pytest.mark.parametrize("task", ["text", "image", "inpaint"])
+def test_a_second_pass_is_for_every_task_and_comes_back(uploads: Path, task: str) -> None:
+    pictures = {"image": save(uploads, "a.png"), "mask": save(uploads, "m.png", colour="white")}
+    (request,) = read_form(form(task=task, **pictures, **PASS), LIMITS)
+    assert request.task == task
+    assert request.hires == Hires(scale=1.5, upscaler="Latent", strength=0.5)
+    assert write_form(list(PASS), dict(request)) == list(PASS.values())
+    (without,) = read_form(form(task=task, **pictures, **PASS | {"hires": False}), LIMITS)
+    assert without.hires is None
+    assert write_form(list(PASS), dict(without)) == [False, *[gr.skip()] * 4]
+
+
+def test_what_is_wrong_with_a_second_pass_is_said_by_its_label() -> None:
+    for values, message in (
+        ({"hires.scale": 9}, "Hires: Scale: 9 is not"),
+        ({"hires.steps": 0.5}, "Hires: Steps: 0.5"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            read_form({"prompt": "a fish", **PASS, **values}, LIMITS)
 
 
 def test_what_a_request_began_from_goes_back_to_the_easel_by_its_fingerprints() -> None:

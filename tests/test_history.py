@@ -78,12 +78,15 @@ def test_thumbnails_are_small_webp(history):
 def test_somebody_elses_picture_is_as_unknown_as_none(history):
     (id,) = make(history, owner="ann", image=SOURCE)
     assert history.input(fingerprint(SOURCE), "ann").tobytes() == SOURCE.tobytes()
+    assert history.input_png(fingerprint(SOURCE), "ann") == history.source_png(id, "ann")
     for ask in (
         lambda: history.picture(id, "bob"),
         lambda: history.picture("nonsense", "bob"),
         lambda: history.input(fingerprint(SOURCE), "bob"),
         lambda: history.input_png(fingerprint(SOURCE), "bob"),
         lambda: history.input("../../etc/passwd", "ann"),
+        lambda: history.source_png(id, "bob"),
+        lambda: history.source_png(make(history)[0], "ann"),
         lambda: history.favourite(id, "bob", True),
         lambda: history.delete([id], "bob"),
     ):

@@ -27,7 +27,7 @@ from core.engine import Engine
 from core.events import Finished
 from core.history import History
 from core.jobs import JobQueue
-from core.request import GenerationRequest
+from core.request import GenerationRequest, Hires
 from core.settings import Settings
 from tests.browser import open_page
 from tests.test_browser import HOSTILE
@@ -277,6 +277,44 @@ def test_two_pictures_are_compared(page: Page, gallery: Locator) -> None:
     expect(dialog).to_be_hidden()
 
 
+def test_a_result_is_upscaled_and_seen_beside_what_it_was(page: Page, gallery: Locator, studio: Studio) -> None:
+    tiles(page).nth(4).click()
+    id = tiles(page).nth(4).get_attribute("data-id") or ""
+    expect(gallery.get_by_role("button", name="Before / after")).to_be_hidden()
+    gallery.get_by_role("button", name="Upscale 2×").click()
+    expect(page.locator("#stage .words span")).to_contain_text("128 × 128 · 1 steps", timeout=30_000)
+    large = studio.history.search("local", limit=1)[0]
+    was = studio.history.picture(id, "local")
+    assert (large.width, large.height) == (128, 128)
+    assert studio.history.request(large.job, "local").seed == was.request.seed + was.index
+    page.locator("#stage").get_by_role("button", name="Before / after").click()
+    pictures = page.get_by_role("dialog", name="Compare two pictures").get_by_test_id("imageslider-image")
+    expect(pictures).to_have_count(2)
+    assert [pictures.nth(k).get_attribute("src") for k in (0, 1)] == [
+        f"pictures/{large.id}/source",
+        f"pictures/{large.id}",
+    ]
+    before = Image.open(io.BytesIO(page.request.get(f"{page.url}pictures/{large.id}/source").body()))
+    assert before.tobytes() == Image.open(io.BytesIO(was.read())).tobytes()
+
+
+def test_a_second_pass_is_switched_on_in_the_page(page: Page, studio: Studio) -> None:
+    page.fill("#field-steps input[type=number]", "2")
+    expect(page.locator("#second-pass")).to_be_hidden()
+    page.check("#field-hires input")
+    page.fill("#field-hires-scale input[type=number]", "1.25")
+    page.fill("#field-hires-strength input[type=number]", "0.1")
+    page.keyboard.press("Tab")
+    expect(page.locator("#dock .plan")).to_contain_text("Hires: Strength: 0.1 is not allowed; use at least 0.5")
+    page.fill("#field-hires-steps input[type=number]", "10")
+    page.keyboard.press("Tab")
+    expect(page.locator("#dock .plan")).to_contain_text("320 × 3202 + 1 steps")
+    page.click("#go")
+    expect(page.locator("#stage .words span")).to_contain_text("320 × 320 · 3 steps", timeout=30_000)
+    made = studio.history.search("local", limit=1)[0]
+    assert (made.width, made.request.hires) == (320, Hires(scale=1.25, strength=0.1, steps=10))
+
+
 def test_settings_and_a_new_seed_from_the_history(page: Page, gallery: Locator) -> None:
     gallery.get_by_role("searchbox").fill("green")
     expect(tiles(page)).to_have_count(1)
@@ -386,7 +424,7 @@ def test_a_picture_that_began_from_others_replays_and_its_settings_make_it_again
     expect(info.locator(".verdict")).to_have_text("Identical: every pixel is the same.", timeout=30_000)
     info.get_by_role("button", name="Use settings").click()
     expect(page.locator("#mode-inpaint-button")).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#dock .plan")).to_contain_text("Inpaint110 × 902 of 2 steps")
+    expect(page.locator("#dock .plan")).to_contain_text("Inpaint110 × 902 of 2 steps", timeout=30_000)
     page.click("#go")
     expect(page.locator("#stage .words b")).to_have_text("Seed 1", timeout=30_000)
     again = studio.history.search("local", limit=1)[0]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import gradio as gr
 import pytest
 
+from core.checkpoints import Checkpoint
+from core.engine import Engine
 from core.presets import Presets, Size
 from core.settings import ROOT
-from ui.presets import size_at
+from ui.presets import Cabinet, size_at
+from ui.run import Desk
 
 SIZES = Presets(ROOT / "presets", Path("none")).library.sizes
 
@@ -25,6 +30,21 @@ def test_every_size_is_told_from_its_pixels(name: str, side: int) -> None:
 @pytest.mark.parametrize(("width", "height"), [(512, 64), (None, 512), (0, 512), ("512", 512), (512, -8)])
 def test_other_shapes_are_none(width: Any, height: Any) -> None:
     assert size_at(SIZES, width, height) is None
+
+
+def test_a_form_is_at_the_setting_that_filled_it(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("Large:\n  steps: 10\n  hires: {scale: 1.5}\n  guidance_scale: null\n")
+    model = Checkpoint("small", "Small", guidance_scale=4.0)
+    engine = SimpleNamespace(settings=SimpleNamespace(mode="local"), checkpoints=lambda: (model,))
+    form = {"checkpoint": "small", "width": 64, "height": 64, "steps": 20, "guidance_scale": 7.0, "hires": False}
+    form |= {"hires.scale": 2.0, "hires.upscaler": "Lanczos", "hires.strength": 0.4, "hires.steps": 0}
+    nothing: Any = None
+    cabinet = Cabinet(Presets(tmp_path, tmp_path / "own"), Desk(cast(Engine, engine), nothing, nothing, list(form)))
+    assert cabinet.match(*form.values())[0] is None
+    shown = dict(zip(form, cabinet.fill("Large", "small"), strict=True))
+    filled = {name: form[name] if value == gr.skip() else value for name, value in shown.items()}
+    assert filled == form | {"steps": 10, "guidance_scale": 4.0, "hires": True, "hires.scale": 1.5}
+    assert cabinet.match(*filled.values())[0] == "Large"
 
 
 def test_a_size_in_pixels_is_only_these() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,9 +15,11 @@ from core.engine import Engine
 from core.errors import RequestError
 from core.history import History
 from core.jobs import JobQueue, JobState, Status
-from core.request import GenerationRequest
+from core.records import PictureRow
+from core.request import GenerationRequest, Hires
 from tests.darkroom import LIMITS
 from ui.form import read_form
+from ui.hires import enlarging
 from ui.run import Desk, data_uri, duration, frame
 
 ENCODERS = tuple(Part(name, Path(name), "CLIPTextModel") for name in ("text_encoder", "text_encoder_2"))
@@ -92,3 +95,29 @@ def test_a_frame_carries_each_pictures_seed_as_text() -> None:
     drawn = frame(job, None)
     assert [picture["seed"] for picture in drawn["pictures"]] == [str(2**64 - 2), str(2**64 - 1)]
     assert drawn["facts"] == "64 × 64 · 20 steps · 2 s" and len(drawn["title"]) == 200
+    assert not drawn["source"]
+
+
+def test_a_frame_has_the_results_size_where_it_is_known() -> None:
+    source, hires = Image.new("1", (1, 1)), {"scale": 1.5, "strength": 0.5}
+    for fields, size in (
+        ({"hires": hires, "width": 64, "height": 128}, (96, 192)),
+        ({"image": source, "outpaint": {"left": 16}, "width": 64, "height": 64}, (80, 64)),
+        ({"image": source, "mask": source, "padding_mask_crop": 8, "width": 64, "height": 64}, (None, None)),
+        ({"image": source, "mask": source}, (None, None)),
+    ):
+        drawn = frame(JobState("job", "local", GenerationRequest(**fields), Status.DONE, 0.0), None)
+        assert (drawn["width"], drawn["height"]) == size
+        assert drawn["source"] == ("image" in fields and "outpaint" not in fields)
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(20, 0.4), (2, 0.5), (1, 1.0)])
+def test_a_picture_is_upscaled_by_at_least_one_step(steps: int, strength: float) -> None:
+    made = GenerationRequest(
+        prompt="a fish", seed=7, steps=steps, batch_size=3, image=Image.new("1", (1, 1)), strength=1.0
+    )
+    row = SimpleNamespace(request=made, index=2)
+    request = enlarging(cast(PictureRow, row), Image.new("RGB", (70, 66)))
+    assert (request.prompt, request.seed, request.batch_size, request.strength) == ("a fish", 9, 1, 0)
+    assert request.image and request.image.size == (70, 66)
+    assert request.hires == Hires(scale=2.0, strength=strength)

@@ -64,7 +64,11 @@ def history(tmp_path: Path) -> SimpleNamespace:
             raise NotFound("There is no such picture.")
         return b"the source"
 
-    told.picture, told.input_png = picture, input_png
+    def source_png(picture_id: str, owner: str) -> bytes:
+        picture(picture_id, owner)
+        return b"the source"
+
+    told.picture, told.input_png, told.source_png = picture, input_png, source_png
     return told
 
 
@@ -166,11 +170,13 @@ def test_no_picture_but_ones_own(local: httpx.Client, history: SimpleNamespace) 
 
 
 def test_what_a_job_began_from_is_its_owners_alone(local: httpx.Client, history: SimpleNamespace) -> None:
-    source = local.get("/inputs/sha256:ab")
-    assert (source.content, source.headers["Content-Type"]) == (b"the source", "image/png")
+    paths = ("/inputs/sha256:ab", f"/pictures/{PICTURE}/source")
+    for path in paths:
+        source = local.get(path)
+        assert (source.content, source.headers["Content-Type"]) == (b"the source", "image/png")
     history.owner = "somebody else"
-    foreign, unknown = local.get("/inputs/sha256:ab"), local.get("/inputs/..%2f..%2fetc%2fpasswd")
-    assert foreign.status_code == unknown.status_code == 404
+    for path in (*paths, "/inputs/..%2f..%2fetc%2fpasswd"):
+        assert local.get(path).status_code == 404
 
 
 def test_a_picture_deleted_by_hand_is_missing(local: httpx.Client, history: SimpleNamespace) -> None:

@@ -16,12 +16,14 @@ from core.history import History
 from core.jobs import JobQueue
 from core.presets import Presets
 from core.prompts import SECOND_PROMPTS
-from core.settings import ROOT, Mode
+from core.settings import ROOT
 from ui.api import add_endpoint
+from ui.compare import add_compare
 from ui.controls import HELP, control
 from ui.editing import build_editing, build_form_only
 from ui.form import SIDES
-from ui.history import Gallery, Shelf, build_gallery, wire_gallery
+from ui.hires import build_hires
+from ui.history import Shelf, build_gallery, wire_gallery
 from ui.live import ASSETS, AT_ONCE, QUIET, live
 from ui.png_info import Reader, build_info, wire_info
 from ui.presets import Cabinet, build_presets, wire_presets
@@ -31,8 +33,8 @@ from ui.tabs import TABS, TASK_TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-STYLES = ("style", "chips", "easel", "history", "info", "presets")
-SCRIPTS = ("page", "parts", "chips", "easel", "history", "info", "presets")
+STYLES = ("style", "chips", "easel", "compare", "history", "info", "presets")
+SCRIPTS = ("page", "parts", "chips", "easel", "compare", "history", "info", "presets")
 
 
 def _head() -> str:
@@ -68,7 +70,7 @@ class Parts:
     tokens: gr.HTML
     stage: gr.HTML
     presets: PresetRows
-    gallery: Gallery
+    gallery: gr.HTML
     info: gr.HTML
 
 
@@ -85,7 +87,8 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
         wire_presets(page, parts.presets, parts.aspect, cabinet, parts.fields)
         wire_gallery(page, parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
         wire_info(parts.info, Reader(desk), list(parts.fields.values()))
-        for used in (parts.stage.use, parts.gallery.grid.use, parts.info.use):  # its prompt has its styles in it
+        add_compare()
+        for used in (parts.stage.use, parts.gallery.use, parts.info.use):  # its prompt has its styles in it
             used(None, None, parts.presets.styles, js="() => [[]]", **QUIET)
     return page
 
@@ -101,8 +104,8 @@ def _build(engine: Engine, presets: Presets) -> Parts:
     with gr.Tabs(elem_id="pages", overflow_behavior="wrap"):
         with gr.Tab("Create", elem_id="create"), gr.Row(elem_id="studio"):
             with gr.Column(elem_id="settings"):
-                settings = _build_settings(model, own_values(first), presets, engine.settings.mode)
-            stage = live("stage", "cancel", "use", "again", "example")
+                settings = _build_settings(model, own_values(first), presets, engine)
+            stage = live("stage", "cancel", "use", "again", "upscale", "example")
         with gr.Tab("History", elem_id="history"):
             gallery = build_gallery()
         with gr.Tab("PNG info", elem_id="png-info"):
@@ -110,7 +113,7 @@ def _build(engine: Engine, presets: Presets) -> Parts:
     return Parts(**settings, rescan=rescan, stage=stage, gallery=gallery, info=info)
 
 
-def _build_settings(model: Component, own: dict[str, Any], presets: Presets, mode: Mode) -> dict[str, Any]:
+def _build_settings(model: Component, own: dict[str, Any], presets: Presets, engine: Engine) -> dict[str, Any]:
     """The settings column, in the order of the page; the tabs' titles are moved above the prompt by the style."""
     fields: dict[str, Component] = {"checkpoint": model}
     tabs: dict[str, gr.Tab] = {}
@@ -125,7 +128,7 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, mod
     with gr.Column(elem_id="common"):
         editing, shape = build_editing([name for name, size in presets.library.sizes.items() if size.ratio])
         fields |= build_form_only() | editing
-        rows = build_presets(presets, mode)
+        rows = build_presets(presets, engine.settings.mode)
         aspect = gr.Radio(list(presets.library.sizes), value="1:1", label="Size", interactive=True, elem_id="aspect")
         with gr.Row(elem_id="size"):
             fields["width"] = control("width", value=own["width"])
@@ -139,6 +142,7 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, mod
             dice = gr.Button("Random seed", elem_id="dice", elem_classes="icon")
             reuse = gr.Button("Seed of the picture on the canvas", elem_id="reuse", elem_classes="icon")
         fields["batch_size"] = control("batch_size")
+        fields |= build_hires(engine.upscalers())
         with gr.Accordion("More", open=False, elem_id="more"):
             for name in SECOND_PROMPTS:
                 fields[name] = control(name, value="", placeholder="As the first", visible=False)
@@ -213,5 +217,6 @@ def _wire_live(page: gr.Blocks, parts: Parts, desk: Desk, cabinet: Cabinet) -> N
     parts.dock.generate(cabinet.styled(desk.generate), [*fields, parts.presets.styles], **always)
     parts.stage.cancel(desk.cancel, **always)
     parts.stage.again(desk.new_seed, **always)
+    parts.stage.upscale(desk.upscale, **always)
     parts.stage.use(desk.use_settings, None, fields, **always)
     page.load(desk.relay, None, parts.stage, **always, postprocess=False)

@@ -6,29 +6,47 @@ from typing import Any, get_args
 
 import gradio as gr
 from gradio.components import Component
+from pydantic.fields import FieldInfo
 
-from core.request import GenerationRequest, MaskContent, ResizeMode, bounds
+from core.request import GenerationRequest, Hires, MaskContent, Outpaint, Parameters, ResizeMode, bounds
 from core.samplers import SAMPLERS
 from ui.form import KEEP_SIZE
 
-HELP = {f"field-{name}": field.description for name, field in GenerationRequest.model_fields.items()}
+WHOLES: dict[str, type[Parameters]] = {"outpaint": Outpaint, "hires": Hires}  # fields that have fields themselves
+NAMES = (
+    *GenerationRequest.model_fields,
+    *(f"{whole}.{part}" for whole in WHOLES for part in WHOLES[whole].model_fields),
+)
+
+
+def _declared(name: str) -> FieldInfo:
+    whole, _, part = name.rpartition(".")
+    return (WHOLES[whole] if whole else GenerationRequest).model_fields[part]
+
+
+def _id(name: str) -> str:
+    return "field-" + name.replace(".", "-")
+
+
+HELP = {_id(name): _declared(name).description for name in NAMES}
 
 
 def control(name: str, **look: Any) -> Component:
-    """The component for the request's field `name`, with the id "field-<name>"; `look` overrides its looks.
+    """The component for the request's field `name`, such as "steps" or "hires.steps", with the id "field-steps" or
+    "field-hires-steps"; `look` overrides its looks.
 
     Ranges guide the hand only; the request itself is the one check (its events run with `preprocess=False`).
     """
-    field = GenerationRequest.model_fields[name]
+    field = _declared(name)
     limits = bounds(field)
     common: dict[str, Any] = {
         "label": field.title,
         "value": field.default,
         "interactive": True,
-        "elem_id": f"field-{name}",
+        "elem_id": _id(name),
     } | look
     match name:
-        case "checkpoint" | "sampler":
+        case "checkpoint" | "sampler" | "hires.upscaler":
             return gr.Dropdown(**{"choices": list(SAMPLERS)} | common)
         case (
             "prompt" | "negative_prompt" | "prompt_2" | "negative_prompt_2" | "seed"
@@ -44,8 +62,8 @@ def control(name: str, **look: Any) -> Component:
             return gr.Radio(contents, elem_classes="segments", **common)
         case "mask_colour":
             return gr.ColorPicker(**common)
-        case "mask_invert":
-            return gr.Checkbox(**common)
+        case "mask_invert" | "hires":
+            return gr.Checkbox(elem_classes="tick", **common | {"value": False})
         case _:
             step = (field.json_schema_extra or {"step": 1})["step"]  # type: ignore[index]
             return gr.Slider(**{"minimum": limits["ge"], "maximum": limits["le"], "step": step} | common)

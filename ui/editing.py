@@ -14,7 +14,7 @@ from gradio.components import Component
 from PIL import Image
 
 from core.inpaint import Canvas, extend_to
-from core.request import GenerationRequest, Outpaint
+from core.request import GenerationRequest
 from core.settings import Limits
 from ui.controls import control
 from ui.form import SIDES, read_form
@@ -62,11 +62,7 @@ def build_editing(ratios: list[str]) -> tuple[Fields, gr.Dropdown]:
                     interactive=True,
                     elem_id="extend-to",
                 )
-                for side, name in SIDES.items():
-                    declared = Outpaint.model_fields[side]
-                    fields[name] = gr.Slider(
-                        0, 1024, 0, step=8, label=declared.title, interactive=True, elem_id=f"extend-{side}"
-                    )
+                fields |= {name: control(name, maximum=1024, step=8) for name in SIDES.values()}
     return fields, shape
 
 

@@ -17,17 +17,18 @@ from PIL.Image import Image
 
 from core.images import fingerprint
 from core.prompts import SECOND_PROMPTS
-from core.request import PICTURES, GenerationRequest, Outpaint, reject
+from core.request import PICTURES, GenerationRequest, Hires, Outpaint, reject
 from core.settings import Limits
 from ui.uploads import read_upload
 
 Form = Mapping[str, Any]
 KEEP_SIZE = "keep"  # the form's own way to resize: width and height are the picture's
 SIDES = {side: f"outpaint.{side}" for side in Outpaint.model_fields}
+HIRES = {part: f"hires.{part}" for part in Hires.model_fields}
 MASKING = ("mask_invert", "mask_grow", "mask_feather", "mask_content", "mask_colour")
 EDITING = (*PICTURES, "strength", "resize_mode", *MASKING, "padding_mask_crop", "outpaint")
 """The request's fields that are for pictures that begin from a picture."""
-EXTRAS = ("task", "redraw", "kept", *SIDES.values())
+EXTRAS = ("task", "redraw", "kept", *SIDES.values(), *HIRES.values())
 
 
 def read_form(values: Form, limits: Limits) -> list[GenerationRequest]:
@@ -37,6 +38,7 @@ def read_form(values: Form, limits: Limits) -> list[GenerationRequest]:
     """
     given = {name: READERS[name](value) if name in READERS else value for name, value in values.items()}
     common = {name: value for name, value in given.items() if name not in (*EDITING, *EXTRAS)}
+    common["hires"] = {part: given[name] for part, name in HIRES.items()} if given.get("hires") else None
     task = given.get("task") or "text"
     if task == "text":  # whatever the other tabs hold
         return [GenerationRequest(**common)]
@@ -79,11 +81,19 @@ def write_form(names: Iterable[str], values: Mapping[str, Any]) -> list[Any]:
         shown["redraw"] = "whole" if whole else "masked"
         if whole:
             del shown["padding_mask_crop"]
+    if "hires" in values:
+        shown |= _second_pass(values["hires"])
     if "image" in values:
         shown |= _source(GenerationRequest(**values))
     if shown.get("width", 0) is None:  # the picture's; the form's own stands by for other tasks
         del shown["width"], shown["height"]
     return [shown.get(name, gr.skip()) for name in names]
+
+
+def _second_pass(hires: Hires | None) -> dict[str, Any]:
+    """Without one the rows keep what they show."""
+    parts = {HIRES[part]: value for part, value in hires or ()}
+    return {"hires": hires is not None, **parts} | ({"hires.steps": hires.steps or 0} if hires else {})
 
 
 def _source(request: GenerationRequest) -> dict[str, Any]:
@@ -114,7 +124,13 @@ def _colour(text: Any) -> Any:
     return "#" + "".join(f"{min(255, round(float(c))):02x}" for c in channels.groups()) if channels else text
 
 
-READERS: Mapping[str, Callable[[Any], Any]] = {"seed": _seed, "image": _paths, "mask": _paths, "mask_colour": _colour}
+READERS: Mapping[str, Callable[[Any], Any]] = {
+    "seed": _seed,
+    "image": _paths,
+    "mask": _paths,
+    "mask_colour": _colour,
+    "hires.steps": lambda steps: steps or None,
+}
 WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "seed": lambda seed: "" if seed is None else str(seed),
     **dict.fromkeys(SECOND_PROMPTS, lambda text: text or ""),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -29,25 +28,14 @@ Answer = dict[str, Any]
 Change = Callable[[list[str], str], None]  # of pictures, by their owner
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """The page's components. `use` and `again` carry {job, picture}, as those of the Create page's stage do."""
-
-    grid: gr.HTML
-    pair: gr.ImageSlider
+def build_gallery() -> gr.HTML:
+    """`use`, `again` and `upscale` carry {job, picture}, as those of the Create page's stage do."""
+    return live("gallery", "search", "favourite", "remove", "use", "again", "upscale")
 
 
-def build_gallery() -> Gallery:
-    grid = live("gallery", "search", "favourite", "remove", "use", "again", "compare", "place")
-    pair = gr.ImageSlider(
-        label="Two pictures", show_label=False, interactive=False, buttons=[], max_height=4096, elem_id="pair"
-    )
-    return Gallery(grid, pair)
-
-
-def wire_gallery(page: gr.Blocks, gallery: Gallery, shelf: Shelf, desk: Desk, fields: list[Component]) -> None:
+def wire_gallery(page: gr.Blocks, grid: gr.HTML, shelf: Shelf, desk: Desk, fields: list[Component]) -> None:
     page.load(shelf.tell_notices, **QUIET)
-    grid, several = gallery.grid, AT_ONCE | {"trigger_mode": "multiple"}
+    several = AT_ONCE | {"trigger_mode": "multiple"}
     for event, answer in (
         (grid.search, shelf.search),
         (grid.favourite, shelf.favourite),
@@ -56,8 +44,7 @@ def wire_gallery(page: gr.Blocks, gallery: Gallery, shelf: Shelf, desk: Desk, fi
         event(answer, None, grid, **several)
     grid.use(desk.use_settings, None, fields, **several)
     grid.again(desk.new_seed, **several)
-    grid.compare(None, None, gallery.pair, js="darkroom.pair", **QUIET)
-    grid.place(None, None, gallery.pair, js="darkroom.place", **QUIET)
+    grid.upscale(desk.upscale, **several)
 
 
 class Shelf:
@@ -156,9 +143,10 @@ def _frame(row: PictureRow) -> Answer:
     try:
         request = row.request
     except RequestError:  # from a version that allowed what this one does not
-        return frame | {"prompt": "", "negative": "", "facts": []}
+        return frame | {"prompt": "", "negative": "", "facts": [], "source": False}
     return frame | {
         "prompt": request.prompt,
         "negative": request.negative_prompt,
         "facts": own_facts(request, row.index),
+        "source": request.image is not None and request.outpaint is None,
     }

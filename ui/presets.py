@@ -122,7 +122,9 @@ class Cabinet:
 
     def fill(self, name: str, checkpoint: str | None) -> list[Any]:
         """The form's fields as the setting wants them; those it does not name stay."""
-        setting = self._presets.library.settings.get(name, {})
+        return self._shown(self._presets.library.settings.get(name, {}), checkpoint)
+
+    def _shown(self, setting: Mapping[str, Any], checkpoint: str | None) -> list[Any]:
         own = own_values(self._desk.checkpoint(setting.get("checkpoint") or checkpoint))
         values = {
             field: own[field] if value is None and field in MODELS_OWN else value for field, value in setting.items()
@@ -138,7 +140,12 @@ class Cabinet:
         """The setting and the size that the form is at, if at any."""
         given = dict(zip(self._desk.fields, values, strict=True))
         library = self._presets.library
-        settings = (name for name, setting in library.settings.items() if setting.items() <= given.items())
+
+        def is_at(setting: Mapping[str, Any]) -> bool:
+            shown = self._shown(setting, given["checkpoint"])
+            return all(show in (value, gr.skip()) for show, value in zip(shown, values, strict=True))
+
+        settings = (name for name, setting in library.settings.items() if is_at(setting))
         return next(settings, None), size_at(library.sizes, given["width"], given["height"])
 
     def save(self, event: gr.EventData, *values: Any) -> tuple[Answer, Any, Any]:

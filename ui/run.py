@@ -20,11 +20,13 @@ from core.checkpoints import Checkpoint
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
 from core.history import History
+from core.images import read_picture
 from core.jobs import JobQueue, JobState, Status
 from core.prompts import MOST_CHUNKS, SECOND_PROMPTS
 from core.request import GenerationRequest
 from ui.editing import extended, outlook
 from ui.form import SIDES, read_form, write_form
+from ui.hires import enlarging
 from ui.server import owner_of
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
@@ -84,8 +86,8 @@ def _size(request: GenerationRequest) -> str:
 def frame(job: JobState, preview: str | None) -> dict[str, Any]:
     """One job as the page's script draws it; its text is only ever set as text, never as HTML."""
     request = job.request
-    size = [f"{request.width} × {request.height}"] if request.width else []  # else it is its source picture's
-    facts = [*size, f"{request.steps} steps"]
+    width, height = _outlined_size(request)
+    facts = [*([f"{width} × {height}"] if width else []), f"{job.total or request.steps_in_all} steps"]
     return {
         "id": job.id,
         "status": job.status.value,
@@ -93,15 +95,21 @@ def frame(job: JobState, preview: str | None) -> dict[str, Any]:
         "place": job.place,
         "loading": job.loading,
         "step": job.step,
-        "total": job.total or request.steps,
+        "total": job.total or request.steps_in_all,
         "preview": preview,
         "left": None if job.seconds_left is None else duration(job.seconds_left),
         "facts": " · ".join(facts + ([duration(job.seconds)] if job.seconds else [])),
         "pictures": [{"id": id, "seed": str((request.seed or 0) + k)} for k, id in enumerate(job.pictures)],
         "error": job.error,
-        "width": request.width,
-        "height": request.height,
+        "width": width,
+        "height": height,
+        "source": request.image is not None and request.outpaint is None,  # can be compared with it
     }
+
+
+def _outlined_size(request: GenerationRequest) -> tuple[int | None, int | None]:
+    """The result's size, as far as an outline tells: some have their source picture's."""
+    return request.result_size if request.width and not request.only_masked else (None, None)
 
 
 class Desk:
@@ -136,6 +144,16 @@ class Desk:
             job = await self._job(event, request)
             await asyncio.to_thread(self.submit, job.request.replace(seed=None), request)
 
+    async def upscale(self, event: gr.EventData, request: gr.Request) -> None:
+        """A picture at twice its size, as a job of its own."""
+        with told():
+            await asyncio.to_thread(self._upscale, str(event._data.get("picture")), request)
+
+    def _upscale(self, picture: str, request: gr.Request) -> None:
+        row = self.history.picture(picture, owner_of(request))
+        image = read_picture(row.read(), max_pixels=self.engine.settings.limits.max_pixels)
+        self.submit(enlarging(row, image), request)
+
     async def use_settings(self, event: gr.EventData, request: gr.Request) -> list[Any]:
         """A picture's settings, as values of the form's fields."""
         with told():
@@ -161,9 +179,10 @@ class Desk:
         pictures = [f"{count} pictures"] if count > 1 else []
         about = [] if seconds is None else [f"about {duration(max(1, seconds * len(wanted)))}"]
         width, height = request.result_size
-        runs = f"{request.steps_run} of {request.steps} steps" if request.image else f"{request.steps} steps"
-        words = [TASKS[request.task], _size(request), runs, *pictures, *about]
-        return plan | drawn | {"words": words, "width": width, "height": height, "runs": runs}
+        runs = f"{request.steps_run} of {request.steps}" if request.image else f"{request.steps}"
+        again = "".join(f" + {run.steps}" for run in request.passes[1:2])
+        words = [TASKS[request.task], _size(request), f"{runs}{again} steps", *pictures, *about]
+        return plan | drawn | {"words": words, "width": width, "height": height, "runs": f"{runs} steps"}
 
     def tokens(self, prompt: str | None, name: str | None) -> dict[str, Any]:
         """How long the prompt is for the model; nothing for what it cannot read."""

@@ -194,6 +194,10 @@ def routes(queue: JobQueue, history: History) -> list[Route]:
         row = history.picture(request.path_params["id"], request.state.owner)
         return Response(row.read(thumbnail=True), media_type="image/webp", headers=KEEP)
 
+    def source(request: Request) -> Response:
+        png = history.source_png(request.path_params["id"], request.state.owner)
+        return Response(png, media_type="image/png", headers=KEEP)
+
     def kept_input(request: Request) -> Response:
         png = history.input_png(request.path_params["fingerprint"], request.state.owner)
         return Response(png, media_type="image/png", headers=KEEP)
@@ -208,6 +212,7 @@ def routes(queue: JobQueue, history: History) -> list[Route]:
         zip_route(history),
         Route("/pictures/{id}", _or_missing(picture)),
         Route("/pictures/{id}/thumbnail", _or_missing(thumbnail)),
+        Route("/pictures/{id}/source", _or_missing(source)),
         Route("/inputs/{fingerprint}", _or_missing(kept_input)),
         Route("/livez", livez),
         Route("/readyz", readyz),

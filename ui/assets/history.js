@@ -10,8 +10,6 @@
     chosen: new Set(), // ids
     at: null, // id of the tile that has the keyboard
     from: null, // id where a range of tiles began
-    pair: [], // the two that are compared
-    place: 50, // percent: where the second of them begins
   };
   let root, tell;
 
@@ -25,7 +23,6 @@
 
   function gallery(element, props, watch, trigger) {
     [root, tell] = [element, trigger];
-    $(".compare .two", root).append(document.getElementById("pair"));
     watch("value", () => answered(props.value));
     const filter = (delay) => () => {
       clearTimeout(filter.timer);
@@ -39,10 +36,6 @@
     $(".grid", root).addEventListener("focusin", (event) => hold(event.target.dataset.id));
     $(".card", root).addEventListener("click", (event) => does(event.target.closest("[data-does]")?.dataset.does));
     $(".ask", root).addEventListener("close", (event) => event.target.returnValue === "delete" && change("remove"));
-    $(".compare input", root).addEventListener("input", (event) => {
-      view.place = Number(event.target.value);
-      tell("place");
-    });
     $("iframe", root).addEventListener("load", refused);
     new IntersectionObserver(([end]) => end.isIntersecting && more(), { rootMargin: "400px" }).observe($(".end", root));
     new IntersectionObserver(([seen]) => seen.isIntersecting && view.rows.length && ask(null)).observe(root);
@@ -194,10 +187,11 @@
     if (what === "look") look();
     else if (what === "favourite") change("favourite", { on: !ones.every((each) => each.favourite) });
     else if (what === "remove") confirm(ones.length);
-    else if (what === "compare") compare(ones);
+    else if (what === "compare") darkroom.beside(...ones.map((each) => ({ url: url(each.id), words: seed(each) })), one.width / one.height);
+    else if (what === "before") darkroom.before(one.id, one.width / one.height);
     else if (what === "zip") zip(ones);
     else if (what === "image" || what === "inpaint") darkroom.send(what, one.id);
-    else if (what === "use" || what === "again") {
+    else if (what === "use" || what === "again" || what === "upscale") {
       tell(what, { job: one.job, picture: one.id });
       document.getElementById("create-button").click();
     }
@@ -235,17 +229,7 @@
     draw();
   }
 
-  function compare([one, other]) {
-    view.pair = [one.id, other.id].map((id) => ({ path: url(id), url: url(id) }));
-    view.place = 50;
-    $(".compare input", root).value = 50;
-    write($(".compare .from", root), one.facts.find(([name]) => name === "Seed")?.join(" ") || "");
-    write($(".compare .to", root), other.facts.find(([name]) => name === "Seed")?.join(" ") || "");
-    $("#pair").style.setProperty("--ar", one.width / one.height);
-    $(".compare", root).showModal();
-    tell("compare");
-    tell("place");
-  }
+  const seed = (one) => one.facts.find(([name]) => name === "Seed")?.join(" ") || "";
 
   /* -- drawing ---------------------------------------------------------------------------------------------- */
 
@@ -311,16 +295,12 @@
     write($(".prompt", card), single ? title(one) : "");
     write($(".negative", card), single && one.negative ? `Without: ${one.negative}` : "");
     darkroom.list($(".facts", card), single ? one.facts : []);
-    const shown = { use: single, again: single, image: single, inpaint: single, download: single, zip: !single, compare: ones.length === 2, look: single };
+    const shown = { use: single, again: single, image: single, inpaint: single, upscale: single, before: single && one.source, download: single, zip: !single, compare: ones.length === 2, look: single };
     for (const [name, on] of Object.entries(shown)) $(`[data-does=${name}]`, card).hidden = !on;
     $("[data-does=download]", card).href = `${url(one.id)}?download=1`;
     const loved = ones.every((each) => each.favourite);
     $("[data-does=favourite]", card).setAttribute("aria-pressed", loved);
   }
 
-  Object.assign(darkroom, {
-    gallery,
-    pair: () => [view.pair],
-    place: () => [{ __type__: "update", slider_position: view.place }],
-  });
+  Object.assign(darkroom, { gallery });
 })();

@@ -142,6 +142,7 @@ window.darkroom = (() => {
     const download = $("[data-does=download]", root);
     download.hidden = job?.status !== "done";
     for (const send of root.querySelectorAll(".actions .send")) send.hidden = download.hidden;
+    $("[data-does=before]", root).hidden = download.hidden || !job.source;
     if (!download.hidden) {
       download.href = `pictures/${job.pictures[now.index].id}?download=1`;
     }
@@ -243,7 +244,9 @@ window.darkroom = (() => {
     const now = shown();
     if (!does || !now || event.target.closest(".easel")) return undefined;
     if (does === "image" || does === "inpaint") return darkroom.send(does, now.job.pictures[now.index].id);
-    if (does === "again") view.picked = null;
+    const picture = $(".picture", parts.stage);
+    if (does === "before") return darkroom.before(now.job.pictures[now.index].id, picture.naturalWidth / picture.naturalHeight);
+    if (does === "again" || does === "upscale") view.picked = null;
     return parts.tell(does, { job: now.job.id, picture: now.job.pictures[now.index]?.id });
   }
 
