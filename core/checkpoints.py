@@ -92,7 +92,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model of the list. One with a `problem` cannot be used; then only name, title and problem mean anything."""
+    """A model of the list. One with a `problem` cannot be used; then only name, title and problem mean anything.
+
+    `context_width` is that of the text embeddings its U-Net reads.
+    """
 
     name: str
     title: str
@@ -103,6 +106,7 @@ class Checkpoint:
     guidance_scale: float = 0.0
     clip_skips: int = 0
     inpaints_only: bool = False
+    context_width: int = 0
     examples: tuple[str, ...] = ()
     problem: str | None = None
     latent_format: LatentFormat | None = None
@@ -204,6 +208,7 @@ def _describe_file(path: Path) -> Checkpoint:
         guidance_scale=family.guidance_scale,
         clip_skips=text["num_hidden_layers"] - (1 if layout.family == "sdxl" else 0),
         inpaints_only=unet["in_channels"] == 9,
+        context_width=unet["cross_attention_dim"],
         latent_format=family.latent_format,
         footprint=Footprint(
             sum(part.parameters for part in parts), max(unet["block_out_channels"]), max(vae["block_out_channels"])
@@ -244,6 +249,7 @@ def _describe(folder: Path) -> Checkpoint:
         guidance_scale=card.guidance_scale or family.guidance_scale,
         clip_skips=configs["text_encoder"]["num_hidden_layers"] - (1 if name == "sdxl" else 0),
         inpaints_only=unet["in_channels"] == 9,
+        context_width=unet["cross_attention_dim"],
         examples=tuple(card.examples),
         latent_format=_latent_format(card) or family.latent_format,
         footprint=Footprint(
@@ -308,7 +314,7 @@ def _header(path: Path) -> dict[str, Any]:
     """Format: 8 bytes little-endian length, that much JSON, then the data (https://github.com/huggingface/safetensors)."""
     with path.open("rb") as file:
         start = file.read(8)
-        whose = "it" if path.parent.name in ("checkpoints", "controlnet") else f"its {path.parent.name}"
+        whose = f"its {path.parent.name}" if (path.parent / "config.json").exists() else "it"  # a component, or alone
         other = next((text for magic, text in NOT_SAFETENSORS.items() if start.startswith(magic)), None)
         damaged = CheckpointError(other or f"{whose} is damaged or not fully copied")
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
@@ -316,7 +322,8 @@ def _header(path: Path) -> dict[str, Any]:
             raise damaged
         try:
             header: dict[str, Any] = json.loads(file.read(length))
-            end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+            ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+            end = max(ends, default=0)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise damaged from None
     if path.stat().st_size != 8 + length + end:

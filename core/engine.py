@@ -22,10 +22,13 @@ from core.checkpoints import Checkpoint, Part, find_upscaler, list_upscalers, lo
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
 from core.events import Event, Finished, Loading
 from core.families import FAMILIES
+from core.lora_files import LoraInfo, LoraShelf, read_lora, renewed
+from core.lora_tags import take_tags, without_tags
 from core.memory import BYTES, DType, Machine, MemoryPlan
+from core.metadata import LORA_HASH
 from core.networks import Network
 from core.prompts import PromptCache, Prompts, TokenCount
-from core.request import SEED_LIMIT, SMALLEST_SIDE, GenerationRequest, bounds, reject
+from core.request import SEED_LIMIT, SMALLEST_SIDE, GenerationRequest, Lora, bounds, reject
 from core.samplers import SAMPLERS
 from core.settings import VERSION, Settings
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
     from core.denoise import Denoised
     from core.families.sd import EncodedPrompt, StableDiffusion
+    from core.lora import LoraReport, Merged, Merger
+    from core.lora_files import LoraFile
 
 log = logging.getLogger(__name__)
 CACHE_SHARE = 0.6  # of the memory that is free when the engine starts
@@ -49,7 +54,15 @@ class Engine:
         self._prompts: PromptCache[EncodedPrompt] = PromptCache()
         self._hashes = _Hashes()
         self._open = threading.Lock()
+        self._loras = LoraShelf(self.settings.models / "loras")
+        self._reports: dict[str, LoraReport] = {}
         self.rescan()
+
+    @functools.cached_property
+    def _merger(self) -> Merger:
+        from core.lora import Merger
+
+        return Merger()
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """The models as last looked at, broken ones with their `problem`."""
@@ -63,7 +76,16 @@ class Engine:
         """Look at the models' folders again."""
         self._checkpoints = scan(self.settings.models / "checkpoints")
         self._networks = networks.scan(self.settings.models / "controlnet")
+        self._loras.scan()
         return self._checkpoints
+
+    def loras(self) -> tuple[LoraInfo, ...]:
+        """The LoRAs as last looked at, broken ones with their `problem`."""
+        return tuple(self._loras)
+
+    def lora_report(self, name: str) -> LoraReport | None:
+        """What became of a LoRA when it was last merged; None if it has not been yet."""
+        return self._reports.get(name)
 
     def upscalers(self) -> tuple[str, ...]:
         return list_upscalers(self.settings.models / "upscalers")
@@ -75,14 +97,14 @@ class Engine:
         """How long a prompt is for the checkpoint `name`."""
         part = next(part for part in self._find(name).parts if part.weights is None)
         with self._models.use(part.key, 0, lambda: load_part(part, "cpu", "float32")) as tokenizer:
-            return prompts.count_tokens(tokenizer, text)
+            return prompts.count_tokens(tokenizer, without_tags(text))
 
     def prepare(self) -> None:
         """Import what a run needs, a few seconds' work the first time, and settle torch's threads."""
         import torch
         import transformers
 
-        for module in ("core.attention", "core.passes", *(family.module for family in FAMILIES.values())):
+        for module in ("core.attention", "core.lora", "core.passes", *(family.module for family in FAMILIES.values())):
             importlib.import_module(module)
         torch.set_num_threads(self._machine.threads)
         transformers.utils.logging.disable_progress_bar()
@@ -90,8 +112,10 @@ class Engine:
     def resolve(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the model's own values and a seed filled in, checked against model and limits.
 
-        Raises RequestError for a value this model or host does not allow, CheckpointError for a model that is broken.
+        LoRAs that the prompt names in tags are among `loras` then. Raises RequestError for a value this model or host
+        does not allow, CheckpointError for a model that is broken, LoraError for a LoRA that is or is for another.
         """
+        request = take_tags(request)
         checkpoint = self._find(request.checkpoint)
         width, height = _size(request, checkpoint)
         drawn = secrets.randbelow(SEED_LIMIT - request.batch_size)
@@ -102,6 +126,7 @@ class Engine:
             width=width,
             height=height,
             seed=drawn if request.seed is None else request.seed,
+            loras=self._loras.resolve(request.loras, checkpoint),
         )
         _check_model(resolved, checkpoint)
         networks.asked_for(resolved, checkpoint, self._networks)
@@ -152,9 +177,12 @@ class Engine:
 
         with ExitStack() as in_use:
             model = yield from self._load(checkpoint, plan, in_use)
+            loras = yield from self._load_loras(request, in_use)
+            merged = in_use.enter_context(self._merger.merged(model.parts.networks, loras))
+            self._tell(merged)
             passes = Passes(
                 model=model,
-                prompts=self._prompts_of(model, checkpoint),
+                prompts=self._prompts_of(model, checkpoint, merged),
                 nets=(yield from self._load_nets(request, checkpoint, plan, in_use)),
                 upscaler=(yield from self._load_upscaler(request, plan, in_use)),
                 preview=functools.partial(self._preview, checkpoint),
@@ -162,7 +190,7 @@ class Engine:
             model_hash = self._hashes.of(checkpoint)
             in_use.enter_context(tiles(model.parts.vae, plan.vae_tiling))
             images = yield from passes.run(request)
-            yield Finished(images, request, self._made_with(plan, model_hash.result()))
+            yield Finished(images, request, self._made_with(plan, model_hash.result(), merged), merged.reports)
 
     def _load(
         self, checkpoint: Checkpoint, plan: MemoryPlan, in_use: ExitStack
@@ -187,6 +215,26 @@ class Engine:
         )
         model: StableDiffusion = importlib.import_module(FAMILIES[checkpoint.family].module).FAMILY(components)
         return model
+
+    def _load_loras(
+        self, request: GenerationRequest, in_use: ExitStack
+    ) -> Generator[Event, None, list[tuple[Lora, LoraFile]]]:
+        """Those that have a weight, with their files, from memory where they are there."""
+        loaded = []
+        for lora in request.loras:
+            if lora.weight or lora.for_text:
+                info = renewed(self._loras.find(lora.name))
+                if info.key not in self._models:
+                    yield Loading(f"LoRA {lora.name}")
+                load = functools.partial(read_lora, info)
+                loaded.append((lora, in_use.enter_context(self._models.use(info.key, info.size_bytes, load))))
+        return loaded
+
+    def _tell(self, merged: Merged) -> None:
+        for report in merged.reports:
+            if report != self._reports.get(report.name):
+                log.log(logging.WARNING if report.unmatched else logging.INFO, "LoRA %s", report)
+            self._reports[report.name] = report
 
     def _load_nets(
         self, request: GenerationRequest, checkpoint: Checkpoint, plan: MemoryPlan, in_use: ExitStack
@@ -229,9 +277,9 @@ class Engine:
 
         return self._models.use(part.key, part.parameters * BYTES[dtype], load)
 
-    def _prompts_of(self, model: StableDiffusion, checkpoint: Checkpoint) -> Prompts:
+    def _prompts_of(self, model: StableDiffusion, checkpoint: Checkpoint, merged: Merged) -> Prompts:
         encoders = tuple(part.key for part in checkpoint.parts if part.name.startswith("t"))
-        return Prompts(model, encoders, self._prompts)
+        return Prompts(model, (encoders, merged.text_state), self._prompts)
 
     def _preview(self, checkpoint: Checkpoint, step: Denoised) -> Image | None:
         from core.preview import latent_preview
@@ -240,9 +288,10 @@ class Engine:
             return None
         return latent_preview(step.x0[0], checkpoint.latent_format)
 
-    def _made_with(self, plan: MemoryPlan, model_hash: str) -> dict[str, str]:
+    def _made_with(self, plan: MemoryPlan, model_hash: str, merged: Merged) -> dict[str, str]:
         return {
             "model_hash": model_hash,
+            **{f"{LORA_HASH}{report.name}": report.hash for report in merged.reports},
             "darkroom": VERSION,
             "torch": version("torch"),
             "diffusers": version("diffusers"),
@@ -307,8 +356,6 @@ def _check_model(request: GenerationRequest, checkpoint: Checkpoint) -> None:
         raise reject(
             "checkpoint", checkpoint.name, "a model that is not for inpainting only, or give picture and mask"
         )
-    if request.loras:
-        raise reject("loras", [lora.name for lora in request.loras], "none; this version cannot merge LoRAs yet")
 
 
 class _Hashes:

@@ -3,6 +3,7 @@
 DarkroomError
 ├── RequestError        a value that is not allowed (also a ValueError)
 ├── CheckpointError     a model that is missing, damaged or of an unknown kind
+├── LoraError           a LoRA that is damaged, gone, or made for another model
 ├── OutOfMemory         the run needs more memory than the machine has
 ├── EngineBusy          a second run while one is open
 ├── QueueFull           too many jobs are waiting
@@ -39,6 +40,10 @@ class RequestError(DarkroomError, ValueError):
 
 class CheckpointError(DarkroomError):
     field = "checkpoint"
+
+
+class LoraError(DarkroomError):
+    field = "loras"
 
 
 class OutOfMemory(DarkroomError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from core.lora import LoraReport
     from core.request import GenerationRequest
 
 
@@ -35,11 +36,13 @@ class Finished:
     """The pictures, and the request as resolved: the seed and the model's own values are filled in.
 
     `made_with` names what else shaped the bits (model hash, versions, device, threads), for an honest replay.
+    `loras` says of each LoRA that was merged how much of it the model had a place for.
     """
 
     images: list[Image]
     request: GenerationRequest
     made_with: dict[str, str] = field(default_factory=dict)
+    loras: tuple[LoraReport, ...] = ()
 
 
 Event = Loading | Step | Finished

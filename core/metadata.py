@@ -21,6 +21,7 @@ from PIL.Image import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from core.errors import DarkroomError, RequestError
+from core.lora_tags import tag
 from core.request import LATENT, GenerationRequest
 from core.samplers import canonical_name
 
@@ -117,7 +118,7 @@ def encode_png(image: Image, request: GenerationRequest, index: int, made_with: 
 
 def a1111_text(image: Image, request: GenerationRequest, index: int, made_with: Mapping[str, str]) -> str:
     """Prompt, "Negative prompt: …" and one line of "Key: value, …", as A1111 from 1.9 on writes them."""
-    loras = "".join(f"<lora:{lora.name}:{lora.weight:g}>" for lora in request.loras)
+    loras = "".join(tag(lora) for lora in request.loras)
     lines = [f"{request.prompt} {loras}".strip()]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")

@@ -185,7 +185,22 @@ class Lora(Parameters):
     """One LoRA of models/loras, merged with `weight`."""
 
     name: Name = Field(title="LoRA", description="A file of models/loras, without its ending")
-    weight: float = Field(1.0, ge=-2, le=2, title="Weight", description="0 has no influence")
+    weight: float = Field(
+        1.0, ge=-2, le=2, title="Weight", description="0 has no influence", json_schema_extra={"step": 0.05}
+    )
+    text_encoder_weight: float | None = Field(
+        None,
+        ge=-2,
+        le=2,
+        title="Text weight",
+        description="Its weight in the text encoders; none: the same",
+        json_schema_extra={"step": 0.05},
+    )
+
+    @property
+    def for_text(self) -> float:
+        """The weight in the text encoders."""
+        return self.weight if self.text_encoder_weight is None else self.text_encoder_weight
 
 
 class Outpaint(Parameters):

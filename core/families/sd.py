@@ -32,6 +32,11 @@ class Components:
     options: dict[str, Any]
     words: tuple[Words, ...] = ({}, {})
 
+    @property
+    def networks(self) -> dict[str, Any]:
+        """What LoRAs change, by the names of the folders."""
+        return {"unet": self.unet, **dict(zip(("text_encoder", "text_encoder_2"), self.text_encoders, strict=False))}
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:

@@ -1,0 +1,325 @@
+"""The LoRAs on disk: what they are, told from headers alone, and the reading of their tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.cache import Key
+from core.checkpoints import PICKLES, Checkpoint, read_header, read_metadata
+from core.errors import CheckpointError, LoraError, RequestError
+from core.families import FAMILIES
+from core.lora_names import Place, read_key
+from core.request import Lora
+
+if TYPE_CHECKING:
+    from core.lora_delta import Factors
+
+ENDING = ".safetensors"
+MOST_TENSORS = 20_000  # the richest LoRAs of XL have about 8,000
+MOST_WORDS = 12  # trigger words that are shown
+TEXT_LIMIT = 2_000  # characters of notes that are shown
+WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # of the text embeddings that a family's U-Net reads
+BASES = ((r"xl", "sdxl"), (r"sd_?v?2|stable-diffusion-v?2", "sd2"), (r"sd_?v?1|stable-diffusion-v?1", "sd1"))
+"""What `ss_base_model_version` and `modelspec.architecture` say for a family, in the order of asking."""
+ELSEWHERE = (
+    (r"double_blocks|single_blocks|joint_blocks|^transformer\.", "it is made for a transformer (FLUX, SD 3 …)"),
+    (r"^(model\.diffusion_model|first_stage_model)\.", "it is a whole model, which belongs into models/checkpoints"),
+    (r"^(emb_params|clip_[lg]|string_to_param.*)$", "it is an embedding, which belongs into models/embeddings"),
+    (r"^(control_model|controlnet)", "it is a ControlNet, which belongs into models/controlnet"),
+    (r"\.(oft_|boft_|ia3_|on_input)", "it is of a kind (OFT, IA³) that Darkroom does not know"),
+)
+"""What is often put into the folder and cannot be used: a pattern of its keys, and what to say."""
+
+
+@dataclass(frozen=True)
+class LoraInfo:
+    """A file of models/loras. `name` is its path in there without the ending; one with a `problem` cannot be used.
+
+    `width` is that of the text embeddings it was trained with, `family` a key of FAMILIES; None where nothing tells.
+    """
+
+    name: str
+    path: Path = field(repr=False)
+    key: Key = field(repr=False)
+    format: str = ""
+    family: str | None = None
+    width: int | None = None
+    rank: int | None = None
+    words: tuple[str, ...] = ()
+    notes: str = ""
+    preview: Path | None = field(default=None, repr=False)
+    problem: str | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return self.key[1]
+
+    def why_not(self, checkpoint: Checkpoint) -> str | None:
+        """Why it cannot be merged into a model, as far as its header tells."""
+        if self.problem:
+            return self.problem
+        if self.family not in (None, checkpoint.family):
+            return f"it is made for {FAMILIES[str(self.family)].title}, {checkpoint.title} is another family"
+        if self.width not in (None, checkpoint.context_width):
+            width = checkpoint.context_width
+            return f"it is made for text embeddings {self.width} wide, those of {checkpoint.title} are {width}"
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class LoraFile:
+    """A LoRA in memory. `hash` is its file's SHA-256, short; `unknown` the keys that no format explains."""
+
+    name: str
+    hash: str
+    factors: Mapping[Place, Factors]
+    unknown: tuple[str, ...]
+
+
+class LoraShelf:
+    """The LoRAs of a folder as last looked at. A file that has not changed is not read again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._infos: tuple[LoraInfo, ...] = ()
+        self.scan()
+
+    def __iter__(self) -> Iterator[LoraInfo]:
+        return iter(self._infos)
+
+    def scan(self) -> None:
+        known = {info.key: info for info in self._infos}
+        paths = [path for path in self.folder.rglob("*") if path.suffix.lower() in (ENDING, *PICKLES)]
+        visible = [path for path in paths if not path.name.startswith(".") and path.is_file()]
+        infos = (_beside(known.get(_key(path)) or _describe(path, self.folder)) for path in visible)
+        self._infos = tuple(sorted(infos, key=lambda info: info.name.lower()))
+
+    def find(self, name: str) -> LoraInfo:
+        """By its name, or by its file's alone where that is the only one so called. Raises RequestError."""
+        found = [info for info in self if info.name == name] or [info for info in self if _stem(info) == name]
+        if len(found) == 1:
+            return found[0]
+        known = [info.name for info in found or self if not info.problem]
+        shown = ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
+        raise RequestError("loras", name, f"one of {shown}" if known else "none, as there is no LoRA", "LoRA")
+
+    def resolve(self, loras: Iterable[Lora], checkpoint: Checkpoint) -> tuple[Lora, ...]:
+        """`loras` by their full names. Raises LoraError for one that cannot be merged into `checkpoint`."""
+        resolved = []
+        for lora in loras:
+            info = self.find(lora.name)
+            if reason := info.why_not(checkpoint):
+                raise LoraError(f"LoRA: {info.name} cannot be used: {reason}.")
+            resolved.append(lora if lora.name == info.name else lora.replace(name=info.name))
+        return tuple(resolved)
+
+
+def _stem(info: LoraInfo) -> str:
+    return info.name.rpartition("/")[2]
+
+
+def _key(path: Path) -> Key:
+    """Raises LoraError for a file that is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        raise LoraError(f"LoRA: the file of {path.stem} is no longer there; look for models again.") from None
+    return path, stat.st_size, stat.st_mtime_ns
+
+
+def renewed(info: LoraInfo) -> LoraInfo:
+    """`info` with its file's present key. Raises LoraError if it is gone."""
+    return replace(info, key=_key(info.path))
+
+
+# From the header alone
+
+
+def _describe(path: Path, folder: Path) -> LoraInfo:
+    name = path.relative_to(folder).as_posix()
+    name = name.removesuffix(path.suffix) if path.suffix.lower() == ENDING else name
+    info = LoraInfo(name, path, _key(path))
+    try:
+        if path.suffix.lower() in PICKLES:
+            raise CheckpointError("it is a pickle, which is never loaded; convert it to .safetensors")
+        shapes = {key: tuple(entry["shape"]) for key, entry in read_header(path).items()}
+        return _described(info, shapes, read_metadata(path))
+    except CheckpointError as error:
+        return replace(info, problem=str(error))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        return replace(info, problem="its header makes no sense")
+
+
+def _described(info: LoraInfo, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, Any]) -> LoraInfo:
+    if len(shapes) > MOST_TENSORS:
+        raise CheckpointError(f"it has {len(shapes):,} tensors; no LoRA has more than {MOST_TENSORS:,}")
+    read = {key: found for key in shapes if (found := read_key(key))}
+    if not read:
+        _refuse(shapes)
+    ranks = Counter(_rank(shapes[key]) for key, (_, factor) in read.items() if factor in ("down", "hada_w1_b"))
+    width = next((shapes[key][-1] for key, found in read.items() if _reads_text(*found)), None)
+    has_second = any(place.part == "text_encoder_2" for place, _ in read.values())
+    return replace(
+        info,
+        format=_format({factor for _, factor in read.values()}, shapes, read),
+        family="sdxl" if has_second else WIDTHS.get(width or 0) or _base(metadata),
+        width=width,
+        rank=ranks.most_common(1)[0][0] if ranks else None,
+        words=_words(metadata),
+        notes=str(metadata.get("modelspec.description") or metadata.get("ss_training_comment") or "")[:TEXT_LIMIT],
+    )
+
+
+def _refuse(keys: Iterable[str]) -> None:
+    keys = list(keys)
+    for pattern, reason in ELSEWHERE:
+        if any(re.search(pattern, key) for key in keys):
+            raise CheckpointError(reason)
+    raise CheckpointError("it holds no LoRA that Darkroom knows" if keys else "it holds no tensors")
+
+
+def _rank(shape: tuple[int, ...]) -> int:
+    return shape[0] if shape else 0
+
+
+def _reads_text(place: Place, factor: str) -> bool:
+    return place.layer.endswith(("attn2_to_k", "attn2_to_v")) and factor in ("down", "hada_w1_b")
+
+
+def _format(factors: set[str], shapes: Mapping[str, tuple[int, ...]], read: Mapping[str, tuple[Place, str]]) -> str:
+    if factors & {"dora_scale", "magnitude"}:
+        return "DoRA"
+    for sign, title in (("hada_w1_a", "LoHa"), ("lokr_w2", "LoKr"), ("lokr_w2_a", "LoKr"), ("mid", "LoCon")):
+        if sign in factors:
+            return title
+    convolves = any(factor == "down" and math.prod(shapes[key][2:]) > 1 for key, (_, factor) in read.items())
+    return "LoCon" if convolves else "LoRA" if "down" in factors else "full difference"
+
+
+def _base(metadata: Mapping[str, Any]) -> str | None:
+    told = f"{metadata.get('modelspec.architecture', '')} {metadata.get('ss_base_model_version', '')}".lower()
+    return next((family for pattern, family in BASES if re.search(pattern, told)), None)
+
+
+def _words(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """The maker's trigger phrase, else the captions' most frequent tags, as kohya counts them for each folder."""
+    if phrase := str(metadata.get("modelspec.trigger_phrase") or ""):
+        return _listed(phrase)
+    counts: Counter[str] = Counter()
+    with suppress(ValueError, RecursionError, AttributeError, TypeError):
+        for tags in json.loads(metadata.get("ss_tag_frequency") or "{}").values():
+            counts.update({str(tag).strip(): int(count) for tag, count in tags.items()})
+    return _listed(",".join(tag for tag, _ in counts.most_common(MOST_WORDS)))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    words = [word.strip()[:100] for word in text[:TEXT_LIMIT].split(",")]
+    return tuple(dict.fromkeys(word for word in words if word.isprintable() and word))[:MOST_WORDS]
+
+
+def _beside(info: LoraInfo) -> LoraInfo:
+    """With what lies beside the file: A1111's NAME.json, a NAME.txt with notes, a preview picture."""
+    base = str(info.path.with_suffix(""))
+    given: dict[str, Any] = {}
+    with suppress(OSError, ValueError, RecursionError):
+        read = json.loads(_text(base + ".json"))
+        given = read if isinstance(read, dict) else {}
+    notes = str(given.get("notes") or given.get("description") or "")
+    with suppress(OSError, ValueError):
+        notes = notes or _text(base + ".txt")
+    pictures = (Path(base + end) for end in (".preview.png", ".png", ".jpg", ".jpeg", ".webp"))
+    return replace(
+        info,
+        words=_listed(str(given.get("activation text") or "")) or info.words,
+        notes=notes[:TEXT_LIMIT] or info.notes,
+        preview=next((path for path in pictures if path.is_file()), None),
+    )
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(2**16)
+
+
+# The whole file
+
+
+def read_lora(info: LoraInfo) -> LoraFile:
+    """Its tensors, checked: finite, complete, of a rank and alpha that make sense. Raises LoraError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from core.lora_delta import Misfit
+
+    try:
+        content = info.path.read_bytes()  # once, so that the hash is of what is merged
+        tensors = load(content)
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError):
+        raise _unusable(info, "it is damaged, or no longer there") from None
+    digest = hashlib.sha256(content).hexdigest()[:10]
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    read = {key: found for key in tensors if (found := read_key(key))}
+    try:
+        factors = _grouped(tensors, read, header.get("__metadata__") or {})
+    except Misfit as error:
+        raise _unusable(info, str(error)) from None
+    return LoraFile(info.name, digest, factors, tuple(sorted(tensors.keys() - read.keys())))
+
+
+def _unusable(info: LoraInfo, reason: str) -> LoraError:
+    return LoraError(f"LoRA: {info.name} cannot be used: {reason}.")
+
+
+def _grouped(
+    tensors: Mapping[str, Any], read: Mapping[str, tuple[Place, str]], metadata: Mapping[str, Any]
+) -> dict[Place, Factors]:
+    """The tensors by the place they are for. Raises Misfit for what no trainer writes."""
+    from core.lora_delta import Factors, Misfit
+
+    named: dict[Place, dict[str, Any]] = {}
+    for key, (place, factor) in read.items():
+        tensor = tensors[key]
+        if not (tensor.is_floating_point() or factor == "alpha") or not tensor.isfinite().all():
+            raise Misfit(f"{place} holds values that are not finite numbers")
+        named.setdefault(place, {})[factor] = tensor
+    config = _peft_config(metadata)
+    groups = {}
+    for place, own in named.items():
+        alpha = own.pop("alpha", None)
+        groups[place] = Factors(own, None if alpha is None else float(alpha.flatten()[:1].sum()))
+        try:
+            if alpha is None and config:
+                groups[place] = Factors(own, _peft_alpha(config, place, groups[place].rank))
+            _ = groups[place].scale
+        except Misfit as error:
+            raise Misfit(f"{place} {error}") from None
+    return groups
+
+
+def _peft_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """peft's own settings, which diffusers writes into a file's header."""
+    with suppress(ValueError, RecursionError):
+        config = json.loads(metadata.get("lora_adapter_metadata") or "{}")
+        return config if isinstance(config, dict) else {}
+    return {}
+
+
+def _peft_alpha(config: Mapping[str, Any], place: Place, rank: int | None) -> float | None:
+    """`alpha_pattern` names layers by the end of their names."""
+    alpha = config.get(f"{place.part}.lora_alpha")
+    patterns = config.get(f"{place.part}.alpha_pattern")
+    for end, own in patterns.items() if isinstance(patterns, dict) else ():
+        if f"_{place.layer}".endswith("_" + end.replace(".", "_")):
+            alpha = own
+    if not isinstance(alpha, int | float) or rank is None:
+        return None
+    return alpha * math.sqrt(rank) if config.get(f"{place.part}.use_rslora") else float(alpha)
