@@ -104,7 +104,12 @@ class Engine:
         import torch
         import transformers
 
-        for module in ("core.attention", "core.lora", "core.passes", *(family.module for family in FAMILIES.values())):
+        for module in (
+            "core.attention",
+            "core.lora",
+            "core.passes",
+            *(family.module for family in FAMILIES.values()),
+        ):
             importlib.import_module(module)
         torch.set_num_threads(self._machine.threads)
         transformers.utils.logging.disable_progress_bar()

@@ -126,6 +126,7 @@ def _plan(parts: Parts, loras: Sequence[tuple[Lora, LoraFile]]) -> tuple[dict[st
             raise LoraError(f"LoRA: {file.name} fits nothing in this model; it is made for another one.")
         if matched.keys() - {"unet"} and lora.for_text:
             text_state.append((file.hash, lora.for_text))
+        matched = {name: matched[name] for name in parts if name in matched}
         reports.append(LoraReport(file.name, file.hash, matched, tuple(unmatched)))
     return recipes, Merged(tuple(reports), tuple(text_state))
 

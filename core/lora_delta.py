@@ -135,7 +135,8 @@ def _decomposed(f: Tensors, weight: Tensor, added: Tensor) -> Tensor:
         raise Misfit(f"has {norms.numel()} norms, where the model has {weight.shape[kept]}")
     others = [dim for dim in range(weight.dim()) if dim != kept]
     present = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
-    return changed * (norms.reshape(present.shape) / present.clamp_min(1e-12)) - weight
+    decomposed: Tensor = changed * (norms.reshape(present.shape) / present.clamp_min(1e-12)) - weight
+    return decomposed
 
 
 NORMS = frozenset({"dora_scale", "magnitude"})

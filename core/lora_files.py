@@ -151,7 +151,10 @@ def _describe(path: Path, folder: Path) -> LoraInfo:
     try:
         if path.suffix.lower() in PICKLES:
             raise CheckpointError("it is a pickle, which is never loaded; convert it to .safetensors")
-        shapes = {key: tuple(entry["shape"]) for key, entry in read_header(path).items()}
+        header = read_header(path)
+        if len(header) > MOST_TENSORS:
+            raise CheckpointError(f"it has {len(header):,} tensors; no LoRA has more than {MOST_TENSORS:,}")
+        shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
         return _described(info, shapes, read_metadata(path))
     except CheckpointError as error:
         return replace(info, problem=str(error))
@@ -160,8 +163,6 @@ def _describe(path: Path, folder: Path) -> LoraInfo:
 
 
 def _described(info: LoraInfo, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, Any]) -> LoraInfo:
-    if len(shapes) > MOST_TENSORS:
-        raise CheckpointError(f"it has {len(shapes):,} tensors; no LoRA has more than {MOST_TENSORS:,}")
     read = {key: found for key in shapes if (found := read_key(key))}
     if not read:
         _refuse(shapes)

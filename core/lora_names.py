@@ -129,8 +129,8 @@ def _blocks(unet: Any) -> Iterator[tuple[str, str]]:
             count += 1
         yield f"down_blocks_{i}_downsamplers_0_conv", f"input_blocks_{count}_0_op"
         count += 1
-    for j, place in (("resnets_0", 0), ("attentions_0", 1), ("resnets_1", 2)):
-        yield f"mid_block_{j}", f"middle_block_{place}"
+    for place, inner in enumerate(("resnets_0", "attentions_0", "resnets_1")):
+        yield f"mid_block_{inner}", f"middle_block_{place}"
     count = 0
     for i, block in enumerate(unet.up_blocks):
         for j in range(len(block.resnets)):
