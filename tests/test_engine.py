@@ -187,7 +187,7 @@ def test_other_errors_of_a_step_do_not_stick_either(monkeypatch, engine, expecte
         ({"checkpoint": "nothing"}, "checkpoint", "Model: “nothing” is not allowed; use one of pocket"),
         ({"sampler": "LCM", "steps": 60}, "steps", "at most 50 with LCM"),
         ({"clip_skip": 4}, "clip_skip", "Clip skip: 4 is not allowed; use at most 3 with Pocket"),
-        ({"loras": [Lora(name="x")]}, "loras", "LoRA"),
+        ({"loras": [Lora(name="x")]}, "loras", "LoRA: “x” is not allowed"),
         ({"width": 4096, "height": 4096, "steps": 150, "batch_size": 16}, "steps", "million on this server"),
     ],
 )
