@@ -100,6 +100,20 @@ def test_somebody_elses_picture_is_as_unknown_as_none(history):
     assert not history.picture(id, "ann").favourite
 
 
+def test_ended_jobs_are_read_back_page_by_page(history):
+    jobs = [history.add(request(str(k)), "ann").id for k in range(5)]
+    foreign = history.add(request(), "bob").id
+    for job in (*jobs[::2], *jobs[1::2], foreign):
+        history.finish(job, Status.CANCELLED)
+    ended = [jobs[k] for k in (3, 1, 4, 2, 0)]
+    read, before = [], None
+    while rows := history.recent("ann", 2, before):
+        read += [row.id for row in rows]
+        before = read[-1]
+    assert read == ended
+    assert history.recent("ann", 2, foreign) == history.recent("ann", 2, "unknown") == []
+
+
 def test_a_picture_deleted_by_hand_is_named(history):
     (id,) = make(history)
     row = history.picture(id, "ann")

@@ -496,6 +496,39 @@ def test_a_broken_preset_is_named(page: Page) -> None:
     expect(page.locator("#presets .problems")).to_contain_text("“Broken” in styles.yaml is skipped.")
 
 
+# The film
+
+
+def test_the_film_scrolls_back_through_the_history(browser: Browser, studio: Studio) -> None:
+    ids = [add(studio.history, RESOLVED.replace(prompt=f"frame {k:03}")) for k in range(66)]
+    studio.history.delete(ids[-1:], "local")  # which tells the queue to look again
+    page = browser.new_page()
+    open_page(page, studio.url)
+    frames = page.locator("#stage .film li")
+    expect(frames.first.get_by_role("button")).to_have_accessible_name("Show: frame 064")
+    assert frames.count() == 60
+    oldest = page.get_by_role("button", name="Show: frame 000", exact=True)
+    scroll = "() => { const film = document.querySelector('#stage .film'); film.scrollTop = film.scrollHeight; }"
+    page.wait_for_function(
+        f"() => {{ ({scroll})(); return document.querySelectorAll('#stage .film li').length > 66; }}"
+    )
+    names = [
+        name for name in frames.locator(".frame").evaluate_all("all => all.map(one => one.title)") if "frame " in name
+    ]
+    assert names == [f"frame {k:03}" for k in range(64, -1, -1)]
+    oldest.click()
+    expect(page.locator("#stage .picture")).to_have_attribute("src", f"pictures/{ids[0]}")
+    page.get_by_role("tab", name="History").click()
+    page.get_by_role("searchbox").fill("frame 000")
+    expect(tiles(page)).to_have_count(1)
+    tiles(page).first.click()
+    page.keyboard.press("Delete")
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    page.get_by_role("tab", name="Create").click()
+    expect(oldest).to_have_count(0)
+    page.close()
+
+
 # Looks
 
 

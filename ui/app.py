@@ -105,7 +105,7 @@ def _build(engine: Engine, presets: Presets) -> Parts:
         with gr.Tab("Create", elem_id="create"), gr.Row(elem_id="studio"):
             with gr.Column(elem_id="settings"):
                 settings = _build_settings(model, own_values(first), presets, engine)
-            stage = live("stage", "cancel", "use", "again", "upscale", "example")
+            stage = live("stage", "cancel", "use", "again", "upscale", "older", "example")
         with gr.Tab("History", elem_id="history"):
             gallery = build_gallery()
         with gr.Tab("PNG info", elem_id="png-info"):
@@ -218,5 +218,6 @@ def _wire_live(page: gr.Blocks, parts: Parts, desk: Desk, cabinet: Cabinet) -> N
     parts.stage.cancel(desk.cancel, **always)
     parts.stage.again(desk.new_seed, **always)
     parts.stage.upscale(desk.upscale, **always)
+    parts.stage.older(desk.older, None, parts.stage, **AT_ONCE)
     parts.stage.use(desk.use_settings, None, fields, **always)
     page.load(desk.relay, None, parts.stage, **always, postprocess=False)

@@ -21,7 +21,8 @@ from core.engine import Engine
 from core.errors import DarkroomError, NotFound
 from core.history import History
 from core.images import read_picture
-from core.jobs import JobQueue, JobState, Status
+from core.jobs import FILM_LENGTH, JobQueue, JobState, Status
+from core.line import ENDED
 from core.prompts import MOST_CHUNKS, SECOND_PROMPTS
 from core.request import GenerationRequest
 from ui.editing import extended, outlook
@@ -230,8 +231,16 @@ class Desk:
             if statuses != before:
                 before, machine = statuses, self.machine()
             film = [frame(job, self._preview(job)) for job in jobs]
-            yield {"jobs": film, "machine": machine}
+            more = sum(job.status in ENDED for job in jobs) >= FILM_LENGTH
+            yield {"jobs": film, "more": more, "machine": machine}
             await asyncio.sleep(FRAME_SECONDS)
+
+    def older(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        """What ended before a job that the film shows, as far as the film goes back at a time."""
+        before = str(event._data.get("before"))
+        with told():
+            rows = self.history.recent(owner_of(request), FILM_LENGTH, before)
+        return {"before": before, "older": [frame(JobState.of(row), None) for row in rows]}
 
     def _preview(self, job: JobState) -> str | None:
         if job.preview is None:

@@ -96,6 +96,7 @@
   }
 
   function drop(gone) {
+    darkroom.forget(gone);
     const here = view.rows.findIndex((one) => gone.has(one.id));
     view.rows = view.rows.filter((one) => !gone.has(one.id));
     choose([]);

@@ -4,7 +4,9 @@
 window.darkroom = (() => {
   const help = HELP;
   const view = {
-    jobs: [], // newest first: waiting, running, ended
+    jobs: [], // newest first: waiting, running, ended; as far back as the film was scrolled
+    more: false, // there are older ones
+    asking: null, // id of the job whose elders are awaited
     machine: null,
     plan: {},
     picked: null, // {job, index} of the film's frame that was clicked
@@ -60,9 +62,10 @@ window.darkroom = (() => {
     parts.tell = trigger;
     darkroom.easel($(".easel", element), upload);
     element.addEventListener("click", clicked);
+    parts.end = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && older(), { root: $(".film", element), rootMargin: "400px" });
     watch("value", () => {
-      view.jobs = props.value.jobs;
-      view.machine = props.value.machine;
+      if (props.value.older) lengthen(props.value);
+      else follow(props.value);
       const now = running();
       if (now) view.latest = now.id;
       draw();
@@ -71,6 +74,38 @@ window.darkroom = (() => {
       if (event.target.src.startsWith("data:")) return;
       write($(".words span", element), "This picture's file cannot be read any more");
     });
+    draw();
+  }
+
+  /* The server tells the newest; those that were scrolled back to before them stay. */
+  function follow({ jobs, more, machine }) {
+    const last = view.jobs.findIndex((job) => job.id === jobs.at(-1)?.id);
+    const elders = more && last >= 0 ? view.jobs.slice(last + 1) : [];
+    view.jobs = [...jobs, ...elders];
+    if (!elders.length) view.more = more;
+    view.machine = machine;
+  }
+
+  function older() {
+    const last = view.jobs.at(-1)?.id;
+    if (!view.more || view.asking === last) return;
+    view.asking = last;
+    parts.tell("older", { before: last });
+  }
+
+  function lengthen({ before, older: elders }) {
+    if (before !== view.jobs.at(-1)?.id) return;
+    view.jobs = [...view.jobs, ...elders];
+    view.more = elders.length > 0;
+    parts.last = null; // looked for anew, even if none of these has a frame
+  }
+
+  /* Pictures were deleted: of the newest the server tells, of their elders it does not. */
+  function forget(ids) {
+    const gone = new Set(ids);
+    const kept = (job) => ({ ...job, pictures: job.pictures.filter((picture) => !gone.has(picture.id)) });
+    view.jobs = view.jobs.map((job) => (job.pictures.some(({ id }) => gone.has(id)) ? kept(job) : job))
+      .filter((job) => job.status !== "done" || job.pictures.length);
     draw();
   }
 
@@ -188,6 +223,10 @@ window.darkroom = (() => {
     });
     old.forEach((item) => item.remove());
     items.forEach((item, place) => { if (list.children[place] !== item) list.insertBefore(item, list.children[place] || null); });
+    if (parts.last === items.at(-1)) return;
+    parts.end.disconnect();
+    parts.last = items.at(-1);
+    if (parts.last) parts.end.observe(parts.last);
   }
 
   function newFrame(key) {
@@ -207,7 +246,11 @@ window.darkroom = (() => {
 
   const LABELS = { queued: "Waiting", running: "Developing", done: "Show", failed: "Failed", interrupted: "Interrupted" };
 
+  /* There may be hundreds: of those that have ended, only what changed is written. */
   function drawFrame(item, { job, picture, index }, current) {
+    const state = `${job.status} ${picture?.id} ${Boolean(current)} ${job.pictures.length}`;
+    if (item.dataset.state === state && !["queued", "running"].includes(job.status)) return;
+    item.dataset.state = state;
     const [button, drop] = item.children;
     const [img, badge, bar] = button.children;
     item.dataset.status = job.status;
@@ -410,5 +453,5 @@ window.darkroom = (() => {
     if (field && help[field.id] && !field.title) field.title = help[field.id];
   });
 
-  return { stage, dock, machine, tokens, mark() {}, seed, redraw: draw };
+  return { stage, dock, machine, tokens, mark() {}, seed, forget, redraw: draw };
 })();
