@@ -67,6 +67,7 @@ class History:
             opened.callback(self._connection.close)
             self.notices = (*aside, *self._recover())
             self._forget()
+            self._weigh()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -81,15 +82,14 @@ class History:
         job, text, now = secrets.token_hex(16), request.model_dump_json(), time.time()
         pictures = input_pictures(request)
         with self._inputs_change:
-            for name, image in pictures.items():
-                self._inputs.put(name, image)
+            sizes = {name: self._inputs.put(name, image) for name, image in pictures.items()}
             with self._transaction() as database:
                 database.execute(
                     "INSERT INTO jobs (id, owner, request, prompt, checkpoint, task, status, created)"
                     " VALUES (?, ?, ?, ?, ?, ?, 'queued', ?)",
                     (job, owner, text, request.prompt, request.checkpoint, request.task, now),
                 )
-                database.executemany("INSERT INTO inputs VALUES (?, ?)", [(job, name) for name in pictures])
+                database.executemany("INSERT INTO inputs VALUES (?, ?, ?)", [(job, *size) for size in sizes.items()])
         return JobRow(job, owner, outline(text), Status.QUEUED, None, now, None, ())
 
     def start(self, job: str) -> None:
@@ -116,9 +116,12 @@ class History:
                 row.write()
             with self._transaction() as database:
                 database.executemany(
-                    "INSERT INTO pictures (id, job, owner, position, width, height, created)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    [(row.id, job, owner, row.index, row.width, row.height, row.created) for row in rows],
+                    "INSERT INTO pictures (id, job, owner, position, width, height, created, bytes)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        (row.id, job, owner, row.index, row.width, row.height, row.created, row.size_bytes)
+                        for row in rows
+                    ],
                 )
                 done = "UPDATE jobs SET status = 'done', ended = ?, seconds = ? WHERE id = ? AND ended IS NULL"
                 database.execute(done, (time.time(), seconds, job))
@@ -240,14 +243,69 @@ class History:
                     row.remove()
                 self._sweep("inputs", INPUTS)
             finally:
-                for told in self._deletion_watchers:
-                    told(owner)
+                self._tell_deleted(owner)
+
+    def disk_use(self, owner: str | None = None) -> int:
+        """Bytes of the files of `owner`, or of everybody: pictures, thumbnails, and what jobs begin from."""
+        ((used,),) = self._rows(
+            """SELECT (SELECT ifnull(sum(bytes), 0) FROM pictures WHERE owner = ifnull(?1, owner))
+                + (SELECT ifnull(sum(bytes), 0) FROM (SELECT DISTINCT fingerprint, inputs.bytes FROM inputs
+                    JOIN jobs ON jobs.id = inputs.job WHERE owner = ifnull(?1, owner)))""",
+            owner,
+        )
+        return int(used)
+
+    def shed(self, owner: str | None, size: float) -> bool:
+        """Delete the oldest pictures that are no favourites, of `owner` or of anybody, until about `size` bytes are
+        gone; before them ended jobs without pictures that keep inputs. False if there is nothing to delete.
+        """
+        if self._shed_jobs(owner):
+            return True
+        going: dict[str, list[str]] = {}
+        for row in self._rows(
+            "SELECT id, owner, bytes FROM pictures WHERE favourite = 0 AND owner = ifnull(?, owner) ORDER BY number",
+            owner,
+        ):
+            if size <= 0:
+                break
+            going.setdefault(row["owner"], []).append(row["id"])
+            size -= row["bytes"]
+        for one, pictures in going.items():
+            self.delete(pictures, one)
+        return bool(going)
+
+    def _shed_jobs(self, owner: str | None) -> bool:
+        with self._inputs_change:
+            with self._transaction() as database:
+                gone = database.execute(
+                    """DELETE FROM jobs WHERE ended IS NOT NULL AND owner = ifnull(?, owner) AND id IN
+                        (SELECT job FROM inputs) AND id NOT IN (SELECT job FROM pictures) RETURNING owner""",
+                    (owner,),
+                ).fetchall()
+            self._sweep("inputs", INPUTS)
+        for one in {row["owner"] for row in gone}:
+            self._tell_deleted(one)
+        return bool(gone)
 
     def watch_deletions(self, told: Callable[[str], None]) -> None:
         """`told(owner)` is called after pictures of `owner` were deleted."""
         self._deletion_watchers.append(told)
 
     # Inside
+
+    def _tell_deleted(self, owner: str) -> None:
+        for told in self._deletion_watchers:
+            told(owner)
+
+    def _weigh(self) -> None:
+        """Note the sizes of files whose rows an older version of Darkroom wrote without."""
+        for id, *_ in self._rows("SELECT id FROM pictures WHERE bytes = 0"):
+            files = (self._folder / "pictures" / f"{id}.png", self._folder / "thumbnails" / f"{id}.webp")
+            size = sum(file.stat().st_size for file in files if file.exists())
+            self._change("UPDATE pictures SET bytes = ? WHERE id = ?", size, id)
+        for name, *_ in self._rows("SELECT DISTINCT fingerprint FROM inputs WHERE bytes = 0"):
+            with suppress(NotFound):
+                self._change("UPDATE inputs SET bytes = ? WHERE fingerprint = ?", len(self._inputs.read(name)), name)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -24,14 +24,15 @@ class Inputs:
 
     folder: Path
 
-    def put(self, name: str, image: Image) -> None:
-        """Keep the picture with the fingerprint `name`."""
-        if self._path(name).exists():
-            return
-        file = BytesIO()
-        image.save(file, "PNG", compress_type=zlib.Z_RLE)  # see metadata.encode_png
+    def put(self, name: str, image: Image) -> int:
+        """Keep the picture with the fingerprint `name`. Returns the bytes of its file."""
+        path = self._path(name)
         with storage():
-            write_file(self._path(name), file.getvalue())
+            if not path.exists():
+                file = BytesIO()
+                image.save(file, "PNG", compress_type=zlib.Z_RLE)  # see metadata.encode_png
+                write_file(path, file.getvalue())
+            return path.stat().st_size
 
     def read(self, name: str) -> bytes:
         """The PNG. Raises NotFound if it was deleted by hand."""

@@ -25,6 +25,7 @@ from core.events import Event, Finished, Loading, Step
 from core.history import History
 from core.line import ENDED, Job, Line, Pace, Stopwatch
 from core.line import JobState as JobState
+from core.quota import make_room
 from core.records import JobRow
 from core.records import Status as Status
 from core.request import GenerationRequest
@@ -124,6 +125,7 @@ class JobQueue:
         """
         with self._submitting:
             self._check_room(owner)
+            make_room(self._history, owner, self._limits)
             row = self._history.add(request, owner)
             with self._lock:
                 job = self._line_up(row)

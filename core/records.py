@@ -90,6 +90,12 @@ class PictureRow:
         """An `outline` of the job's request, made anew at each look."""
         return outline(self.stored_request)
 
+    @property
+    def size_bytes(self) -> int:
+        """What `kept` takes on disk."""
+        assert self.kept
+        return len(self.kept.png) + len(self.kept.thumbnail)
+
     def write(self) -> None:
         """`kept` to its files."""
         assert self.kept

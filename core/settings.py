@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Literal, Self
 
@@ -23,16 +24,18 @@ HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
 class Limits(BaseModel):
-    """What one visitor may ask of the host. `budget` counts megapixel-steps: steps × megapixels × pictures."""
+    """What one visitor may ask of the host. Bytes are `inf` where only the disk itself ends."""
 
     model_config = ConfigDict(frozen=True)
 
-    budget: float
-    max_pixels: int
-    max_steps: int
-    jobs_per_owner: int
-    jobs_in_all: int
-    upload_bytes: int
+    budget: float = Field(description="megapixels × steps × pictures of one job")
+    max_pixels: int = Field(description="pixels of a picture")
+    max_steps: int = Field(description="steps")
+    jobs_per_owner: int = Field(description="open jobs of one visitor")
+    jobs_in_all: int = Field(description="open jobs in all")
+    upload_bytes: int = Field(description="upload")
+    disk_per_owner: float = Field(inf, description="kept on disk for one visitor")
+    disk_in_all: float = Field(inf, description="kept on disk in all")
 
     def check(self, request: GenerationRequest) -> None:
         """Raises RequestError if a resolved `request` asks for more than is allowed."""
@@ -48,7 +51,7 @@ class Limits(BaseModel):
             raise reject("steps", asked, f"a product of at most {self.budget:g} million on this server")
 
 
-MB = 2**20
+MB, GB = 2**20, 2**30
 LIMITS: dict[Mode, Limits] = {
     "local": Limits(
         budget=8_000,
@@ -65,12 +68,28 @@ LIMITS: dict[Mode, Limits] = {
         jobs_per_owner=8,
         jobs_in_all=100,
         upload_bytes=64 * MB,
+        disk_per_owner=16 * GB,
+        disk_in_all=64 * GB,
     ),
     "share": Limits(
-        budget=200, max_pixels=2**20, max_steps=50, jobs_per_owner=2, jobs_in_all=32, upload_bytes=32 * MB
+        budget=200,
+        max_pixels=2**20,
+        max_steps=50,
+        jobs_per_owner=2,
+        jobs_in_all=32,
+        upload_bytes=32 * MB,
+        disk_per_owner=1 * GB,
+        disk_in_all=8 * GB,
     ),
     "space": Limits(
-        budget=100, max_pixels=2**20, max_steps=50, jobs_per_owner=1, jobs_in_all=32, upload_bytes=32 * MB
+        budget=100,
+        max_pixels=2**20,
+        max_steps=50,
+        jobs_per_owner=1,
+        jobs_in_all=32,
+        upload_bytes=32 * MB,
+        disk_per_owner=256 * MB,
+        disk_in_all=8 * GB,
     ),
 }
 
@@ -164,6 +183,11 @@ def _explain(error: ValidationError) -> RequestError:
     ours = first.get("ctx", {}).get("error")
     use = str(ours) if ours else allowed(field) if "ge" in bounds(field) else str(field.description)
     return RequestError(name, value, use, f"--{name} (DARKROOM_{name.upper()})")
+
+
+def in_words(size: float) -> str:
+    """Bytes as "256 MB" or "8 GB"."""
+    return f"{size / GB:.3g} GB" if size >= GB else f"{size / MB:.3g} MB"
 
 
 def _split(names: str) -> list[str]:

@@ -61,6 +61,10 @@ MIGRATIONS = (
         PRIMARY KEY (job, fingerprint)
     );
     """,
+    """
+    ALTER TABLE pictures ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;  -- of both files
+    ALTER TABLE inputs ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from math import inf
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
 from core.request import GenerationRequest, allowed
 from core.samplers import SAMPLERS
-from core.settings import Settings
+from core.settings import LIMITS, Limits, Settings, in_words
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -31,11 +32,25 @@ def flags() -> str:
     return "\n".join(rows)
 
 
+def limits() -> str:
+    rows = [f"| at most | {' | '.join(LIMITS)} |", "|---|" + "---|" * len(LIMITS)]
+    for name, field in Limits.model_fields.items():
+        values = [_limit(name, getattr(each, name)) for each in LIMITS.values()]
+        rows.append(f"| {field.description} | {' | '.join(values)} |")
+    return "\n".join(rows)
+
+
+def _limit(name: str, value: float) -> str:
+    if value == inf:
+        return "no limit"
+    return in_words(value) if name.startswith(("upload", "disk")) else f"{value:,.0f}"
+
+
 def samplers() -> str:
     return ", ".join(SAMPLERS)
 
 
-TABLES = {"parameters": parameters, "flags": flags, "samplers": samplers}
+TABLES = {"parameters": parameters, "flags": flags, "limits": limits, "samplers": samplers}
 
 
 def updated(text: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import RequestError
 from core.request import GenerationRequest
-from core.settings import LIMITS, Settings
+from core.settings import LIMITS, Settings, in_words
 
 
 def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +92,10 @@ def test_strangers_may_ask_for_less() -> None:
         assert values == sorted(values, reverse=True)
     assert (share.max_pixels, share.max_steps, share.jobs_per_owner) == (2**20, 50, 2)
     assert (space.max_pixels, space.max_steps, space.jobs_per_owner) == (2**20, 50, 1)
+
+
+def test_bytes_are_said_in_words() -> None:
+    assert [in_words(size) for size in (256 * 2**20, 2**30, 1.5 * 2**30)] == ["256 MB", "1 GB", "1.5 GB"]
 
 
 def test_a_password_is_not_printed_with_the_settings() -> None:

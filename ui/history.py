@@ -17,6 +17,7 @@ from gradio.components import Component
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound, RequestError
 from core.history import History, PictureRow
+from core.settings import in_words
 from ui.facts import own_facts
 from ui.live import AT_ONCE, QUIET, live
 from ui.run import TASKS, Desk
@@ -71,6 +72,7 @@ class Shelf:
             return answer | {"problem": str(error)}
         more = len(rows) > PAGE_LENGTH
         choices = {"checkpoint": self._titles(), "task": list(TASKS.items())}
+        answer["room"] = _room(self._engine.settings.limits.disk_per_owner)
         return answer | {"rows": [_frame(row) for row in rows[:PAGE_LENGTH]], "more": more, "choices": choices}
 
     def favourite(self, event: gr.EventData, request: gr.Request) -> Answer:
@@ -127,6 +129,15 @@ def _filters(asked: dict[str, Any]) -> dict[str, Any]:
         "favourites": asked.get("favourites") is True,
         "before": None if before is None else min(max(int(before), 0), 2**53),
     }
+
+
+def _room(most: float) -> str:
+    """What a visitor should know of the host's limit, if there is one."""
+    if most == math.inf:
+        return ""
+    return (
+        f"Up to {in_words(most)} are kept for you here. The oldest pictures make room for new ones, favourites never."
+    )
 
 
 def _frame(row: PictureRow) -> Answer:

@@ -85,6 +85,8 @@
     const form = $(".tools", root);
     choices(form.elements.checkpoint, answer.choices.checkpoint);
     choices(form.elements.task, answer.choices.task);
+    $(".room", root).hidden = !answer.room;
+    write($(".room", root), answer.room);
     const known = new Set(view.rows.map((one) => one.id));
     const fresh = answer.rows.filter((one) => !known.has(one.id));
     if (answer.before !== null) [view.rows, view.more] = [[...view.rows, ...fresh], answer.more];

@@ -1,0 +1,26 @@
+"""The disk that visitors may fill: the oldest pictures that are no favourites make room for new ones."""
+
+from __future__ import annotations
+
+from core.errors import StorageError
+from core.history import History
+from core.settings import Limits, in_words
+
+
+def make_room(history: History, owner: str, limits: Limits) -> None:
+    """Bring what is kept down to `limits` before `owner` adds to it.
+
+    Raises StorageError if favourites, and what open jobs begin from, fill it alone.
+    """
+    quotas = (
+        (owner, limits.disk_per_owner, "Your favourites fill the {} that this server keeps for you; delete some."),
+        (
+            None,
+            limits.disk_in_all,
+            "The pictures of all visitors fill the {} that this server keeps; try again later.",
+        ),
+    )
+    for who, most, words in quotas:
+        while (over := history.disk_use(who) - most) > 0:
+            if not history.shed(who, over):
+                raise StorageError(words.format(in_words(most)))

@@ -1,0 +1,117 @@
+"""Disk is a visitor's only up to a limit: what makes room for new pictures, and what does not."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from core.errors import StorageError
+from core.history import History
+from core.jobs import Status
+from core.storage import DATABASE
+from tests.darkroom import Darkroom
+
+
+def measured(darkroom: Darkroom) -> int:
+    """Bytes of the files, as the file system tells."""
+    return sum((darkroom.folder / name).stat().st_size for name in darkroom.files())
+
+
+def prompts(darkroom: Darkroom, owner: str) -> list[str]:
+    """Newest first."""
+    return [row.request.prompt for row in darkroom.history.search(owner)]
+
+
+def noise(seed: int) -> Image.Image:
+    """A picture that no compression makes small."""
+    return Image.effect_noise((64, 64), 100 + seed)
+
+
+@pytest.fixture
+def size(tmp_path: Path) -> int:
+    """Bytes of one picture with its thumbnail, a little more than any of these has."""
+    darkroom = Darkroom(tmp_path / "one")
+    darkroom.make("p" * 20)
+    use = darkroom.history.disk_use("ann")
+    darkroom.stop()
+    return use + 16
+
+
+def test_use_is_what_lies_on_disk_and_shared_inputs_count_once(tmp_path: Path) -> None:
+    darkroom, source = Darkroom(tmp_path), noise(1)
+    for owner in ("ann", "ann", "bob"):
+        darkroom.make(owner=owner, image=source, strength=1.0)
+    assert darkroom.history.disk_use() == measured(darkroom)
+    shared = darkroom.history.disk_use("ann") + darkroom.history.disk_use("bob") - darkroom.history.disk_use()
+    assert shared == sum(path.stat().st_size for path in (tmp_path / "inputs").iterdir())
+    darkroom.history.delete([row.id for row in darkroom.history.search("ann")], "ann")
+    assert darkroom.history.disk_use("ann") == 0
+    assert darkroom.history.disk_use() == darkroom.history.disk_use("bob") == measured(darkroom)
+    darkroom.stop()
+
+
+def test_the_oldest_of_an_owner_make_room_and_favourites_stay(tmp_path: Path, size: int) -> None:
+    darkroom = Darkroom(tmp_path, disk_per_owner=3 * size)
+    darkroom.make("of bob", owner="bob")
+    for k in range(6):
+        darkroom.make(f"{k}")
+        if k == 0:
+            (first,) = darkroom.history.search("ann")
+            darkroom.history.favourite(first.id, "ann", True)
+    assert prompts(darkroom, "ann") == ["5", "4", "3", "0"]  # the job itself comes on top of what is left for it
+    assert prompts(darkroom, "bob") == ["of bob"]
+    assert darkroom.history.disk_use() == measured(darkroom)
+    darkroom.stop()
+
+
+def test_the_oldest_of_all_make_room_for_whoever_comes(tmp_path: Path, size: int) -> None:
+    darkroom = Darkroom(tmp_path, disk_in_all=2 * size)
+    for owner in ("ann", "bob", "eve", "eve"):
+        darkroom.make(owner, owner=owner)
+    assert [prompts(darkroom, owner) for owner in ("ann", "bob", "eve")] == [[], ["bob"], ["eve", "eve"]]
+    darkroom.stop()
+
+
+def test_when_favourites_fill_it_a_new_job_is_refused_until_one_goes(tmp_path: Path, size: int) -> None:
+    darkroom = Darkroom(tmp_path, disk_per_owner=size)
+    for _ in range(2):
+        (id,) = darkroom.make().pictures
+        darkroom.history.favourite(id, "ann", True)
+    with pytest.raises(StorageError, match=r"^Your favourites fill the .* MB that this server keeps for you"):
+        darkroom.submit()
+    darkroom.make(owner="bob")
+    darkroom.history.favourite(id, "ann", False)
+    assert darkroom.make("again").status is Status.DONE
+    assert id not in [row.id for row in darkroom.history.search("ann")]
+    darkroom.stop()
+
+
+def test_what_failed_jobs_began_from_goes_before_any_picture(tmp_path: Path, size: int) -> None:
+    darkroom = Darkroom(tmp_path, disk_per_owner=2 * size)
+    darkroom.make("kept")
+    darkroom.engine.failures["fails"] = ValueError("on purpose")
+    for k in range(2):
+        assert darkroom.make("fails", image=noise(k), strength=1.0).status is Status.FAILED
+    assert darkroom.history.disk_use("ann") > 2 * size
+    darkroom.make("new")
+    assert prompts(darkroom, "ann") == ["new", "kept"]
+    assert darkroom.history.disk_use() == measured(darkroom)
+    assert [row.request.prompt for row in darkroom.history.recent("ann")] == ["new", "kept"]
+    darkroom.stop()
+
+
+def test_pictures_of_before_are_weighed_at_the_start(tmp_path: Path) -> None:
+    darkroom = Darkroom(tmp_path)
+    darkroom.make(image=noise(1), strength=1.0)
+    use = darkroom.history.disk_use()
+    darkroom.stop()
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as database, database:
+        for table in ("pictures", "inputs"):
+            database.execute(f"ALTER TABLE {table} DROP COLUMN bytes")
+        database.execute("PRAGMA user_version = 1")
+    with closing(History(tmp_path)) as history:
+        assert history.disk_use() == use
