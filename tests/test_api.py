@@ -14,6 +14,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from core.images import fingerprint
 from core.request import GenerationRequest
 
 SMALL: dict[str, Any] = {"prompt": "a red circle on a blue background", "steps": 2, "width": 64, "height": 64}
@@ -71,6 +72,16 @@ def test_it_returns_the_pictures_and_the_request_as_resolved(client: Client) -> 
         ({"checkpoint": "nowhere"}, "nowhere"),
         ({"loras": [{"name": "x", "wait": 1}]}, "LoRA: Unknown field: “wait” is not allowed"),
         ({"controls": "edges"}, "ControlNet: “edges” is not allowed"),
+        ({"controls": [{"net": "x"}] * 5}, "ControlNet: a list of 5 is not allowed; use a list of at most 4"),
+        (
+            {"controls": [{"net": "pocket-canny"}]},
+            "ControlNet 1: Control picture: missing; use a picture, or begin from",
+        ),
+        (
+            {"controls": [{"net": "x", "image": {"path": "/etc/passwd"}}]},
+            "ControlNet 1: Control picture: “this value”",
+        ),
+        ({"controls": [{"image": None}]}, "ControlNet: Network: missing"),
         ({"image": "/etc/passwd"}, "Source picture: “this value” is not allowed"),
         ({"image": {"path": "/etc/passwd"}}, "Source picture: “this value” is not allowed"),
     ],
@@ -97,6 +108,21 @@ def test_what_is_no_picture_is_refused(client: Client, tmp_path: Path) -> None:
     text.write_text("no picture")
     with pytest.raises(AppError, match="Source picture: “this file” is not allowed; use a PNG, JPEG or WebP picture"):
         client.predict(**SMALL, image=handle_file(text), api_name="/generate")
+
+
+def test_controls_are_taken_with_their_pictures(client: Client, tmp_path: Path) -> None:
+    edges = Image.radial_gradient("L").convert("RGB")
+    edges.save(tmp_path / "edges.png")
+    unit = {"net": "pocket-canny", "image": handle_file(tmp_path / "edges.png"), "weight": 0.8}
+    units = [unit | {"preprocessor": "canny", "threshold_a": 60.0}, unit | {"start": 0.5, "mode": "control"}]
+    drawn = []
+    for controls in ([], units):
+        files, request = client.predict(**SMALL, seed=3, controls=controls, api_name="/generate")
+        with Image.open(files[0]) as picture:
+            drawn.append(picture.tobytes())
+    assert drawn[0] != drawn[1]
+    assert [control["image"] for control in request["controls"]] == [fingerprint(edges)] * 2
+    assert [control["threshold_a"] for control in request["controls"]] == [60, None]
 
 
 def test_two_calls_wait_side_by_side(client: Client) -> None:

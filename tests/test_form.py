@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.errors import RequestError
 from core.images import fingerprint
-from core.request import GenerationRequest, Hires
+from core.request import Control, GenerationRequest, Hires
 from tests.darkroom import LIMITS as ROOMY
 from ui.form import KEEP_SIZE, read_form, write_form
 from ui.uploads import uploaded
@@ -63,6 +63,41 @@ def test_each_picture_is_a_request_of_its_own(uploads: Path) -> None:
     requests = read_form(form(image="\n".join(paths)), LIMITS)
     assert [request.image.getpixel((0, 0)) for request in requests if request.image] == [(255, 0, 0), (0, 0, 255)]
     assert {request.strength for request in requests} == {0.5}
+
+
+def test_control_units_are_json_in_the_requests_own_shape_and_come_back_by_fingerprint(uploads: Path) -> None:
+    own = {"net": "canny", "image": {"path": save(uploads, "c.png", colour="blue")}, "weight": 0.5}
+    units = json.dumps([own, {"net": "tile", "image": None, "preprocessor": "tile"}])
+    (request,) = read_form(form(image=save(uploads, "a.png"), controls=units), LIMITS)
+    first, second = request.controls
+    assert first.image and first.image.getpixel((0, 0)) == (0, 0, 255)
+    assert (first.weight, second.image, second.preprocessor) == (0.5, None, "tile")
+    (written,) = write_form(["controls"], dict(request))
+    back = json.loads(written)
+    assert [unit["image"] for unit in back] == [fingerprint(first.image), None]
+    again = [Control(**unit | {"image": first.image if unit["image"] else None}) for unit in back]
+    assert tuple(unit.model_dump() for unit in again) == tuple(unit.model_dump() for unit in request.controls)
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ("[", "ControlNet: “[” is not allowed; use a list of at most 4"),
+        ("[" * 100_000, "ControlNet: “[[["),
+        ("7", "ControlNet: 7 is not allowed"),
+        ("[null]", "ControlNet: missing"),
+        ('[{"net": "a", "image": ""}]', "ControlNet 1: Control picture: missing; use a picture that you drop"),
+        (
+            '[{"net": "a", "image": {"path": "/etc/passwd"}}]',
+            "ControlNet 1: Control picture: “this value” is not allowed",
+        ),
+        ('[{"net": "a", "weight": NaN}]', "ControlNet: Weight: nan is not allowed"),
+    ],
+)
+def test_units_that_are_none_are_refused(uploads: Path, units: str, message: str) -> None:
+    with pytest.raises(RequestError) as error:
+        read_form(form(task="text", controls=units), LIMITS)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(("mode", "size"), [(KEEP_SIZE, (None, None)), ("crop", (256, 256))])

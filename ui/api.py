@@ -21,11 +21,11 @@ from core.engine import Engine
 from core.errors import DarkroomError
 from core.history import History
 from core.jobs import JobQueue, JobState, Status
-from core.request import PICTURES, Control, GenerationRequest
+from core.request import PICTURES, GenerationRequest
 from ui.archive import file_name
 from ui.run import told
 from ui.server import owner_of
-from ui.uploads import read_upload
+from ui.uploads import read_controls, read_upload
 
 FIELDS = GenerationRequest.model_fields
 
@@ -82,20 +82,10 @@ def _named(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def _read(values: dict[str, Any], engine: Engine) -> GenerationRequest:
     """The request that a call's JSON describes, its uploaded files read."""
-
-    def picture(value: Any, field: str, label: str) -> Any:
-        return read_upload(value, engine.settings.limits, field, label)
-
+    limits = engine.settings.limits
     for name in PICTURES:
-        values[name] = picture(values[name], name, FIELDS[name].title or name)
-    if isinstance(values["controls"], list):
-        label = Control.model_fields["image"].title or "image"
-        values["controls"] = [
-            unit | {"image": picture(unit["image"], f"controls[{k}].image", f"ControlNet {k + 1}: {label}")}
-            if isinstance(unit, dict) and "image" in unit
-            else unit
-            for k, unit in enumerate(values["controls"])
-        ]
+        values[name] = read_upload(values[name], limits, name, FIELDS[name].title or name)
+    values["controls"] = read_controls(values["controls"], limits)
     return GenerationRequest(**values)
 
 

@@ -29,12 +29,13 @@ from ui.png_info import Reader, build_info, wire_info
 from ui.presets import Cabinet, build_presets, wire_presets
 from ui.presets import Rows as PresetRows
 from ui.run import MODELS_OWN, Desk, own_values
+from ui.steering import wire_steering
 from ui.tabs import TABS, TASK_TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-STYLES = ("style", "chips", "easel", "compare", "history", "info", "presets")
-SCRIPTS = ("page", "parts", "chips", "easel", "compare", "history", "info", "presets")
+STYLES = ("style", "chips", "easel", "compare", "history", "info", "presets", "steering")
+SCRIPTS = ("page", "parts", "chips", "easel", "compare", "history", "info", "presets", "steering")
 
 
 def _head() -> str:
@@ -56,10 +57,11 @@ THEME = make_theme()
 
 @dataclass(frozen=True)
 class Parts:
-    """The components that events speak of. `fields` are the request's, by name."""
+    """The components that events speak of. `fields` are the request's, by name; `additions` the tabs' own parts."""
 
     fields: dict[str, Component]
     tabs: dict[str, gr.Tab]
+    additions: dict[str, Component]
     shape: gr.Dropdown
     aspect: gr.Radio
     dice: gr.Button
@@ -84,6 +86,7 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
         cabinet = Cabinet(presets, desk)
         _wire(page, parts, desk)
         _wire_live(page, parts, desk, cabinet)
+        wire_steering(page, parts.additions["control"], desk, parts.fields, parts.rescan)
         wire_presets(page, parts.presets, parts.aspect, cabinet, parts.fields)
         wire_gallery(page, parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
         wire_info(parts.info, Reader(desk), list(parts.fields.values()))
@@ -117,14 +120,16 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, eng
     """The settings column, in the order of the page; the tabs' titles are moved above the prompt by the style."""
     fields: dict[str, Component] = {"checkpoint": model}
     tabs: dict[str, gr.Tab] = {}
+    additions: dict[str, Component] = {}
     fields["prompt"] = control("prompt", lines=3, placeholder="What should the picture show?")
     tokens = live("tokens", value={})
     fields["negative_prompt"] = control("negative_prompt", placeholder="Leave out …")
     live("additions")
     with gr.Tabs(elem_id="modes", overflow_behavior="wrap"):
         for tab in TABS:
-            with gr.Tab(tab.title, elem_id=f"mode-{tab.id}") as tabs[tab.id]:
-                fields |= tab.build()
+            with gr.Tab(tab.title, elem_id=f"mode-{tab.id}", render_children=True) as tabs[tab.id]:
+                if tab.build:
+                    additions[tab.id] = tab.build()
     with gr.Column(elem_id="common"):
         editing, shape = build_editing([name for name, size in presets.library.sizes.items() if size.ratio])
         fields |= build_form_only() | editing
@@ -150,6 +155,7 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, eng
     dock = live("dock", "generate", value={})
     extra = {
         "tabs": tabs,
+        "additions": additions,
         "shape": shape,
         "aspect": aspect,
         "dice": dice,

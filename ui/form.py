@@ -19,7 +19,7 @@ from core.images import fingerprint
 from core.prompts import SECOND_PROMPTS
 from core.request import PICTURES, GenerationRequest, Hires, Outpaint, reject
 from core.settings import Limits
-from ui.uploads import read_upload
+from ui.uploads import read_controls, read_upload
 
 Form = Mapping[str, Any]
 KEEP_SIZE = "keep"  # the form's own way to resize: width and height are the picture's
@@ -37,6 +37,8 @@ def read_form(values: Form, limits: Limits) -> list[GenerationRequest]:
     `image` and `mask` are paths of uploaded files, one a line. Raises RequestError.
     """
     given = {name: READERS[name](value) if name in READERS else value for name, value in values.items()}
+    if "controls" in given:
+        given["controls"] = read_controls(given["controls"], limits)
     common = {name: value for name, value in given.items() if name not in (*EDITING, *EXTRAS)}
     common["hires"] = {part: given[name] for part, name in HIRES.items()} if given.get("hires") else None
     task = given.get("task") or "text"
@@ -124,14 +126,28 @@ def _colour(text: Any) -> Any:
     return "#" + "".join(f"{min(255, round(float(c))):02x}" for c in channels.groups()) if channels else text
 
 
+def _list(text: Any) -> Any:
+    """A list of the request's, as JSON. What is none is the request's to refuse."""
+    try:
+        return json.loads(text or "[]")
+    except (ValueError, TypeError, RecursionError):
+        return text
+
+
+def _json(units: Any) -> str:
+    return json.dumps([unit.model_dump(mode="json") for unit in units])
+
+
 READERS: Mapping[str, Callable[[Any], Any]] = {
     "seed": _seed,
     "image": _paths,
     "mask": _paths,
     "mask_colour": _colour,
     "hires.steps": lambda steps: steps or None,
+    "controls": _list,
 }
 WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "seed": lambda seed: "" if seed is None else str(seed),
     **dict.fromkeys(SECOND_PROMPTS, lambda text: text or ""),
+    "controls": _json,
 }

@@ -178,7 +178,7 @@ class Cabinet:
 
     def _settings(self, values: tuple[Any, ...]) -> dict[str, Any]:
         given = dict(zip(self._desk.fields, values, strict=True))
-        (request,) = self._desk.read(given | {"task": "text"})
+        (request,) = self._desk.read(given | {"task": "text", "controls": "[]"})
         return {name: getattr(request, name) for name in self._desk.fields if name in KEPT}
 
     def _drawn(self, library: Library) -> tuple[Answer, Any, Any]:

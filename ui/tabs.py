@@ -1,4 +1,4 @@
-"""The tabs of the settings column, as data: a title, and what stands in it and nowhere else."""
+"""The tabs of the settings column, as data: a title, and the part of the page that stands in it and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,37 +8,28 @@ from dataclasses import dataclass
 import gradio as gr
 from gradio.components import Component
 
-Fields = dict[str, Component]
+from ui.steering import build_steering
 
 
 @dataclass(frozen=True)
 class Tab:
-    """`build` makes the tab's own inputs inside it and returns them by the request's field."""
+    """`build` makes the tab's own part inside it."""
 
     id: str
     title: str
-    build: Callable[[], Fields]
+    build: Callable[[], Component] | None = None
 
 
-def _nothing() -> Fields:
-    return {}
-
-
-def coming(sentence: str) -> Callable[[], Fields]:
+def coming(sentence: str) -> Callable[[], Component]:
     """A tab that says in one sentence what it will hold."""
-
-    def build() -> Fields:
-        gr.Markdown(sentence, elem_classes="coming")
-        return {}
-
-    return build
+    return lambda: gr.Markdown(sentence, elem_classes="coming")
 
 
 TASK_TABS = ("text", "image", "inpaint")  # the last of these that was open is what Generate does
 TABS = (
-    Tab("text", "Text to image", _nothing),
-    Tab("image", "Image to image", _nothing),
-    Tab("inpaint", "Inpaint", _nothing),
-    Tab("control", "ControlNet", coming("Steer the layout with edges, depth or a pose: this tab comes soon.")),
+    Tab("text", "Text to image"),
+    Tab("image", "Image to image"),
+    Tab("inpaint", "Inpaint"),
+    Tab("control", "ControlNet", build_steering),
     Tab("lora", "LoRA", coming("Add small trained styles to the model: this tab comes soon.")),
 )

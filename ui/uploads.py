@@ -10,7 +10,10 @@ from PIL.Image import Image
 
 from core.errors import RequestError
 from core.images import read_mask, read_picture
+from core.request import Control, GenerationRequest, allowed, bounds, reject
 from core.settings import Limits
+
+MOST_CONTROLS: int = bounds(GenerationRequest.model_fields["controls"])["max_length"]
 
 
 def uploaded(value: Any, field: str, label: str) -> Path:
@@ -30,3 +33,19 @@ def read_upload(value: Any, limits: Limits, field: str, label: str) -> Image | N
         return None
     reader = read_mask if field == "mask" else read_picture
     return reader(uploaded(value, field, label), max_pixels=limits.max_pixels, field=field, label=label)
+
+
+def read_controls(units: Any, limits: Limits) -> Any:
+    """ControlNet units as JSON has them, their pictures read; what is no list of objects the request refuses."""
+    if not isinstance(units, list):
+        return units
+    if len(units) > MOST_CONTROLS:
+        raise reject("controls", units, allowed(GenerationRequest.model_fields["controls"]))
+    return [_with_picture(unit, k, limits) if isinstance(unit, dict) else unit for k, unit in enumerate(units)]
+
+
+def _with_picture(unit: dict[str, Any], index: int, limits: Limits) -> dict[str, Any]:
+    field, label = f"controls[{index}].image", f"ControlNet {index + 1}: {Control.model_fields['image'].title}"
+    if unit.get("image") == "":  # a unit of the page that waits for its own picture
+        raise RequestError(field, None, "a picture that you drop, paste or choose, or the source picture", label)
+    return unit | {"image": read_upload(unit.get("image"), limits, field, label)}

@@ -106,10 +106,10 @@
   }
 
   async function sent(task, picture) {
-    const files = [await fetched(`pictures/${picture}`)];
+    const drawn = await fetched(`pictures/${picture}`);
     document.getElementById("create-button")?.click();
     document.getElementById(`mode-${task}-button`)?.click();
-    await place(files);
+    await (task === "control" ? darkroom.takeControl(drawn) : place([drawn]));
   }
 
   /* What an earlier job began from, by the fingerprints of its pictures. Returns what then stands in the form. */
@@ -182,6 +182,14 @@
     if (input.value === text) return;
     input.value = text;
     input.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+
+  /* Generate waits for `other`, too. */
+  function wait(other) {
+    state.pending = state.pending.then(async (taken) => {
+      await other;
+      return taken;
+    });
   }
 
   /* All that was painted is with the server and in the form; false if it could not be sent. */
@@ -423,5 +431,5 @@
     });
   }
 
-  Object.assign(darkroom, { easel, task, look, hint, outlook, settled, lay, send: sent });
+  Object.assign(darkroom, { easel, task, look, hint, outlook, settled, wait, lay, send: sent });
 })();

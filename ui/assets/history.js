@@ -193,7 +193,7 @@
     else if (what === "compare") darkroom.beside(...ones.map((each) => ({ url: url(each.id), words: seed(each) })), one.width / one.height);
     else if (what === "before") darkroom.before(one.id, one.width / one.height);
     else if (what === "zip") zip(ones);
-    else if (what === "image" || what === "inpaint") darkroom.send(what, one.id);
+    else if (["image", "inpaint", "control"].includes(what)) darkroom.send(what, one.id);
     else if (what === "use" || what === "again" || what === "upscale") {
       tell(what, { job: one.job, picture: one.id });
       document.getElementById("create-button").click();

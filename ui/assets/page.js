@@ -286,7 +286,7 @@ window.darkroom = (() => {
     const does = event.target.closest("button[data-does]")?.dataset.does;
     const now = shown();
     if (!does || !now || event.target.closest(".easel")) return undefined;
-    if (does === "image" || does === "inpaint") return darkroom.send(does, now.job.pictures[now.index].id);
+    if (["image", "inpaint", "control"].includes(does)) return darkroom.send(does, now.job.pictures[now.index].id);
     const picture = $(".picture", parts.stage);
     if (does === "before") return darkroom.before(now.job.pictures[now.index].id, picture.naturalWidth / picture.naturalHeight);
     if (does === "again" || does === "upscale") view.picked = null;

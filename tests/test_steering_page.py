@@ -1,0 +1,98 @@
+"""The ControlNet tab as a person uses it: a drawing is dropped, its map is seen, the picture follows it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from playwright.sync_api import Page, expect
+
+from tests.test_control import BOX, overlap
+from tests.test_easel import PLAN, result, run
+
+MAP = "#steering img.map"
+CHIP = "#additions li"
+
+
+@pytest.fixture
+def drawing(tmp_path: Path) -> Path:
+    picture = Image.new("RGB", (256, 256), "white")
+    ImageDraw.Draw(picture).ellipse(BOX, fill=(40, 120, 60))
+    picture.save(tmp_path / "drawing.png")
+    return tmp_path / "drawing.png"
+
+
+def put(page: Page, path: Path) -> None:
+    page.click("#mode-control-button")
+    page.set_input_files("#steering [name=control]", path)
+    page.wait_for_selector(f"{MAP}:not([hidden])")
+
+
+def form(page: Page) -> list[dict[str, Any]]:
+    units: list[dict[str, Any]] = json.loads(page.locator("#form-controls textarea").input_value())
+    return units
+
+
+def seen_map(page: Page) -> np.ndarray:
+    uri = page.locator(MAP).get_attribute("src") or ""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
+
+
+def test_a_picture_follows_a_drawing_and_its_settings_come_back(page: Page, drawing: Path) -> None:
+    put(page, drawing)
+    edges = seen_map(page)[..., 0] > 0
+    assert edges[:, BOX[0] - 2 : BOX[0] + 3].any() and not edges[:, BOX[2] + 3 :].any()
+    (unit,) = form(page)
+    assert (unit["net"], unit["preprocessor"], unit["threshold_a"], unit["threshold_b"]) == (
+        "pocket-canny",
+        "canny",
+        60,
+        140,
+    )
+    expect(page.locator(CHIP)).to_contain_text("ControlNetPocket Canny (trial)1.0")
+    expect(page.locator("#mode-control-button")).to_have_attribute("data-on", "")
+    run(page, steps=8)
+    assert overlap(Image.fromarray(result(page)), Image.open(drawing)) > 0.7
+
+    page.click(f"{CHIP} .close")
+    expect(page.locator(CHIP)).to_have_count(0)
+    assert form(page) == []
+    page.reload(wait_until="domcontentloaded")
+    page.locator("#stage .film .frame").first.click()
+    page.click("#stage .actions [data-does=use]")
+    expect(page.locator(CHIP)).to_contain_text("Pocket Canny")
+    page.wait_for_function("JSON.parse(document.querySelector('#form-controls textarea').value)[0].image.path")
+    page.click("#mode-control-button")
+    page.wait_for_selector(f"{MAP}:not([hidden])")
+    assert (seen_map(page)[..., 0] > 0).tolist() == edges.tolist()
+
+
+def test_thresholds_weight_and_a_second_unit_from_the_canvas(page: Page, drawing: Path) -> None:
+    put(page, drawing)
+    faint = page.locator(MAP).get_attribute("src")
+    page.select_option("#steering [name=preprocessor]", "threshold")
+    page.fill("#steering [data-row=weight] [type=number]", "0.5")
+    expect(page.locator(MAP)).not_to_have_attribute("src", faint or "")
+    expect(page.locator(f"{CHIP} b")).to_have_text("0.5")
+    assert [(unit["preprocessor"], unit["threshold_a"], unit["weight"]) for unit in form(page)] == [
+        ("threshold", None, 0.5)
+    ]
+    page.click("#steering .units button:nth-child(2)")
+    page.click("#steering [data-row=own] button:has-text('Source picture')")
+    page.click("#steering .on")
+    expect(page.locator(PLAN)).to_have_text(
+        "ControlNet 2: Control picture: missing; use a picture, or begin from a source picture."
+    )
+    page.click("#mode-image-button")
+    page.set_input_files("#stage .easel [name=pictures]", drawing)
+    expect(page.locator(PLAN)).to_contain_text("Image to image")
+    assert [unit["image"] is None for unit in form(page)] == [False, True]
+    page.click("#mode-control-button")
+    page.wait_for_selector(f"{MAP}:not([hidden])")
+    assert (seen_map(page)[..., 0] > 0).any()

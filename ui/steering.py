@@ -1,0 +1,113 @@
+"""The ControlNet tab: its units live in the page's script (assets/steering.js), which writes those that are on into
+the form. Here it gets what units can hold, and the map that a unit would make.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import asdict
+from typing import Any, get_args
+
+import gradio as gr
+from gradio.components import Component
+from PIL import Image
+
+from core.checkpoints import Checkpoint
+from core.errors import DarkroomError
+from core.inpaint import Canvas
+from core.networks import Network
+from core.preprocess import CONTROL_TYPES, PREPROCESSORS
+from core.request import Control, GenerationRequest, bounds
+from ui.live import AT_ONCE, live
+from ui.run import Desk
+from ui.uploads import MOST_CONTROLS, read_controls
+
+MAP_SIDE = 384  # pixels of the map that is shown
+Answer = dict[str, Any]
+
+
+def build_steering() -> gr.HTML:
+    return live("steering", "map", value={})
+
+
+def wire_steering(
+    page: gr.Blocks, part: Component, desk: Desk, fields: dict[str, Component], rescan: gr.Button
+) -> None:
+    steering, model, units = Steering(desk), fields["checkpoint"], fields["controls"]
+    gr.on([page.load, model.change], steering.choices, model, part, **AT_ONCE)
+    rescan.click(desk.engine.rescan, None, None, **AT_ONCE).then(steering.choices, model, part, **AT_ONCE)
+    part.map(steering.map, list(fields.values()), part, **AT_ONCE, trigger_mode="multiple")
+    units.change(None, units, None, js="darkroom.steer", **AT_ONCE)
+
+
+class Steering:
+    """What the tab's script asks for."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def choices(self, checkpoint: str | None) -> Answer:
+        """What a unit can hold: its fields as declared, the preprocessors, and the networks, as to a checkpoint."""
+        known = self._desk.checkpoint(checkpoint)
+        return {
+            "most": MOST_CONTROLS,
+            "fields": _fields(),
+            "preprocessors": {name: asdict(row) for name, row in PREPROCESSORS.items()},
+            "control_types": CONTROL_TYPES,
+            "networks": [_network(network, known) for network in self._desk.engine.networks()],
+        }
+
+    def map(self, event: gr.EventData, *values: Any) -> Answer:
+        """The map of one unit for the form as it is, as far as its size goes. The answer names its question."""
+        asked = event._data
+        answer: Answer = {"unit": asked.get("unit"), "serial": asked.get("serial")}
+        try:
+            request = self._frame(dict(zip(self._desk.fields, values, strict=True)))
+            units = read_controls([asked.get("control")], self._desk.engine.settings.limits)
+            request = request.replace(controls=units)
+            made = Canvas(request).control(request.controls[0])
+        except DarkroomError as error:
+            return answer | {"problem": str(error).removeprefix("ControlNet 1: ")}
+        return answer | {"map": _uri(made), "size": f"{made.width} × {made.height}"}
+
+    def _frame(self, given: dict[str, Any]) -> GenerationRequest:
+        """A resolved request with the form's size, or its source picture's; its other values play no part."""
+        source = (given["image"] or "").partition("\n")[0]
+        task = "image" if source and given["task"] != "text" else "text"
+        names = ("checkpoint", "width", "height", "image", "resize_mode")
+        size = {name: given[name] for name in names} | {"image": source, "task": task, "strength": 1.0}
+        return self._desk.engine.resolve(self._desk.read(size)[0])
+
+
+def _network(network: Network, checkpoint: Checkpoint | None) -> Answer:
+    answer: Answer = {"name": network.name, "title": network.title, "problem": network.problem}
+    if network.begins is None or checkpoint is None:
+        return answer
+    begins = network.begins.model_dump(include={"preprocessor", "threshold_a", "threshold_b"})
+    return answer | {"fits": network.fits(checkpoint), "begins": begins, "types": network.control_types}
+
+
+def _fields() -> Answer:
+    """Label, help, range, choices and default of a unit's fields."""
+    fields: Answer = {}
+    for name, field in Control.model_fields.items():
+        limits, extra = bounds(field), field.json_schema_extra
+        fields[name] = {
+            "label": field.title,
+            "help": field.description,
+            "default": None if field.is_required() else field.default,
+            "least": limits.get("ge"),
+            "most": limits.get("le"),
+            "step": extra.get("step") if isinstance(extra, dict) else None,
+            "choices": [choice for choice in get_args(field.annotation) if isinstance(choice, str)],
+        }
+    return fields
+
+
+def _uri(picture: Image.Image) -> str:
+    small = picture.copy()
+    small.thumbnail((MAP_SIDE, MAP_SIDE))
+    file = io.BytesIO()
+    small.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
