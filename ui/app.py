@@ -127,9 +127,12 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, eng
     live("additions")
     with gr.Tabs(elem_id="modes", overflow_behavior="wrap"):
         for tab in TABS:
-            with gr.Tab(tab.title, elem_id=f"mode-{tab.id}", render_children=True) as tabs[tab.id]:
-                if tab.build:
-                    additions[tab.id] = tab.build()
+            with gr.Tab(tab.title, elem_id=f"mode-{tab.id}") as tabs[tab.id]:
+                pass
+    for tab in TABS:
+        if tab.build:
+            with gr.Column(elem_id=f"own-{tab.id}"):
+                additions[tab.id] = tab.build()
     with gr.Column(elem_id="common"):
         editing, shape = build_editing([name for name, size in presets.library.sizes.items() if size.ratio])
         fields |= build_form_only() | editing
@@ -204,6 +207,8 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     )
     for task in TASK_TABS:
         parts.tabs[task].select(None, None, parts.fields["task"], js=f"() => darkroom.task('{task}')", **QUIET)
+    for addition in parts.additions:
+        parts.tabs[addition].select(None, None, None, js=f"() => darkroom.tab('{addition}')", **QUIET)
     sides = [parts.fields[name] for name in SIDES.values()]
     parts.shape.input(desk.extend, [parts.shape, parts.fields["image"]], sides, **AT_ONCE)
     kept = parts.fields["kept"]

@@ -13,7 +13,9 @@ from ui.steering import build_steering
 
 @dataclass(frozen=True)
 class Tab:
-    """`build` makes the tab's own part inside it."""
+    """`build` makes the tab's own part. It stands below the tabs, shown while its own is open: what is inside a tab
+    gradio makes only when the tab is opened, and a picture's settings may come before.
+    """
 
     id: str
     title: str

@@ -352,8 +352,14 @@
     draw();
   }
 
+  /* The tab that is open; of the tabs for tasks, the last one says what Generate does. */
+  function tab(name) {
+    document.documentElement.dataset.tab = name;
+  }
+
   function task(name) {
     state.task = name;
+    tab(name);
     document.documentElement.dataset.task = name;
     document.getElementById("settings").scrollTop = 0;
     look(name === "text" ? "picture" : "source");
@@ -431,5 +437,5 @@
     });
   }
 
-  Object.assign(darkroom, { easel, task, look, hint, outlook, settled, wait, lay, send: sent });
+  Object.assign(darkroom, { easel, tab, task, look, hint, outlook, settled, wait, lay, send: sent });
 })();

@@ -23,8 +23,7 @@
 
   function steering(element, props, watch, trigger, uploads) {
     [root, upload, tell] = [element, uploads, trigger];
-    const read = () => (props.value.fields ? know(props.value) : mapped(props.value));
-    watch("value", read);
+    watch("value", () => (props.value.fields ? know(props.value) : mapped(props.value)));
     element.addEventListener("click", clicked);
     const input = $("[name=control]", root);
     input.addEventListener("change", () => {
@@ -44,7 +43,6 @@
       if (event.target.closest?.("#form-image, #form-task, #size, #field-resize_mode")) ask();
     });
     new IntersectionObserver(([seen]) => seen.isIntersecting && ask()).observe(root);
-    read(); // the tab's part may come after its value
   }
 
   function wireDrop() {
