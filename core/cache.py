@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,10 +52,20 @@ class ModelCache:
         finally:
             self._unpin(key, entry)
 
-    def clear(self) -> None:
-        """Drop all that is not in use."""
+    def size_of(self, keys: Collection[Key]) -> int:
         with self._lock:
-            self._shrink(0)
+            return sum(entry.size for key, entry in self._entries.items() if key in keys)
+
+    def models(self, but: Collection[Key] = ()) -> list[tuple[Key, int, Any]]:
+        """All that is loaded, without those of `but`: key, bytes, model."""
+        with self._lock:
+            return [(k, e.size, e.model) for k, e in self._entries.items() if e.model is not None and k not in but]
+
+    def clear(self, but: Collection[Key] = ()) -> None:
+        """Drop all that is neither in use nor among `but`."""
+        with self._lock:
+            for key in [key for key, entry in self._entries.items() if not entry.users and key not in but]:
+                del self._entries[key]
 
     def _pin(self, key: Key, size: int) -> _Entry:
         with self._lock:

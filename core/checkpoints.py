@@ -110,7 +110,7 @@ class Checkpoint:
     examples: tuple[str, ...] = ()
     problem: str | None = None
     latent_format: LatentFormat | None = None
-    footprint: Footprint = field(default=Footprint(0, 0, 0))
+    footprint: Footprint = field(default=Footprint())
     parts: tuple[Part, ...] = ()
     scheduler_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -210,9 +210,7 @@ def _describe_file(path: Path) -> Checkpoint:
         inpaints_only=unet["in_channels"] == 9,
         context_width=unet["cross_attention_dim"],
         latent_format=family.latent_format,
-        footprint=Footprint(
-            sum(part.parameters for part in parts), max(unet["block_out_channels"]), max(vae["block_out_channels"])
-        ),
+        footprint=Footprint.of(unet, vae, {part.name: part.parameters for part in parts}, layout.family == "sdxl"),
         parts=parts,
         scheduler_config=scheduler,
         unet_config=unet,
@@ -252,9 +250,7 @@ def _describe(folder: Path) -> Checkpoint:
         context_width=unet["cross_attention_dim"],
         examples=tuple(card.examples),
         latent_format=_latent_format(card) or family.latent_format,
-        footprint=Footprint(
-            sum(part.parameters for part in parts), max(unet["block_out_channels"]), max(vae["block_out_channels"])
-        ),
+        footprint=Footprint.of(unet, vae, {part.name: part.parameters for part in parts}, _is_wide(name, vae)),
         parts=parts,
         scheduler_config=scheduler,
         options={key: value for key, value in index.items() if not isinstance(value, list)},
@@ -270,6 +266,11 @@ def _family(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) 
     if pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionInpaint", "StableDiffusionImg2Img")):
         return "sd2" if configs["text_encoder"].get("hidden_act") == "gelu" else "sd1"
     raise CheckpointError(f"it is made for {pipeline[:60]}, which Darkroom does not know")
+
+
+def _is_wide(family: str, vae: Mapping[str, Any]) -> bool:
+    """Whether float16 is too narrow for a VAE: for XL's, but for those made to fit, which say so."""
+    return family == "sdxl" and bool(vae.get("force_upcast", True))
 
 
 def _parts(folder: Path, index: Mapping[str, Any]) -> Iterator[Part]:

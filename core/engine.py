@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import functools
 import gc
-import hashlib
 import importlib
 import logging
 import secrets
 import threading
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import memory, networks, prompts
-from core.cache import Key, ModelCache
+from core import machine, memory, networks, prompts
+from core.cache import ModelCache
 from core.checkpoints import Checkpoint, Part, find_upscaler, list_upscalers, load_part, scan
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
 from core.events import Event, Finished, Loading
 from core.families import FAMILIES
+from core.hashes import Hashes
 from core.lora_files import LoraInfo, LoraShelf, read_lora, renewed
 from core.lora_tags import take_tags, without_tags
-from core.memory import BYTES, DType, Machine, MemoryPlan
+from core.machine import BYTES, Machine, PeakMeter, resident
+from core.memory import MemoryPlan
 from core.metadata import LORA_HASH
 from core.networks import Network
 from core.prompts import PromptCache, Prompts, TokenCount
@@ -41,7 +41,29 @@ if TYPE_CHECKING:
     from core.lora_files import LoraFile
 
 log = logging.getLogger(__name__)
-CACHE_SHARE = 0.6  # of the memory that is free when the engine starts
+STAGES = {"text_encoder": "text", "text_encoder_2": "text", "unet": "unet", "controlnet": "unet", "vae": "vae"}
+"""What a plan's `leaving` calls a part."""
+CACHE_SHARE = 0.6  # of the RAM that is free when the engine starts
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A part of a model in memory: "pocket/unet", its bytes, its numbers' type and where it is."""
+
+    name: str
+    size: int
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True)
+class RunMemory:
+    """How the last run went: what was foretold, and the peak that was measured, where it can be."""
+
+    checkpoint: str
+    size: tuple[int, int]
+    plan: MemoryPlan
+    measured: int | None
 
 
 class Engine:
@@ -49,13 +71,15 @@ class Engine:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
-        self._machine = memory.inspect(self.settings.device)
-        self._models = ModelCache(int(CACHE_SHARE * self._machine.memory_free))
+        self._machine = machine.inspect(self.settings.device)
+        self._models = ModelCache(int(CACHE_SHARE * self._machine.ram_free))
         self._prompts: PromptCache[EncodedPrompt] = PromptCache()
-        self._hashes = _Hashes()
+        self._hashes = Hashes(self.settings.data)
         self._open = threading.Lock()
         self._loras = LoraShelf(self.settings.models / "loras")
         self._reports: dict[str, LoraReport] = {}
+        self._resident_at_start: int | None = None  # bytes before any model was loaded
+        self.last_run: RunMemory | None = None
         self.rescan()
 
     @functools.cached_property
@@ -91,7 +115,36 @@ class Engine:
         return list_upscalers(self.settings.models / "upscalers")
 
     def machine(self) -> Machine:
-        return memory.inspect(self.settings.device)
+        now = machine.inspect(self.settings.device)
+        return now if now.has_memory_of_its_own else replace(now, held=self._models.size)
+
+    def plan(self, request: GenerationRequest) -> MemoryPlan:
+        """How a resolved request would use the memory that is free now. Raises OutOfMemory if it cannot."""
+        checkpoint = self._find(request.checkpoint)
+        nets = networks.asked_for(request, checkpoint, self._networks)
+        footprint = replace(checkpoint.footprint, nets=tuple(net.parameters for net in nets))
+        return memory.plan(self.machine(), footprint, request)
+
+    def loaded(self) -> list[Loaded]:
+        """What is in memory, with its weights."""
+        return [
+            Loaded("/".join(key[0].parts[-2:]), size, str(model.dtype).removeprefix("torch."), str(model.device))
+            for key, size, model in self._models.models()
+            if size
+        ]
+
+    def model_hash(self, checkpoint: Checkpoint) -> str | None:
+        """A1111's short hash, if it was computed before."""
+        return self._hashes.known(checkpoint)
+
+    def unload(self) -> None:
+        """Give the memory of all models back. Raises EngineBusy while a run is open."""
+        if not self._open.acquire(blocking=False):
+            raise EngineBusy("A picture is being made; stop it first.")
+        try:
+            self._free()
+        finally:
+            self._open.release()
 
     def count_tokens(self, text: str, name: str | None) -> TokenCount:
         """How long a prompt is for the checkpoint `name`."""
@@ -113,6 +166,8 @@ class Engine:
             importlib.import_module(module)
         torch.set_num_threads(self._machine.threads)
         transformers.utils.logging.disable_progress_bar()
+        if self._resident_at_start is None:
+            self._resident_at_start = resident()
 
     def resolve(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the model's own values and a seed filled in, checked against model and limits.
@@ -155,17 +210,16 @@ class Engine:
         try:
             resolved = self.resolve(request)
             checkpoint = self._find(resolved.checkpoint)
-            plan: MemoryPlan | None = memory.plan(self.machine(), checkpoint.footprint, resolved)
-            while plan:
+            plan = self.plan(resolved)
+            for attempt in (plan, plan.lighter or plan):
                 try:
-                    yield from self._run(resolved, checkpoint, plan)
+                    yield from self._run(resolved, checkpoint, attempt)
                     return
                 except Exception as error:
                     if not memory.is_out_of_memory(error):
                         raise
                     log.warning("Out of memory: %s", error)
                 self._free()  # here, where the error and the tensors that its traceback holds are gone
-                plan = plan.lighter()
             width, height = resolved.result_size
             raise OutOfMemory(
                 f"{width} × {height} with {checkpoint.title} needs more memory than is free; "
@@ -177,25 +231,44 @@ class Engine:
     def _run(self, request: GenerationRequest, checkpoint: Checkpoint, plan: MemoryPlan) -> Iterator[Event]:
         """One try. `request` is resolved."""
         self.prepare()
+        from core.decoding import vae_as
         from core.passes import Passes
-        from core.start import tiles
+        from core.placing import Placed, placed
 
+        peak = PeakMeter(self._machine.device, self._resident_at_start or 0)
+        self._make_room(plan, checkpoint)
         with ExitStack() as in_use:
             model = yield from self._load(checkpoint, plan, in_use)
             loras = yield from self._load_loras(request, in_use)
             merged = in_use.enter_context(self._merger.merged(model.parts.networks, loras))
             self._tell(merged)
+            nets = yield from self._load_nets(request, checkpoint, plan, in_use)
             passes = Passes(
                 model=model,
                 prompts=self._prompts_of(model, checkpoint, merged),
-                nets=(yield from self._load_nets(request, checkpoint, plan, in_use)),
+                nets=nets,
                 upscaler=(yield from self._load_upscaler(request, plan, in_use)),
                 preview=functools.partial(self._preview, checkpoint),
             )
             model_hash = self._hashes.of(checkpoint)
-            in_use.enter_context(tiles(model.parts.vae, plan.vae_tiling))
+            parts = model.parts
+            modules = Placed(parts.text_encoders, parts.unet, parts.vae, nets)
+            in_use.enter_context(placed(modules, plan.way, self._machine.device))
+            in_use.enter_context(vae_as(parts.vae, plan.way.tiles))
             images = yield from passes.run(request)
-            yield Finished(images, request, self._made_with(plan, model_hash.result(), merged), merged.reports)
+            self.last_run = RunMemory(checkpoint.title, request.result_size, plan, peak.read())
+            decoded = "tiled" if parts.vae.use_tiling else "whole"
+            made_with = self._made_with(plan, model_hash.result(), merged) | {"vae": decoded}
+            yield Finished(images, request, made_with, merged.reports)
+
+    def _make_room(self, plan: MemoryPlan, checkpoint: Checkpoint) -> None:
+        """Where it is needed, models that this run does not use leave the device: for the RAM, or for good."""
+        own, now = [part.key for part in checkpoint.parts], self.machine()
+        if now.has_memory_of_its_own and plan.needs > now.memory_free:
+            for _, _, model in self._models.models(but=own):
+                model.to("cpu")
+        elif not now.has_memory_of_its_own and plan.needs > now.memory_free + self._models.size_of(own):
+            self._models.clear(but=own)
 
     def _load(
         self, checkpoint: Checkpoint, plan: MemoryPlan, in_use: ExitStack
@@ -217,6 +290,7 @@ class Engine:
             tokenizers=tuple(model for name, model in parts.items() if name.startswith("tokenizer")),
             scheduler_config=dict(checkpoint.scheduler_config),
             options=dict(checkpoint.options),
+            device=self._machine.device,
         )
         model: StableDiffusion = importlib.import_module(FAMILIES[checkpoint.family].module).FAMILY(components)
         return model
@@ -265,15 +339,15 @@ class Engine:
         return in_use.enter_context(self._use(part, plan))
 
     def _use(self, part: Part, plan: MemoryPlan) -> AbstractContextManager[Any]:
-        # float16 is too narrow for the VAE of SDXL, whose pictures come out black
-        dtype: DType = "float32" if part.name == "vae" and plan.dtype == "float16" else plan.dtype
+        dtype = plan.vae_dtype if part.name == "vae" else plan.dtype
+        device = "cpu" if STAGES.get(part.name) in plan.way.leaving else self._machine.device
 
         def load() -> Any:
             import torch
 
             from core import attention
 
-            model = load_part(part, self._machine.device, dtype)
+            model = load_part(part, device, dtype)
             if part.name == "unet":
                 attention.keep_prompts(model)
             if plan.channels_last and part.weights:
@@ -361,27 +435,3 @@ def _check_model(request: GenerationRequest, checkpoint: Checkpoint) -> None:
         raise reject(
             "checkpoint", checkpoint.name, "a model that is not for inpainting only, or give picture and mask"
         )
-
-
-class _Hashes:
-    """SHA-256 of models' weights, in A1111's short form, computed once beside the run."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
-        self._known: dict[tuple[Key, ...], Future[str]] = {}
-
-    def of(self, checkpoint: Checkpoint) -> Future[str]:
-        files = [part for part in checkpoint.parts if part.weights]
-        key = tuple(part.key for part in files)
-        if key not in self._known:
-            self._known[key] = self._pool.submit(_hash, [part.weights for part in files if part.weights])
-        return self._known[key]
-
-
-def _hash(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()[:10]

@@ -1,4 +1,5 @@
-"""What a run tells while it goes on: any number of `Loading`, then `Step`s, at last one `Finished`."""
+"""What a run tells while it goes on: any number of `Loading`, then `Step`s, at last one `Finished`;
+`Notice`s in between where something is worth saying."""
 
 from __future__ import annotations
 
@@ -32,6 +33,13 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Something went otherwise than planned, in words for people: "decoded again in tiles"."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """The pictures, and the request as resolved: the seed and the model's own values are filled in.
 
@@ -45,4 +53,4 @@ class Finished:
     loras: tuple[LoraReport, ...] = ()
 
 
-Event = Loading | Step | Finished
+Event = Loading | Step | Notice | Finished

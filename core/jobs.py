@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from core.errors import DarkroomError, QueueFull, StorageError
-from core.events import Event, Finished, Loading, Step
+from core.events import Event, Finished, Loading, Notice, Step
 from core.history import History
 from core.line import ENDED, Job, Line, Pace, Stopwatch
 from core.line import JobState as JobState
@@ -293,6 +293,8 @@ class JobQueue:
                 if isinstance(event, Loading):
                     watch.loaded = True
                     self._progress(job, loading=event.what)
+                elif isinstance(event, Notice):
+                    self._progress(job, notice=event.text)
                 else:
                     self._progress(job, loading=None, **_step(event, watch))
         raise DarkroomError("The run ended without a picture.")

@@ -23,7 +23,8 @@ class JobState:
 
     `place` is 1 for the job that runs next, None unless queued. `loading` says what is made ready before the first
     step. `preview` has one pixel a latent. `seconds_left` is an estimate while queued or running; `seconds` is how
-    long the run took without loading the model. `pictures` are ids for `History.picture`.
+    long the run took without loading the model. `pictures` are ids for `History.picture`. `notice` says what went
+    otherwise than planned.
     """
 
     id: str
@@ -40,6 +41,7 @@ class JobState:
     seconds: float | None = None
     pictures: tuple[str, ...] = ()
     error: str | None = None
+    notice: str | None = None
 
     @classmethod
     def of(cls, row: JobRow) -> JobState:

@@ -1,79 +1,215 @@
-"""What the machine has, and how a run will use it: `plan` is arithmetic alone and never touches a device."""
+"""How a run will use the memory: `plan` is arithmetic alone and never touches a device.
+
+Weights are counted from the files' headers. What the work needs beside them follows from FIGURES, each with its
+source; the ways to do with less stand in WAYS.
+"""
 
 from __future__ import annotations
 
-import os
-import platform
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import psutil
-
-from core.errors import DarkroomError
+from core.errors import OutOfMemory
+from core.machine import BYTES, DType, Machine
 from core.request import GenerationRequest
 
-DType = Literal["float32", "bfloat16", "float16"]
-BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-# Estimated: how many tensors of its widest layer a part holds at its peak. Not yet measured on a GPU.
-UNET_TENSORS = 12
-VAE_TENSORS = 4
-TILE = 512 * 512  # pixels that a tiled VAE decodes at a time
+GB = 2**30
+TILE = 512  # pixels: the side of the tiles in which a VAE decodes
+SIDES = (2048, 1536, 1024, 768, 512, 384, 256, 128, 64)  # that are named when a larger one does not fit
 
 
 @dataclass(frozen=True)
-class Machine:
-    """`device` as torch names it; memory in bytes, of the GPU where there is one, within the container's limits."""
+class Figure:
+    """A number of the arithmetic, and where it comes from."""
 
-    device: str
-    name: str
-    threads: int
-    memory_total: int
-    memory_free: int
-    dtype: DType = "float32"
+    value: float
+    what: str
+    source: str = "estimated"
 
-    @property
-    def is_gpu(self) -> bool:
-        return self.device != "cpu"
+
+COUNTED = "counted: live tensors of the published shapes on the meta device, tests/test_memory.py"
+UNET_VALUES = Figure(26, "values a latent, for each channel of a U-Net with attention at full resolution", COUNTED)
+UNET_VALUES_BELOW = Figure(15.75, "the same for a U-Net without, such as XL's", COUNTED)
+VAE_VALUES = Figure(6, "values a pixel, for each channel of a VAE that decodes", COUNTED)
+NET_VALUES = Figure(6, "values a latent and channel that a ControlNet hands over")
+STREAMED = Figure(0.12, "GB of a U-Net that are on the GPU while it is streamed: two of its largest layers")
+RESERVE = Figure(0.4, "GB left free for workspaces and fragmentation")
+FIGURES = (UNET_VALUES, UNET_VALUES_BELOW, VAE_VALUES, NET_VALUES, STREAMED, RESERVE)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a run does with less memory. `leaving` are the parts that are on the device only while they work."""
+
+    words: str
+    tiles: bool = True
+    leaving: frozenset[str] = frozenset()
+    streams: bool = False
+    slower: str = ""
+
+
+EVERYTHING = frozenset({"text", "unet", "vae"})
+WAYS = (
+    Way("everything stays in memory", tiles=False),
+    Way("the VAE decodes in tiles"),
+    Way("the VAE decodes in tiles and the text encoders leave the GPU after encoding", leaving=frozenset({"text"})),
+    Way("each part is on the GPU only while it works", leaving=EVERYTHING, slower="about 40 % slower"),
+    Way("the U-Net goes through the GPU layer by layer", leaving=EVERYTHING, streams=True, slower="up to 4 × slower"),
+)
+"""From the fastest to the one that needs least. How much slower is published: model offload of SDXL at batch 4 takes
+16.1 instead of 11.4 s (https://huggingface.co/blog/simple_sdxl_optimizations), leaf-level group offload of FLUX 1.86
+instead of 0.49 s (diffusers' benchmarks).
+"""
+WITHOUT_OFFLOAD = WAYS[:2]  # where the device's memory is the RAM
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of a checkpoint: how many parameters it has, and the widths of its widest layers."""
+    """A model's parameters by part, counted from its files' headers, and the widths that its work goes by.
 
-    parameters: int
-    unet_channels: int
-    vae_channels: int
+    `encoders` of each text encoder, `nets` of each ControlNet that joins in; widths are the channels at full
+    resolution. `attends`: the U-Net has attention there. `wide_vae`: float16 is too narrow for this VAE.
+    """
+
+    encoders: tuple[int, ...] = ()
+    unet: int = 0
+    vae: int = 0
+    unet_width: int = 0
+    vae_width: int = 0
+    attends: bool = True
+    pixels_a_latent: int = 64
+    wide_vae: bool = False
+    nets: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, unet: Any, vae: Any, parameters: dict[str, int], wide_vae: bool) -> Footprint:
+        """From the configs of U-Net and VAE, and the parameters of each part."""
+        return cls(
+            encoders=tuple(count for name, count in parameters.items() if name.startswith("text_encoder")),
+            unet=parameters["unet"],
+            vae=parameters["vae"],
+            unet_width=unet["block_out_channels"][0],
+            vae_width=vae["block_out_channels"][0],
+            attends=unet["down_block_types"][0].startswith("Cross"),
+            pixels_a_latent=4 ** (len(vae["block_out_channels"]) - 1),
+            wide_vae=wide_vae,
+        )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run does at once: the most `pixels` of one picture, `pictures` of these, `predictions` of each."""
+
+    pixels: int
+    pictures: int
+    predictions: int
+
+    @classmethod
+    def of(cls, request: GenerationRequest) -> Work:
+        """Of a resolved request: its heaviest pass."""
+        heaviest = max(request.passes, key=lambda run: run.pixels * run.pictures)
+        largest = max(run.pixels for run in request.passes)
+        return cls(largest, -(-heaviest.pixels * heaviest.pictures // largest), request.predictions)
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a run goes. `needs` is the estimated peak in bytes; `channels_last` is a layout that GPUs prefer."""
+    """How a run goes. `needs` is the peak of the device's memory in bytes, `ram` that of the RAM beside a GPU's;
+    `channels_last` is a layout that GPUs prefer; `lighter` the next plan, for when this one ran out of memory.
+    """
 
+    way: Way
     dtype: DType
+    vae_dtype: DType
     channels_last: bool
-    vae_tiling: bool
     needs: int
+    ram: int
+    lighter: MemoryPlan | None = field(default=None, repr=False)
 
-    def lighter(self) -> MemoryPlan | None:
-        """The next plan to try when this one ran out of memory; None when there is none."""
-        return None if self.vae_tiling else replace(self, vae_tiling=True)
+    def fits(self, machine: Machine) -> bool:
+        return self.needs + RESERVE.value * GB <= machine.room and self.ram <= machine.ram_free + machine.held
 
 
 def plan(machine: Machine, footprint: Footprint, request: GenerationRequest) -> MemoryPlan:
-    """The fastest way to run a resolved `request` that should fit into the machine's free memory."""
-    pixels = max(run.pixels for run in request.passes)
-    item = BYTES[machine.dtype]
-    weights = footprint.parameters * item
-    most = max(run.pixels * run.pictures for run in request.passes)
-    forward = request.predictions * most // 64 * footprint.unet_channels * UNET_TENSORS * item
+    """The fastest way to run a resolved `request` that fits. Raises OutOfMemory, saying what would, if none does."""
+    work = Work.of(request)
+    chosen = next(_fitting(machine, footprint, work), None)
+    if chosen:
+        return chosen
+    least = plans(machine, footprint, work)[-1]
+    width, height = request.result_size
+    asked = f"{work.pictures} × {width} × {height}" if work.pictures > 1 else f"{width} × {height}"
+    raise OutOfMemory(
+        f"{asked} needs about {gigabytes(least.needs)} of memory at least, and {gigabytes(machine.room)} are free; "
+        f"{_what_fits(machine, footprint, work)}."
+    )
 
-    def peak(decoded: int) -> int:
-        return weights + max(forward, decoded * footprint.vae_channels * VAE_TENSORS * item)
 
-    tiling = machine.is_gpu and peak(pixels) > machine.memory_free and pixels > TILE
-    return MemoryPlan(machine.dtype, machine.is_gpu, tiling, peak(min(pixels, TILE) if tiling else pixels))
+def plans(machine: Machine, footprint: Footprint, work: Work) -> list[MemoryPlan]:
+    """Every way to do it, from the fastest to the lightest; each knows the next."""
+    ways = WAYS if machine.has_memory_of_its_own else WITHOUT_OFFLOAD
+    result: list[MemoryPlan] = []
+    vae_dtype: DType = "float32" if footprint.wide_vae and machine.dtype == "float16" else machine.dtype
+    for way in reversed(ways):
+        own = MemoryPlan(way, machine.dtype, vae_dtype, machine.is_gpu, 0, 0, result[0] if result else None)
+        weights = _weights(footprint, own)
+        ram = sum(weights[name] for name in way.leaving)
+        result.insert(0, replace(own, needs=_peak(footprint, work, own, weights), ram=ram))
+    return result
+
+
+def _fitting(machine: Machine, footprint: Footprint, work: Work) -> Iterator[MemoryPlan]:
+    return (each for each in plans(machine, footprint, work) if each.fits(machine))
+
+
+def _weights(footprint: Footprint, own: MemoryPlan) -> dict[str, int]:
+    item = BYTES[own.dtype]
+    return {
+        "text": sum(footprint.encoders) * item,
+        "unet": (footprint.unet + sum(footprint.nets)) * item,
+        "vae": footprint.vae * BYTES[own.vae_dtype],
+    }
+
+
+def _peak(footprint: Footprint, work: Work, own: MemoryPlan, weights: dict[str, int]) -> int:
+    """Bytes of what stays, and of the stage that needs most: encoding, denoising or decoding."""
+    way = own.way
+    passing = {name: weights[name] for name in way.leaving}
+    if "text" in passing:  # one encoder at a time
+        passing["text"] = max(footprint.encoders, default=0) * BYTES[own.dtype]
+    if way.streams:
+        passing["unet"] = min(passing["unet"], int(STREAMED.value * GB))
+    decoded = min(work.pixels, TILE**2) if way.tiles else work.pixels
+    stages = {
+        "text": 0,
+        "unet": _forward(footprint, work) * BYTES[own.dtype],
+        "vae": decoded * footprint.vae_width * int(VAE_VALUES.value) * BYTES[own.vae_dtype],
+    }
+    stays = sum(size for name, size in weights.items() if name not in way.leaving)
+    return stays + max(passing.get(name, 0) + size for name, size in stages.items())
+
+
+def _forward(footprint: Footprint, work: Work) -> int:
+    """Values that one prediction of the U-Net holds at its peak."""
+    latents = work.predictions * work.pictures * work.pixels // footprint.pixels_a_latent
+    values = UNET_VALUES if footprint.attends else UNET_VALUES_BELOW
+    return int(latents * footprint.unet_width * (values.value + NET_VALUES.value * len(footprint.nets)))
+
+
+def _what_fits(machine: Machine, footprint: Footprint, work: Work) -> str:
+    if work.pictures > 1 and any(_fitting(machine, footprint, replace(work, pictures=1))):
+        return "one picture at a time would fit"
+    for side in SIDES:
+        if side**2 < work.pixels and any(_fitting(machine, footprint, replace(work, pixels=side**2, pictures=1))):
+            return f"{side} × {side} would fit"
+    return "no size of this model fits"
+
+
+def gigabytes(size: float) -> str:
+    """Bytes in words: "0.42 GB", "7.1 GB", "24 GB"."""
+    value = size / GB
+    return f"{value:.2f} GB" if value < 1 else f"{value:.1f} GB" if value < 10 else f"{value:.0f} GB"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -83,64 +219,3 @@ def is_out_of_memory(error: BaseException) -> bool:
         or isinstance(error, MemoryError)
         or "DefaultCPUAllocator" in str(error)
     )
-
-
-def inspect(device: str) -> Machine:
-    """The machine as it is now. `device` is settings.device; "auto" takes a GPU if there is one.
-
-    torch is only imported where a GPU may be: without an NVIDIA driver or Apple's chip the answer is known.
-    Raises DarkroomError if a device was asked for by name and is not there.
-    """
-    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
-        return _cpu()
-    import torch
-
-    kind = device.partition(":")[0]
-    if kind in ("auto", "cuda") and torch.cuda.is_available():
-        return _cuda(device if kind == "cuda" else "cuda:0")
-    if kind in ("auto", "mps") and torch.backends.mps.is_available():
-        return replace(_cpu(), device="mps", name="Apple GPU")
-    if kind == "auto":
-        return _cpu()
-    raise DarkroomError(f"Device: {device} is not on this machine; use auto or cpu.")
-
-
-def _may_have_gpu() -> bool:
-    nvidia = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
-    return nvidia or platform.system() in ("Darwin", "Windows")
-
-
-def _cuda(device: str) -> Machine:
-    import torch
-
-    chosen = torch.device(device)
-    if (chosen.index or 0) >= torch.cuda.device_count():
-        raise DarkroomError(f"Device: {device} is not on this machine; it has {torch.cuda.device_count()}.")
-    free, total = torch.cuda.mem_get_info(chosen)
-    dtype: DType = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return Machine(device, torch.cuda.get_device_name(chosen), _threads(), total, free, dtype)
-
-
-def _cpu() -> Machine:
-    memory = psutil.virtual_memory()
-    total = min(memory.total, _container_memory())
-    return Machine("cpu", "CPU", _threads(), total, min(memory.available, total))
-
-
-def _threads() -> int:
-    """Cores this process may use: its affinity, within a container's quota (cgroup 2)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, period = _cgroup("cpu.max", "max 100000").split()
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
-
-
-def _container_memory() -> int:
-    limit = _cgroup("memory.max", "max")
-    return int(limit) if limit != "max" else 2**63
-
-
-def _cgroup(name: str, default: str) -> str:
-    try:
-        return Path("/sys/fs/cgroup", name).read_text().strip()
-    except OSError:
-        return default

@@ -10,8 +10,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from core import start
+from core.decoding import picture
 from core.denoise import Denoised, denoise
-from core.events import Step
+from core.events import Notice, Step
 from core.families.sd import StableDiffusion
 from core.inpaint import Canvas, fit_mask
 from core.prompts import Prompts
@@ -29,7 +30,7 @@ class Passes:
     upscaler: Any | None
     preview: Callable[[Denoised], Image | None]
 
-    def run(self, request: GenerationRequest) -> Generator[Step, None, list[Image]]:
+    def run(self, request: GenerationRequest) -> Generator[Step | Notice, None, list[Image]]:
         """Yields every step of all passes; returns the pictures of a resolved `request`."""
         counts = [start.evaluations(self.model, request, run) for run in request.passes]
         total, done = sum(counts), counts[0]
@@ -51,7 +52,7 @@ class Passes:
 
     def _pass(
         self, request: GenerationRequest, progress: tuple[int, int], source: Tensor | None = None
-    ) -> Generator[Step, None, tuple[Tensor, list[Image]]]:
+    ) -> Generator[Step | Notice, None, tuple[Tensor, list[Image]]]:
         """One run of the loop; returns its last latents (n, c, h, w) and their pictures. `progress` is how many steps
         are done before it, of how many in all.
         """
@@ -62,7 +63,11 @@ class Passes:
             latents = step.latents
             yield Step(index, total, self.preview(step))
         canvas = Canvas(request)
-        return latents, [canvas.paste(start.decode(self.model, one[None])) for one in latents]
+        images = []
+        for one in latents:
+            image = yield from picture(self.model, one[None])
+            images.append(canvas.paste(image))
+        return latents, images
 
 
 def second_pass(request: GenerationRequest, k: int, picture: Image) -> GenerationRequest:

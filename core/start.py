@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +39,8 @@ class Noise:
         seeds = range(request.seed, request.seed + request.batch_size)
         return cls([torch.Generator("cpu").manual_seed(seed) for seed in seeds])
 
-    def like(self, shape: tuple[int, ...], unet: Any) -> Tensor:
-        noise: Tensor = randn_tensor((len(self.generators), *shape), self.generators, unet.device, unet.dtype)
+    def like(self, shape: tuple[int, ...], model: StableDiffusion) -> Tensor:
+        noise: Tensor = randn_tensor((len(self.generators), *shape), self.generators, model.device, model.dtype)
         return noise
 
 
@@ -87,8 +86,8 @@ def prepare(
     `source` are latents (1, c, h, w) to take in place of the source picture's.
     """
     assert request.guidance_scale is not None
-    unet, canvas = model.parts.unet, Canvas(request)
-    scheduler = make_scheduler(request, model.parts.scheduler_config, unet.device)
+    canvas = Canvas(request)
+    scheduler = make_scheduler(request, model.parts.scheduler_config, model.device)
     noise = Noise.of(request)
     start = _Start.of(_Ingredients(model, scheduler, noise, source), canvas)
     conditioning = prompts.conditioning(request, len(start.timesteps))
@@ -103,7 +102,7 @@ def prepare(
         guidance=guidance,
         step_options=_step_options(scheduler, noise),
         controls=[
-            ControlUnit.of(net, unit, _pixels(canvas.control(unit), unet), conditioning, pictures)
+            ControlUnit.of(net, unit, _pixels(canvas.control(unit), model), conditioning, pictures)
             for net, unit in zip(nets, request.controls, strict=True)
         ],
         blend=start.blend,
@@ -155,18 +154,18 @@ class _Start:
     def of(cls, given: _Ingredients, canvas: Canvas) -> _Start:
         request, scheduler = canvas.request, given.scheduler
         if request.task == "text":
-            drawn = given.noise.like(_latent_shape(given.model, request), given.unet)
+            drawn = given.noise.like(_latent_shape(given.model, request), given.model)
             return cls(scheduler.timesteps, drawn * scheduler.init_noise_sigma)
         first = first_step(request.steps, request.strength) * scheduler.order
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
         timesteps = scheduler.timesteps[first:]
-        picture = _pixels(canvas.picture, given.unet) * 2 - 1
+        picture = _pixels(canvas.picture, given.model) * 2 - 1
         if request.task == "inpaint":
-            mask = _pixels(canvas.work_mask, given.unet)
+            mask = _pixels(canvas.work_mask, given.model)
             return cls.masked(given, _Masked(picture, mask, timesteps, request.strength))
         source = given.encoded(picture)
-        drawn = given.noise.like(tuple(source.shape[1:]), given.unet)
+        drawn = given.noise.like(tuple(source.shape[1:]), given.model)
         return cls(timesteps, given.noisy(source, drawn, timesteps))
 
     @classmethod
@@ -179,7 +178,7 @@ class _Start:
         from_noise = task.strength == 1  # then nothing of the source remains under the mask
         if blends or not from_noise:
             source = given.encoded(task.picture).contiguous()  # the layout decides the convolutions' last bits
-        drawn = given.noise.like((vae.config.latent_channels, *small.shape[2:]), given.unet)
+        drawn = given.noise.like((vae.config.latent_channels, *small.shape[2:]), given.model)
         latents = drawn * given.scheduler.init_noise_sigma
         if not from_noise:
             latents = given.noisy(source, drawn, task.timesteps)
@@ -223,10 +222,10 @@ def _latent_shape(model: StableDiffusion, request: GenerationRequest) -> tuple[i
     return model.parts.vae.config.latent_channels, height // scale, width // scale
 
 
-def _pixels(image: Image.Image, unet: Any) -> Tensor:
+def _pixels(image: Image.Image, model: StableDiffusion) -> Tensor:
     """An RGB or "L" picture as a tensor (1, channels, height, width) in 0 … 1."""
     array = np.asarray(image, dtype=np.float32) / 255.0
-    return torch.from_numpy(np.atleast_3d(array)[None].transpose(0, 3, 1, 2)).to(unet.device, unet.dtype)
+    return torch.from_numpy(np.atleast_3d(array)[None].transpose(0, 3, 1, 2)).to(model.device, model.dtype)
 
 
 def encode(model: StableDiffusion, pixels: Tensor, noise: Noise) -> Tensor:
@@ -234,14 +233,14 @@ def encode(model: StableDiffusion, pixels: Tensor, noise: Noise) -> Tensor:
     vae = model.parts.vae
     posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
     drawn = torch.cat([posterior.sample(generator) for generator in noise.generators])
-    latents: Tensor = (vae.config.scaling_factor * drawn).to(model.parts.unet.dtype)
+    latents: Tensor = (vae.config.scaling_factor * drawn).to(model.dtype)
     return latents
 
 
 @torch.inference_mode()
 def source_latents(model: StableDiffusion, request: GenerationRequest) -> Tensor:
     """(n, c, h, w): the source picture of a resolved `request`, for each picture of its batch."""
-    return encode(model, _pixels(Canvas(request).picture, model.parts.unet) * 2 - 1, Noise.of(request))
+    return encode(model, _pixels(Canvas(request).picture, model) * 2 - 1, Noise.of(request))
 
 
 @torch.inference_mode()
@@ -257,23 +256,3 @@ def evaluations(model: StableDiffusion, request: GenerationRequest, run: Pass) -
     alike = GenerationRequest(sampler=request.sampler, steps=run.of, seed=0)
     scheduler = make_scheduler(alike, model.parts.scheduler_config, "cpu")
     return len(scheduler.timesteps) - (run.of - run.steps) * int(scheduler.order)
-
-
-@torch.inference_mode()
-def decode(model: StableDiffusion, latents: Tensor) -> Image.Image:
-    """Latents (1, c, h, w) to the picture: RGB, 8 bits."""
-    vae = model.parts.vae
-    pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
-    array = (pixels * 0.5 + 0.5).clamp(0, 1)[0].permute(1, 2, 0).float().cpu().numpy()
-    return Image.fromarray((array * 255).round().astype("uint8"), "RGB")
-
-
-@contextmanager
-def tiles(vae: Any, wanted: bool) -> Iterator[None]:
-    """While it is open, the VAE works in tiles if `wanted`: slower, with less memory."""
-    if wanted:
-        vae.enable_tiling()
-    try:
-        yield
-    finally:
-        vae.disable_tiling()

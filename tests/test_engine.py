@@ -138,7 +138,7 @@ PLACES = {
     "load": "core.engine.load_part",
     "encode": "core.families.sd.StableDiffusion.encode_prompt",
     "step": "core.families.sd.StableDiffusion.predict",
-    "decode": "core.start.decode",
+    "decode": "core.decoding.decode",
 }
 
 
@@ -146,7 +146,7 @@ PLACES = {
 @pytest.mark.parametrize("times", [1, 9])
 def test_out_of_memory_is_retried_once_and_never_sticks(monkeypatch, expected, place, times):
     """torch's own error, raised at the outermost call of each stage, `times` in a row."""
-    import core.start  # noqa: F401 - the places to patch
+    import core.decoding  # noqa: F401 - the places to patch
 
     engine = Engine(Settings())
     target, _, name = PLACES[place].rpartition(".")

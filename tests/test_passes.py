@@ -14,7 +14,8 @@ from core import Engine, Finished, GenerationRequest, Hires, Loading, Settings, 
 from core.errors import CheckpointError, RequestError
 from core.images import fit
 from core.inpaint import Canvas
-from core.memory import Footprint, Machine, plan
+from core.machine import Machine
+from core.memory import Footprint, plan
 from core.upscale import MARGIN, TILE, enlarged
 from tests import tiny
 
@@ -162,12 +163,12 @@ def test_the_budget_counts_the_second_pass_of_every_picture(monkeypatch):
 
 
 def test_the_memory_plan_counts_the_larger_pass(engine):
-    gpu = Machine("cuda:0", "GPU", 4, 8 * 2**30, 8 * 2**30)
-    footprint = Footprint(10**9, 1280, 512)
+    gpu = Machine("cuda:0", "GPU", 4, 12 * 2**30, 12 * 2**30)
+    footprint = Footprint((), 10**9, 10**8, 320, 128)
     small = engine.resolve(GenerationRequest(**{**QUICK, "width": 512, "height": 512}))
     large = small.replace(hires=Hires(scale=4, strength=0.5))
-    assert not plan(gpu, footprint, small).vae_tiling
-    assert plan(gpu, footprint, large).vae_tiling
+    assert not plan(gpu, footprint, small).way.tiles
+    assert plan(gpu, footprint, large).way.tiles
 
 
 # Upscalers from disk

@@ -21,7 +21,7 @@ Texts = tuple[Wording, ...]
 @dataclass(frozen=True)
 class Components:
     """What a checkpoint of this kind consists of, loaded. `options` are the pipeline's own, of model_index.json;
-    `words` the textual inversions of each text encoder.
+    `words` the textual inversions of each text encoder; `device` is where they run, wherever they wait.
     """
 
     unet: Any
@@ -31,6 +31,7 @@ class Components:
     scheduler_config: dict[str, Any]
     options: dict[str, Any]
     words: tuple[Words, ...] = ({}, {})
+    device: str = "cpu"
 
     @property
     def networks(self) -> dict[str, Any]:
@@ -52,6 +53,16 @@ class StableDiffusion:
     def __init__(self, parts: Components) -> None:
         self.parts = parts
 
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.parts.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of latents and of all that the U-Net is told."""
+        dtype: torch.dtype = self.parts.unet.dtype
+        return dtype
+
     def count_chunks(self, texts: Texts) -> int:
         """How many chunks of tokens the longest of `texts` fills."""
         readers = zip(self.parts.tokenizers, texts, self.parts.words, strict=False)
@@ -72,7 +83,7 @@ class StableDiffusion:
         The tensor is made anew for each run: attention keeps what it projected from it, see core/attention.py.
         """
         embeds = torch.cat([p.embeds.repeat(batch, 1, 1) for p in prompts])
-        return {"encoder_hidden_states": embeds.to(self.parts.unet.device, self.parts.unet.dtype)}
+        return {"encoder_hidden_states": embeds.to(self.device, self.dtype)}
 
     def predict(
         self, conditioning: Conditioning, model_input: Tensor, timestep: Tensor, residuals: Residuals

@@ -32,14 +32,13 @@ class StableDiffusionXL(StableDiffusion):
 
     def conditioning(self, prompts: Sequence[EncodedPrompt], batch: int, size: tuple[int, int]) -> dict[str, Any]:
         """`size` is (width, height) of the picture; it is told to the U-Net as an uncropped original of that size."""
-        unet = self.parts.unet
         width, height = size
-        time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=unet.dtype, device=unet.device)
+        time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype, device=self.device)
         pooled = torch.cat([p.pooled.repeat(batch, 1) for p in prompts if p.pooled is not None])
         return {
             **super().conditioning(prompts, batch, size),
             "added_cond_kwargs": {
-                "text_embeds": pooled.to(unet.device, unet.dtype),
+                "text_embeds": pooled.to(self.device, self.dtype),
                 "time_ids": time_ids.repeat(batch * len(prompts), 1),
             },
         }

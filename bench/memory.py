@@ -1,0 +1,65 @@
+"""What fits on which card: the plan's arithmetic for the published models, as the README's table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.errors import OutOfMemory
+from core.machine import Machine
+from core.memory import FIGURES, GB, Footprint, MemoryPlan, gigabytes, plan
+from core.request import GenerationRequest
+
+CARDS = (4, 6, 8, 12, 24)  # GB
+TAKEN = 0.6  # GB of a card that the desktop and CUDA itself take; estimated
+RAM = 32  # GB beside the card
+
+
+@dataclass(frozen=True)
+class Model:
+    """Parameters as counted on the published shapes; text encoders: CLIP L, and OpenCLIP bigG for XL."""
+
+    title: str
+    side: int
+    footprint: Footprint
+
+
+MODELS = (
+    Model("SD 1.5, 512 × 512", 512, Footprint((123_060_480,), 859_520_964, 83_653_863, 320, 128)),
+    Model(
+        "SDXL, 1024 × 1024",
+        1024,
+        Footprint((123_060_480, 694_659_840), 2_567_463_684, 83_653_863, 320, 128, attends=False, wide_vae=True),
+    ),
+)
+
+
+def main(pairs: int) -> None:
+    """`pairs` is not used: this is arithmetic."""
+    print(table())
+    print()
+    for figure in FIGURES:
+        print(f"{figure.value:g} {figure.what}: {figure.source}")
+
+
+def table() -> str:
+    rows = ["| | " + " | ".join(f"{size} GB" for size in CARDS) + " |", "|---" * (1 + len(CARDS)) + "|"]
+    rows += [f"| {model.title} | " + " | ".join(_cell(model, size) for size in CARDS) + " |" for model in MODELS]
+    return "\n".join(rows)
+
+
+def card(size: int) -> Machine:
+    """A card of so many GB, idle."""
+    return Machine("cuda:0", "GPU", 8, size * GB, int((size - TAKEN) * GB), "bfloat16", ram_free=RAM * GB)
+
+
+def planned(model: Model, size: int) -> MemoryPlan:
+    request = GenerationRequest(width=model.side, height=model.side, guidance_scale=7.0, seed=0)
+    return plan(card(size), model.footprint, request)
+
+
+def _cell(model: Model, size: int) -> str:
+    try:
+        chosen = planned(model, size)
+    except OutOfMemory:
+        return "does not fit"
+    return f"{gigabytes(chosen.needs)}: {chosen.way.words}"

@@ -1,0 +1,142 @@
+"""Where the parts wait does not change the picture, and leaves nothing behind; decoding is mended without a step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from core import Engine, Finished, GenerationRequest, Notice, Settings, Step, memory
+from core.decoding import picture
+from core.errors import DarkroomError
+from core.families.sd import Components, StableDiffusion
+from core.memory import WAYS
+from tests import tiny
+
+QUICK = {"prompt": "a red circle on a blue background", "seed": 7, "steps": 2, "width": 64, "height": 64}
+TWICE = {**QUICK, "hires": {"scale": 1.5, "strength": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(Settings(previews=False))
+
+
+def run(engine, **fields) -> Finished:
+    *_, last = engine.generate(GenerationRequest(**{**QUICK, **fields}))
+    return last
+
+
+@pytest.fixture(scope="module")
+def expected(engine):
+    return run(engine, **TWICE).images[0].tobytes()
+
+
+@pytest.mark.parametrize("way", WAYS[1:], ids=lambda way: way.words)
+def test_every_way_draws_the_same_picture(monkeypatch, engine, expected, way):
+    real = memory.plan
+    monkeypatch.setattr(memory, "plan", lambda *given: replace(real(*given), way=way, lighter=None))
+    assert run(engine, **TWICE).images[0].tobytes() == expected
+    monkeypatch.undo()  # what this run hooked into the modules, the next must not meet
+    assert run(engine, **TWICE).images[0].tobytes() == expected
+    for _, _, model in engine._models.models():
+        modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+        assert not any(hasattr(module, "_hf_hook") or module._forward_pre_hooks for module in modules)
+        assert not any(module._diffusers_hook.hooks for module in modules if hasattr(module, "_diffusers_hook"))
+
+
+def fail_once(monkeypatch, name):
+    """Memory runs out at the first call of the function `name`; the list counts its calls."""
+    owner, _, attribute = name.rpartition(".")
+    owner = __import__("pkgutil").resolve_name(owner)
+    real, calls = getattr(owner, attribute), []
+
+    def fail(*args, **options):
+        calls.append(args)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, attribute, fail)
+    return calls
+
+
+def test_a_decode_that_ran_out_of_memory_is_done_again_and_no_step_is(monkeypatch, engine):
+    whole = run(engine).images[0]
+    calls = fail_once(monkeypatch, "core.decoding.decode")
+    events = list(engine.generate(GenerationRequest(**QUICK)))
+    assert [event.index for event in events if isinstance(event, Step)] == [1, 2]
+    assert ["decoded again in tiles" in event.text for event in events if isinstance(event, Notice)] == [True]
+    assert len(calls) == 2
+    assert events[-1].images[0].tobytes() == whole.tobytes()  # no larger than a tile: the very same
+    assert events[-1].made_with["vae"] == "tiled"
+    assert run(engine).made_with["vae"] == "whole"
+
+
+def test_tiles_draw_nearly_the_same(monkeypatch, engine):
+    small = {"width": 128, "height": 128}
+    whole = np.asarray(run(engine, **small).images[0], float)
+    monkeypatch.setattr("core.decoding.TILE", 64)
+    fail_once(monkeypatch, "core.decoding.decode")
+    tiled = np.asarray(run(engine, **small).images[0], float)
+    assert 0 < np.abs(tiled - whole).mean() < 3
+
+
+@pytest.fixture
+def model():
+    """A tiny model whose VAE overflows in float16: GroupNorm makes good what its first layer multiplies."""
+    made = tiny.sd()
+    made.vae.decoder.conv_in.weight.data *= 2e5
+    parts = Components(made.unet, made.vae, (), (), {}, {})
+    return StableDiffusion(parts)
+
+
+def finish(decoding):
+    notices = []
+    while True:
+        try:
+            notices.append(next(decoding).text)
+        except StopIteration as end:
+            return end.value, notices
+
+
+def test_a_vae_that_overflows_decodes_again_in_float32(model):
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    exact, silent = finish(picture(model, latents))
+    assert silent == []
+    model.parts.vae.half()
+    mended, notices = finish(picture(model, latents))
+    assert notices == ["The VAE gave no picture in float16; it was decoded again in float32"]
+    near = np.abs(np.asarray(mended, int) - np.asarray(exact, int)).max()
+    assert near <= 2
+    assert np.ptp(np.asarray(mended)) > 0
+
+
+def test_latents_without_numbers_are_an_error_in_words(model):
+    with pytest.raises(DarkroomError, match="only NaN"):
+        finish(picture(model, torch.full((1, 4, 8, 8), float("nan"))))
+
+
+def test_the_last_runs_peak_is_measured_beside_what_was_foretold(engine):
+    run(engine)
+    measured = engine.last_run.measured
+    assert engine.last_run.checkpoint == "Pocket"
+    assert engine.last_run.plan.needs > 0
+    assert measured is None or measured > 0
+
+
+def test_what_is_loaded_can_be_listed_and_unloaded(engine, expected):
+    run(engine)
+    parts = {part.name: part for part in engine.loaded()}
+    assert {"pocket/unet", "pocket/vae", "pocket/text_encoder"} <= parts.keys()
+    assert (parts["pocket/unet"].dtype, parts["pocket/unet"].device) == ("float32", "cpu")
+    running = engine.generate(GenerationRequest(**QUICK))
+    next(running)
+    with pytest.raises(DarkroomError, match="stop it first"):
+        engine.unload()
+    running.close()
+    engine.unload()
+    assert engine.loaded() == []
+    assert run(engine, **TWICE).images[0].tobytes() == expected
