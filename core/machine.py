@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -145,6 +146,21 @@ class PeakMeter:
             return None
         line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024 - self._base
+
+
+def attention_kernel(device: str) -> str:
+    """What computes attention: torch chooses among these for each call."""
+    name = f"scaled_dot_product_attention of torch {version('torch')}"
+    if not device.startswith("cuda"):
+        return name
+    from torch.backends import cuda
+
+    kernels: dict[str, Any] = {
+        "flash": cuda.flash_sdp_enabled,
+        "cuDNN": cuda.cudnn_sdp_enabled,
+        "memory-efficient": cuda.mem_efficient_sdp_enabled,
+    }
+    return f"{name}: {', '.join(kernel for kernel, is_on in kernels.items() if is_on())}"
 
 
 def resident() -> int:

@@ -130,6 +130,13 @@ class MemoryPlan:
     def fits(self, machine: Machine) -> bool:
         return self.needs + RESERVE.value * GB <= machine.room and self.ram <= machine.ram_free + machine.held
 
+    def foretold(self, machine: Machine) -> str:
+        """What the run will need, and what is done where that is more than there is."""
+        needs = f"Needs about {gigabytes(self.needs)}, {gigabytes(machine.room)} free"
+        if self.way == WAYS[0]:
+            return needs
+        return f"{needs}: {self.way.words}" + (f"; {self.way.slower}" if self.way.slower else "")
+
 
 def plan(machine: Machine, footprint: Footprint, request: GenerationRequest) -> MemoryPlan:
     """The fastest way to run a resolved `request` that fits. Raises OutOfMemory, saying what would, if none does."""
@@ -207,9 +214,9 @@ def _what_fits(machine: Machine, footprint: Footprint, work: Work) -> str:
 
 
 def gigabytes(size: float) -> str:
-    """Bytes in words: "0.42 GB", "7.1 GB", "24 GB"."""
+    """Bytes in words: "420 MB", "7.1 GB", "24 GB"."""
     value = size / GB
-    return f"{value:.2f} GB" if value < 1 else f"{value:.1f} GB" if value < 10 else f"{value:.0f} GB"
+    return f"{size / 2**20:.0f} MB" if value < 1 else f"{value:.1f} GB" if value < 10 else f"{value:.0f} GB"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

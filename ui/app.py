@@ -25,6 +25,7 @@ from ui.form import SIDES
 from ui.hires import build_hires
 from ui.history import Shelf, build_gallery, wire_gallery
 from ui.live import ASSETS, AT_ONCE, QUIET, live
+from ui.memory import build_memory, wire_memory
 from ui.png_info import Reader, build_info, wire_info
 from ui.presets import Cabinet, build_presets, wire_presets
 from ui.presets import Rows as PresetRows
@@ -34,8 +35,8 @@ from ui.tabs import TABS, TASK_TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-STYLES = ("style", "chips", "easel", "compare", "history", "info", "presets", "steering")
-SCRIPTS = ("page", "parts", "chips", "easel", "compare", "history", "info", "presets", "steering")
+STYLES = ("style", "chips", "easel", "compare", "history", "info", "memory", "presets", "steering")
+SCRIPTS = ("page", "parts", "chips", "easel", "compare", "history", "info", "memory", "presets", "steering")
 
 
 def _head() -> str:
@@ -74,6 +75,8 @@ class Parts:
     presets: PresetRows
     gallery: gr.HTML
     info: gr.HTML
+    memory: gr.HTML
+    memory_tab: gr.Tab
 
 
 def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
@@ -90,6 +93,7 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
         wire_presets(page, parts.presets, parts.aspect, cabinet, parts.fields)
         wire_gallery(page, parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
         wire_info(parts.info, Reader(desk), list(parts.fields.values()))
+        wire_memory(parts.memory_tab, parts.memory, desk)
         add_compare()
         for used in (parts.stage.use, parts.gallery.use, parts.info.use):  # its prompt has its styles in it
             used(None, None, parts.presets.styles, js="() => [[]]", **QUIET)
@@ -113,7 +117,11 @@ def _build(engine: Engine, presets: Presets) -> Parts:
             gallery = build_gallery()
         with gr.Tab("PNG info", elem_id="png-info"):
             info = build_info()
-    return Parts(**settings, rescan=rescan, stage=stage, gallery=gallery, info=info)
+        with gr.Tab("This machine", elem_id="this-machine") as memory_tab:
+            memory = build_memory()
+    return Parts(
+        **settings, rescan=rescan, stage=stage, gallery=gallery, info=info, memory=memory, memory_tab=memory_tab
+    )
 
 
 def _build_settings(model: Component, own: dict[str, Any], presets: Presets, engine: Engine) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def frame(job: JobState, preview: str | None) -> dict[str, Any]:
         "facts": " · ".join(facts + ([duration(job.seconds)] if job.seconds else [])),
         "pictures": [{"id": id, "seed": str((request.seed or 0) + k)} for k, id in enumerate(job.pictures)],
         "error": job.error,
+        "notice": job.notice,
         "width": width,
         "height": height,
         "source": request.image is not None and request.outpaint is None,  # can be compared with it
@@ -174,6 +175,7 @@ class Desk:
             wanted = self.read(given)
             request = self.engine.resolve(wanted[0])
             drawn = outlook(request)
+            memory = self.engine.plan(request).foretold(self.engine.machine())
         except DarkroomError as error:
             return plan | {"problem": str(error)}
         seconds, count = self.queue.estimate(request), len(wanted) * request.batch_size
@@ -183,7 +185,11 @@ class Desk:
         runs = f"{request.steps_run} of {request.steps}" if request.image else f"{request.steps}"
         again = "".join(f" + {run.steps}" for run in request.passes[1:2])
         words = [TASKS[request.task], _size(request), f"{runs}{again} steps", *pictures, *about]
-        return plan | drawn | {"words": words, "width": width, "height": height, "runs": f"{runs} steps"}
+        return (
+            plan
+            | drawn
+            | {"words": words, "memory": memory, "width": width, "height": height, "runs": f"{runs} steps"}
+        )
 
     def tokens(self, prompt: str | None, name: str | None) -> dict[str, Any]:
         """How long the prompt is for the model; nothing for what it cannot read."""

@@ -42,7 +42,7 @@ window.darkroom = (() => {
       case "running":
         if (!job.step) return [job.loading ? `Loading ${job.loading}` : "Starting", "The picture follows"];
         return [`Step ${job.step} of ${job.total}`, job.left ? `${job.left} left` : "Developing"];
-      case "done": return [`Seed ${job.pictures[index]?.seed ?? ""}`, job.facts];
+      case "done": return [`Seed ${job.pictures[index]?.seed ?? ""}`, job.notice || job.facts];
       case "failed": return ["Not developed", job.facts];
       case "cancelled": return ["Stopped", job.step ? `At step ${job.step} of ${job.total}` : "Before it began"];
       default: return ["Interrupted", job.facts];
@@ -335,6 +335,7 @@ window.darkroom = (() => {
         span.textContent = word;
         return span;
       }));
+      write($(".memory", element), view.plan.memory || "");
       draw();
     });
   }
@@ -346,6 +347,7 @@ window.darkroom = (() => {
 
   function machine(element) {
     parts.machine = element;
+    $(".chip", element).addEventListener("click", () => darkroom.openMachine());
     $("#theme", element).addEventListener("click", () => {
       const dark = !document.documentElement.classList.contains("dark");
       localStorage.setItem("darkroom-theme", dark ? "dark" : "light");
