@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+from bench import memory
 from core.request import GenerationRequest, allowed
 from core.samplers import SAMPLERS
 from core.settings import LIMITS, Limits, Settings, in_words
@@ -50,7 +51,7 @@ def samplers() -> str:
     return ", ".join(SAMPLERS)
 
 
-TABLES = {"parameters": parameters, "flags": flags, "limits": limits, "samplers": samplers}
+TABLES = {"parameters": parameters, "flags": flags, "limits": limits, "samplers": samplers, "memory": memory.table}
 
 
 def updated(text: str) -> str:
