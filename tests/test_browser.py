@@ -97,11 +97,15 @@ def test_a_refresh_and_a_second_page_reattach_to_the_running_job(page: Page, bro
     before = int(wait_for_status(page, r"Step (\d+) of 150")[1])
     job = page.locator("#stage .film li[data-status=running]").get_attribute("data-key")
     page.fill("#field-prompt textarea", "what I write next")
+    page.click("#field-sampler input")
+    page.get_by_role("option", name="Heun", exact=True).click()
     page.reload(wait_until="domcontentloaded")
     after = int(wait_for_status(page, r"Step (\d+) of 150")[1])
     assert after >= before
     assert page.locator("#stage .film li[data-status=running]").get_attribute("data-key") == job
     expect(page.locator("#field-prompt textarea")).to_have_value("what I write next")
+    expect(page.locator("#field-steps input[type=number]")).to_have_value("150")
+    expect(page.locator("#field-sampler input")).to_have_value("Heun")
     second = browser.new_context().new_page()
     open_page(second, app_url)
     assert second.locator("#stage .film li[data-status=running]").get_attribute("data-key") == job

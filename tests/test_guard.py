@@ -17,7 +17,12 @@ from ui.login import Login
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Tells what it was asked, as gradio behind the gate would see it."""
     request = Request(scope, receive)
-    told = {"owner": request.state.owner, "origin": request.headers.get("origin"), "bytes": len(await request.body())}
+    told = {
+        "owner": request.state.owner,
+        "known": request.state.is_known,
+        "origin": request.headers.get("origin"),
+        "bytes": len(await request.body()),
+    }
     await JSONResponse(told)(scope, receive, send)
 
 
@@ -144,7 +149,7 @@ def test_every_answer_has_the_security_headers(local: TestClient, space: TestCli
 
 def test_local_mode_has_one_owner_and_no_cookie(local: TestClient) -> None:
     answer = local.get("/", headers={"Cookie": f"{OWNER_COOKIE}={'x' * 43}"})
-    assert answer.json()["owner"] == "local"
+    assert (answer.json()["owner"], answer.json()["known"]) == ("local", True)
     assert "Set-Cookie" not in answer.headers
 
 
@@ -153,6 +158,7 @@ def test_a_browser_that_keeps_its_cookie_stays_the_same_owner() -> None:
     first = browser.get("/")
     assert first.headers["Cache-Control"] == "private, no-store"  # a cache between us would make two people one owner
     again = browser.post("/gradio_api/queue/join")
+    assert (first.json()["known"], again.json()["known"]) == (False, True)
     assert again.json()["owner"] == first.json()["owner"] not in ("local", browser.cookies[OWNER_COOKIE])
     assert "Set-Cookie" not in again.headers
     assert other.get("/").json()["owner"] != first.json()["owner"]
@@ -162,7 +168,9 @@ def test_a_browser_that_keeps_its_cookie_stays_the_same_owner() -> None:
 def test_a_browser_without_a_proper_cookie_owns_nothing_of_before(cookie: str | None) -> None:
     lan = client(Settings(host="0.0.0.0"))
     headers = {} if cookie is None else {"Cookie": f"{OWNER_COOKIE}={cookie}".encode()}
-    owners = {lan.post("/x", headers=headers).json()["owner"] for _ in range(3)}
+    answers = [lan.post("/x", headers=headers).json() for _ in range(3)]
+    owners = {answer["owner"] for answer in answers}
+    assert not any(answer["known"] for answer in answers)
     assert len(owners) == 3
     assert "local" not in owners
 

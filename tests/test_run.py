@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
+import gradio as gr
 import pytest
 from PIL import Image
 
@@ -18,7 +20,7 @@ from core.jobs import JobQueue, JobState, Status
 from core.records import PictureRow
 from core.request import GenerationRequest, Hires
 from tests.darkroom import LIMITS
-from ui.form import read_form
+from ui.form import REMEMBERED, read_form
 from ui.hires import enlarging
 from ui.run import Desk, data_uri, duration, frame
 
@@ -38,6 +40,8 @@ LARGE = Checkpoint(
 @dataclass(frozen=True)
 class Shelf:
     """As much of an engine as choosing a model needs."""
+
+    settings: ClassVar = SimpleNamespace(limits=LIMITS)
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         return SMALL, LARGE
@@ -68,6 +72,34 @@ def test_fields_follow_the_model_until_a_person_sets_them(desk: Desk) -> None:
     assert desk.follow_model("large", plan, 256, 256, "DDIM", 4.0) == [1024, 1024, "Euler", 7.0]
     assert desk.follow_model("large", plan, 512, 256, "Heun", 4.0) == [512, 1024, "Heun", 7.0]
     assert desk.follow_model("large", {}, None, None, None, None) == [1024, 1024, "Euler", 7.0]
+
+
+def test_what_a_browser_kept_is_looked_at_again(desk: Desk) -> None:
+    kept = dict(
+        zip(
+            REMEMBERED,
+            ["small", "Euler", 30, 5.5, 512, 256, 2, 1, True, 1.5, "Lanczos", 0.5, 0, 0.6, 8, -4],
+            strict=True,
+        )
+    )
+    assert desk.recall(json.dumps(list(kept.values()))) == list(kept.values())
+    wrong: list[dict[str, Any]] = [
+        {"steps": 0},
+        {"width": 513},
+        {"sampler": "Sorcery"},
+        {"checkpoint": "gone"},
+        {"steps": "<b>"},
+    ]
+    wrong += [
+        {"strength": 2},
+        {"strength": float("nan")},
+        {"hires.scale": 9},
+        {"mask_grow": 1e9},
+        {"checkpoint": None},
+    ]
+    texts = [json.dumps(list((kept | change).values())) for change in wrong]
+    for text in (*texts, "", None, "[]", "{}", "7", "[" * 100_000, "no JSON"):
+        assert desk.recall(text) == [gr.skip()] * len(REMEMBERED)
 
 
 def test_second_prompts_stand_only_with_a_model_that_reads_them(desk: Desk) -> None:

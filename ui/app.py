@@ -21,7 +21,7 @@ from ui.api import add_endpoint
 from ui.compare import add_compare
 from ui.controls import HELP, control
 from ui.editing import build_editing, build_form_only
-from ui.form import SIDES
+from ui.form import REMEMBERED, SIDES
 from ui.hires import build_hires
 from ui.history import Shelf, build_gallery, wire_gallery
 from ui.live import ASSETS, AT_ONCE, QUIET, live
@@ -221,6 +221,9 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     parts.shape.input(desk.extend, [parts.shape, parts.fields["image"]], sides, **AT_ONCE)
     kept = parts.fields["kept"]
     kept.change(None, kept, kept, js="darkroom.lay", **QUIET)
+    remembered = [parts.fields[name] for name in REMEMBERED]
+    gr.on([field.change for field in remembered], None, remembered, None, js="darkroom.remember", **QUIET)
+    page.load(desk.recall, kept, remembered, js="darkroom.recall", **AT_ONCE)  # the script's word instead of `kept`
     parts.stage.example(desk.example, None, parts.fields["prompt"], **AT_ONCE)
 
     def models(rescan: bool) -> Any:

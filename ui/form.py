@@ -28,6 +28,9 @@ HIRES = {part: f"hires.{part}" for part in Hires.model_fields}
 MASKING = ("mask_invert", "mask_grow", "mask_feather", "mask_content", "mask_colour")
 EDITING = (*PICTURES, "strength", "resize_mode", *MASKING, "padding_mask_crop", "outpaint")
 """The request's fields that are for pictures that begin from a picture."""
+COMMON = ("checkpoint", "sampler", "steps", "guidance_scale", "width", "height", "batch_size", "clip_skip", "hires")
+REMEMBERED = (*COMMON, *HIRES.values(), "strength", "mask_feather", "mask_grow")
+"""What a browser keeps from one visit to the next."""
 EXTRAS = ("task", "redraw", "kept", *SIDES.values(), *HIRES.values())
 
 

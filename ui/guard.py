@@ -32,7 +32,9 @@ FRAMES = {"space": "'self' https://huggingface.co https://*.hf.space"}  # by mod
 
 
 class Guard:
-    """An ASGI app around `app`. It refuses, or passes on with the visitor's key in `scope["state"]["owner"]`."""
+    """An ASGI app around `app`. It refuses, or passes on with the visitor's key in `scope["state"]["owner"]`, and in
+    "is_known" whether the next request will have the same.
+    """
 
     def __init__(self, settings: Settings, login: Login | None) -> None:
         self._login = login
@@ -125,17 +127,18 @@ class Guard:
         return None if self._login.is_done(request) and path != self._login.path else self._login
 
     def _identify(self, request: Request) -> dict[str, str]:
-        """Note whose request this is, by our cookie. Returns the headers that give the cookie to a new visitor.
+        """Note whose request this is, and whether our cookie says so. Returns the headers that give it to who is new.
 
         Only the page itself gives cookies, and never from a cache; whoever sends none owns what this one request
         makes, and nothing else. The key is a hash: what stands in the database opens no door.
         """
         state = request.scope.setdefault("state", {})
         if self._mode == "local":
-            state["owner"] = "local"
+            state["owner"], state["is_known"] = "local", True
             return {}
         token = request.cookies.get(OWNER_COOKIE, "")
         known = TOKEN.fullmatch(token) is not None
+        state["is_known"] = known
         token = token if known else secrets.token_urlsafe(32)
         state["owner"] = hashlib.sha256(token.encode()).hexdigest()[:32]
         if known or request.scope["path"] != "/":

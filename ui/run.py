@@ -9,8 +9,9 @@ import asyncio
 import base64
 import html
 import io
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import gradio as gr
@@ -26,9 +27,9 @@ from core.line import ENDED
 from core.prompts import MOST_CHUNKS, SECOND_PROMPTS
 from core.request import GenerationRequest
 from ui.editing import extended, outlook
-from ui.form import SIDES, read_form, write_form
+from ui.form import EDITING, REMEMBERED, SIDES, read_form, write_form
 from ui.hires import enlarging
-from ui.server import owner_of
+from ui.server import is_known, owner_of
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
 MODELS_OWN = ("width", "height", "sampler", "guidance_scale")  # fields that follow the model until a person sets them
@@ -200,6 +201,17 @@ class Desk:
             return {}
         return {**count._asdict(), "most": MOST_CHUNKS}
 
+    def recall(self, text: str | None) -> list[Any]:
+        """The REMEMBERED fields as this browser had them; as they are if it had none that are allowed here."""
+        with suppress(DarkroomError, ValueError, TypeError, RecursionError):
+            values = dict(zip(REMEMBERED, json.loads(text or ""), strict=True))
+            self.read(values | {"task": "text"})
+            GenerationRequest(**{name: values[name] for name in REMEMBERED if name in EDITING})
+            known = self.checkpoint(values["checkpoint"])
+            if known and not known.problem:
+                return list(values.values())
+        return [gr.skip()] * len(REMEMBERED)
+
     def follow_model(self, name: str | None, plan: Mapping[str, Any], *values: Any) -> list[Any]:
         """The MODELS_OWN fields after a change of model: what showed the old one's own value shows the new one's."""
         old = own_values(self.checkpoint(plan.get("checkpoint")))
@@ -238,7 +250,7 @@ class Desk:
                 before, machine = statuses, self.machine()
             film = [frame(job, self._preview(job)) for job in jobs]
             more = sum(job.status in ENDED for job in jobs) >= FILM_LENGTH
-            yield {"jobs": film, "more": more, "machine": machine}
+            yield {"jobs": film, "more": more, "machine": machine, "known": is_known(request)}
             await asyncio.sleep(FRAME_SECONDS)
 
     def older(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:

@@ -41,6 +41,11 @@ def owner_of(request: gr.Request) -> str:
     return str(request.state.owner)
 
 
+def is_known(request: gr.Request) -> bool:
+    """Whether the visitor's browser keeps our cookie; each request of one that does not has an owner of its own."""
+    return bool(request.state.is_known)
+
+
 @dataclass(frozen=True)
 class Running:
     """A server that answers: its page's address on this machine, the public one if there is one, and the login."""

@@ -13,6 +13,8 @@ window.darkroom = (() => {
     latest: null, // id of the job that last ran while this page was open
     missed: 0, // beats of the server's pulse in a row
     gone: false, // the server does not answer
+    known: true, // this browser keeps our cookie
+    recalled: false, // what it kept of the form was looked up
   };
   const parts = {};
   const $ = (selector, root = document) => root.querySelector(selector);
@@ -23,6 +25,7 @@ window.darkroom = (() => {
   /* -- what is on the canvas ------------------------------------------------------------------------------- */
 
   const find = (id) => view.jobs.find((job) => job.id === id);
+  const ended = (job) => job && !["queued", "running"].includes(job.status);
   const running = () => view.jobs.find((job) => job.status === "running");
   const waiting = () => view.jobs.filter((job) => job.status === "queued");
   const next = () => waiting().at(-1);
@@ -78,12 +81,15 @@ window.darkroom = (() => {
   }
 
   /* The server tells the newest; those that were scrolled back to before them stay. */
-  function follow({ jobs, more, machine }) {
+  function follow({ jobs, more, machine, known }) {
+    const newest = jobs.find(ended);
+    if (view.machine && newest && !ended(find(newest.id))) view.latest = newest.id; // perhaps too quick to be seen running
     const last = view.jobs.findIndex((job) => job.id === jobs.at(-1)?.id);
     const elders = more && last >= 0 ? view.jobs.slice(last + 1) : [];
     view.jobs = [...jobs, ...elders];
     if (!elders.length) view.more = more;
     view.machine = machine;
+    view.known = known;
   }
 
   function older() {
@@ -114,6 +120,7 @@ window.darkroom = (() => {
     const now = shown();
     drawSheet(now);
     drawStatus(now);
+    drawStranger();
     drawFilm(now);
     drawTitle();
     drawMachine();
@@ -172,8 +179,7 @@ window.darkroom = (() => {
     $(".progress", root).style.setProperty("--done", developing ? job.step / job.total : 0);
     const behind = developing ? waiting().length : 0;
     write($(".waiting", root), behind ? `${behind} waiting after this` : "");
-    const ended = job && !["queued", "running"].includes(job.status);
-    $(".actions", root).hidden = !ended;
+    $(".actions", root).hidden = !ended(job);
     const download = $("[data-does=download]", root);
     download.hidden = job?.status !== "done";
     for (const send of root.querySelectorAll(".actions .send")) send.hidden = download.hidden;
@@ -182,6 +188,15 @@ window.darkroom = (() => {
       download.href = `pictures/${job.pictures[now.index].id}?download=1`;
     }
     announce(job, head, note(job) || line);
+  }
+
+  /* Where cookies are not kept, nothing that is made could come back. In a frame of another site that is often so. */
+  function drawStranger() {
+    const root = $(".stranger", parts.stage);
+    root.hidden = view.known;
+    $("a", root).hidden = window === window.top;
+    $("span", root).hidden = window !== window.top;
+    $("a", root).href = location.href;
   }
 
   /* For screen readers: a change of state at once, steps only every fifth part of the way. */
@@ -249,7 +264,7 @@ window.darkroom = (() => {
   /* There may be hundreds: of those that have ended, only what changed is written. */
   function drawFrame(item, { job, picture, index }, current) {
     const state = `${job.status} ${picture?.id} ${Boolean(current)} ${job.pictures.length}`;
-    if (item.dataset.state === state && !["queued", "running"].includes(job.status)) return;
+    if (item.dataset.state === state && ended(job)) return;
     item.dataset.state = state;
     const [button, drop] = item.children;
     const [img, badge, bar] = button.children;
@@ -443,6 +458,19 @@ window.darkroom = (() => {
     }
   }
 
+  /* Model, size and sliders survive the visit; the server looks at them again, see ui/run.py. */
+  const SETTINGS = "darkroom-settings";
+
+  function recall() {
+    view.recalled = true;
+    return [localStorage.getItem(SETTINGS) || ""];
+  }
+
+  function remember(...values) {
+    if (view.recalled) localStorage.setItem(SETTINGS, JSON.stringify(values)); // not before they were looked up
+    return [];
+  }
+
   /* gradio puts this script into the page when it has loaded, so there is a body already. */
   new MutationObserver(paint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   setInterval(pulse, 5000);
@@ -455,5 +483,5 @@ window.darkroom = (() => {
     if (field && help[field.id] && !field.title) field.title = help[field.id];
   });
 
-  return { stage, dock, machine, tokens, mark() {}, seed, forget, redraw: draw };
+  return { stage, dock, machine, tokens, mark() {}, seed, forget, recall, remember, redraw: draw };
 })();
