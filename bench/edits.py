@@ -1,11 +1,19 @@
-"""Do image to image and inpainting keep their promises? 40 cases and 8 seeds on the pocket model."""
+"""Do image to image and inpainting keep their promises? 40 cases and 8 seeds on the pocket model.
+
+And is moving between the tasks free? They share one set of components.
+"""
 
 from __future__ import annotations
 
+import statistics
+import time
+
 import numpy as np
+import psutil
+from PIL.Image import Image
 from tqdm import tqdm
 
-from core import Engine, Settings
+from core import Engine, GenerationRequest, Loading, Settings
 from tests import colours
 from tests.edits import (
     CHANGE,
@@ -21,6 +29,7 @@ from tests.edits import (
 )
 
 STEPS = 20
+TURNS = 15
 
 
 def main(pairs: int) -> None:
@@ -30,6 +39,7 @@ def main(pairs: int) -> None:
     print(f"image to image at 0.8: the prompt's colours in {changed} of {pairs}")
     print(f"inpaint: the asked colour inside in {inpainted} of {pairs}, {outside} values differ outside")
     _distances(engine)
+    _moving(engine)
 
 
 def _case(engine: Engine, case: int) -> tuple[int, int, int]:
@@ -62,3 +72,27 @@ def _distances(engine: Engine) -> None:
         far = np.mean([distance(image, source) for image in images])
         alike = min(layout_correlation(image, source) for image in images)
         print(f"strength {strength}: {far:5.1f} of 255 from the source, layout correlation at least {alike:.2f}")
+
+
+def _moving(engine: Engine) -> None:
+    """How much later a task's first step comes after the other tasks than after itself."""
+    source = draw(engine, CHANGE[0], 3, steps=STEPS)
+    tasks = [{}, {"image": source}, {"image": source, "mask": mask_of(source.size)}]
+    later, began = [], psutil.Process().memory_info().rss
+    for turn in range(TURNS):
+        for name, task in enumerate(tasks):
+            alone = _first_step([task, task], engine)
+            moved = _first_step([tasks[(name + 1 + turn % 2) % 3], task], engine)
+            later.append(moved - alone)
+    grown = (psutil.Process().memory_info().rss - began) / 2**20
+    print(f"moving between tasks: {1000 * statistics.median(later):+.1f} ms, {grown:+.1f} MiB, nothing loaded")
+
+
+def _first_step(tasks: list[dict[str, Image]], engine: Engine) -> float:
+    """Seconds until the first step of the last of `tasks`, which run one after the other."""
+    for task in tasks:
+        began, first = time.perf_counter(), 0.0
+        for event in engine.generate(GenerationRequest(prompt=CHANGE[1], seed=0, steps=2, strength=1.0, **task)):
+            assert not isinstance(event, Loading)
+            first = first or time.perf_counter() - began
+    return first
