@@ -33,6 +33,7 @@ REFUSED = (
     (r"^(control_model\.)?label_emb\.", "it is for XL in the original layout, which Darkroom does not know"),
 )
 """What is often put into the folder and is no ControlNet that we know: a pattern of its keys, and what to say."""
+UNION = "task_embedding"  # the one tensor that only a Union has: a row for each kind of map
 HINT = r"(^|\.)(controlnet_cond_embedding|input_hint_block)\."  # what takes the map: every ControlNet has it
 
 
@@ -40,7 +41,8 @@ HINT = r"(^|\.)(controlnet_cond_embedding|input_hint_block)\."  # what takes the
 class Network:
     """A ControlNet of the list. One with a `problem` cannot be used; then only name, title and problem mean anything.
 
-    `begins`: a unit's own values with this network. `control_types`: how many kinds of maps a Union knows, else 0.
+    `family` is None for one that has no published models, such as the pocket model's. `control_types`: how many kinds
+    of maps a Union knows, else 0. `begins`: a unit's own values with this network.
     """
 
     name: str
@@ -48,17 +50,9 @@ class Network:
     problem: str | None = None
     part: Part | None = None
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    family: str | None = None
+    control_types: int = 0
     begins: Control | None = None
-
-    @property
-    def control_types(self) -> int:
-        return int(self.config.get("num_control_type", 0)) if self.part and "Union" in self.part.class_name else 0
-
-    @property
-    def family(self) -> str | None:
-        """None for a family that has no published models, such as the pocket model's."""
-        is_full = self.config.get("block_out_channels", [0])[0] == 320
-        return WIDTHS.get(self.config.get("cross_attention_dim", 0)) if is_full else None
 
     def fits(self, checkpoint: Checkpoint) -> bool:
         return all(_plain(self.config.get(name)) == _plain(checkpoint.unet_config.get(name)) for name in FITTING)
@@ -130,7 +124,7 @@ def _describe_folder(folder: Path) -> Network:
     variant = "fp16" if ".fp16." in weights.name else None
     part = Part("controlnet", folder, _class_name(shapes), weights, variant, _count(shapes))
     card = read_json(folder / "darkroom.json") if (folder / "darkroom.json").exists() else {}
-    return _network(part, config, card)
+    return _network(part, config, card, shapes)
 
 
 def _describe_file(path: Path) -> Network:
@@ -140,18 +134,22 @@ def _describe_file(path: Path) -> Network:
     own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
     config = controlnet_config(own)
     part = Part("controlnet", path, _class_name(own), path, None, _count(own), Source(prefix, config))
-    return _network(part, config, {})
+    return _network(part, config, {}, own)
 
 
-def _network(part: Part, config: Config, card: Mapping[str, Any]) -> Network:
+def _network(part: Part, config: Config, card: Mapping[str, Any], shapes: Shapes) -> Network:
     """`card`: darkroom.json, a title and a unit's own values."""
-    values = {"preprocessor": suited(part.folder.stem), **card}
-    title = values.pop("title", part.folder.stem)
+    name, (control_types, *_) = part.folder.name, shapes.get(UNION, (0,))
+    made_for = suited(part.folder.stem)
+    values = {"preprocessor": "canny" if control_types and made_for == "none" else made_for, **card}
+    title = str(values.pop("title", part.folder.stem))[:100]
     try:
-        begins = Control(net=part.folder.name, **values)
+        begins = Control(net=name, **values)
     except (RequestError, TypeError) as error:
         raise CheckpointError(f"its darkroom.json is not right: {error}") from None
-    return Network(part.folder.name, str(title)[:100], part=part, config=config, begins=begins)
+    is_full = config["block_out_channels"][0] == 320
+    family = WIDTHS.get(config["cross_attention_dim"]) if is_full else None
+    return Network(name, title, None, part, config, family, control_types, begins)
 
 
 def _refuse(shapes: Shapes) -> None:
@@ -167,7 +165,7 @@ def _refuse(shapes: Shapes) -> None:
 
 
 def _class_name(shapes: Shapes) -> str:
-    return "ControlNetUnionModel" if "task_embedding" in shapes else "ControlNetModel"
+    return "ControlNetUnionModel" if UNION in shapes else "ControlNetModel"
 
 
 def _count(shapes: Shapes) -> int:

@@ -7,8 +7,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from core import Control, Engine, Settings
+from core import Control, Engine, GenerationRequest, Outpaint, Settings
 from core.control import ControlUnit
+from core.inpaint import Canvas
+from core.passes import second_pass
+from core.preprocess import control_map
+from core.request import Hires
 from tests.edits import differing, draw, finish, mask_of, untouched
 
 PROMPT = "a red circle on a blue background"
@@ -63,6 +67,45 @@ def test_two_units_at_once_steer_an_inpainting_and_nothing_outside_the_mask(
     free, steered = finish(engine, **fields), finish(engine, **fields, controls=units)
     assert steered.images[0].tobytes() != free.images[0].tobytes()
     assert differing(steered, untouched(steered)) == 0
+
+
+# What a unit's network sees
+
+
+def frame(**fields: object) -> GenerationRequest:
+    return GenerationRequest(**{"width": 64, "height": 64, **fields})
+
+
+def test_a_control_picture_of_another_shape_is_brought_to_the_frame() -> None:
+    wide = Image.linear_gradient("L").rotate(90).resize((160, 40)).convert("RGB")
+    maps = []
+    for mode in ("stretch", "crop", "pad"):
+        unit = Control(net="a", image=wide, resize_mode=mode)
+        maps.append(Canvas(frame(controls=[unit])).control(unit))
+    assert [made.size for made in maps] == [(64, 64)] * 3
+    spans = [np.ptp(np.asarray(made, int)[32, :, 0]) for made in maps]
+    assert spans[0] > 240 and spans[2] > 240 and 40 < spans[1] < 80  # a crop sees a quarter of the gradient
+
+
+def test_without_a_picture_of_its_own_it_sees_the_source_as_the_run_does(drawing: Image.Image) -> None:
+    unit = Control(net="a", preprocessor="canny")
+    extended = frame(image=drawing, outpaint=Outpaint(right=32), width=None, height=None, controls=[unit])
+    made = Canvas(extended).control(unit)
+    assert made.size == (288, 256)
+    own = control_map(drawing, "canny", (None, None))
+    assert np.array_equal(np.asarray(made)[:, :250], np.asarray(own)[:, :250])
+    mask = mask_of((256, 256), (16, 88, 144, 216))
+    cut = Canvas(frame(image=drawing, mask=mask, padding_mask_crop=8, width=256, height=256, controls=[unit]))
+    left, upper, right = cut.region[:3]
+    seen = np.argwhere(np.asarray(cut.control(unit))[..., 0])[:, ::-1] * (right - left) / 256 + (left, upper)
+    assert seen.min() >= BOX[0] - 3 and abs(seen.max(axis=0) - (BOX[2], BOX[3])).max() < 4
+
+
+def test_the_second_pass_sees_the_first_ones_source(drawing: Image.Image) -> None:
+    hires = Hires(scale=2.0)
+    first = frame(image=drawing, seed=1, hires=hires, width=256, height=256, controls=[Control(net="a")])
+    (unit,) = second_pass(first, 0, Image.new("RGB", (512, 512))).controls
+    assert unit.image and unit.image.tobytes() == drawing.tobytes()
 
 
 # One unit in the loop

@@ -59,6 +59,7 @@ def test_a_union_is_told_from_its_tensors_in_a_folder_and_a_file(tmp_path):
     save(net, tmp_path / "union.safetensors")
     for network in scan(tmp_path):
         assert (network.problem, network.control_types) == (None, 6)
+        assert network.begins and network.begins.preprocessor == "canny"
         loaded = load_part(network.part, "cpu", "float32")
         assert isinstance(loaded, ControlNetUnionModel)
         assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in net.state_dict().items())
@@ -105,13 +106,16 @@ def test_broken_ones_are_listed_with_their_reason(tmp_path):
     for name, content in {"a.pth": b"PK", "b.safetensors": b"PK\x03\x04" + bytes(99), "c.safetensors": b""}.items():
         folder.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
-    for name in ("d", "e", "f"):
+    for name in ("d", "e", "f", "g"):
         (folder / name).mkdir()
+    save_file({HINT: torch.zeros(2)}, folder / "g" / "diffusion_pytorch_model.safetensors")
+    (folder / "g" / "config.json").write_text('{"block_out_channels": 5, "cross_attention_dim": [7]}')
     (folder / "e" / "config.json").write_text("[]")
     (folder / "f" / "config.json").write_text("{}")
     problems = [network.problem or "" for network in scan(folder)]
     expected = ["it is a pickle", "a pickle with the ending .safetensors", "it is damaged or not fully copied"]
     expected += ["d/config.json is missing", "e/config.json is not a JSON object", "its f has no weights"]
+    expected += ["it is no ControlNet of a kind that Darkroom knows, or cannot be read"]
     assert all(reason in problem for reason, problem in zip(expected, problems, strict=True)), problems
 
 

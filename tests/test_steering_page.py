@@ -60,6 +60,12 @@ def test_a_picture_follows_a_drawing_and_its_settings_come_back(page: Page, draw
     run(page, steps=8)
     assert overlap(Image.fromarray(result(page)), Image.open(drawing)) > 0.7
 
+    kept = f"{page.url}{page.locator('#stage .picture').get_attribute('src')}/maps"
+    assert (
+        np.asarray(Image.open(io.BytesIO(page.request.get(f"{kept}/0").body())))[..., 0] > 0
+    ).tolist() == edges.tolist()
+    assert [page.request.get(f"{kept}/{name}").status for name in ("1", "-1", "x")] == [404, 404, 404]
+
     page.click(f"{CHIP} .close")
     expect(page.locator(CHIP)).to_have_count(0)
     assert form(page) == []

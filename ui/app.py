@@ -89,7 +89,6 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
         cabinet = Cabinet(presets, desk)
         _wire(page, parts, desk)
         _wire_live(page, parts, desk, cabinet)
-        wire_steering(page, parts.additions["control"], desk, parts.fields, parts.rescan)
         wire_presets(page, parts.presets, parts.aspect, cabinet, parts.fields)
         wire_gallery(page, parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
         wire_info(parts.info, Reader(desk), list(parts.fields.values()))
@@ -229,7 +228,8 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     def models(rescan: bool) -> Any:
         return gr.Dropdown(choices=choices(desk.engine.rescan() if rescan else desk.engine.checkpoints()))
 
-    parts.rescan.click(lambda: models(rescan=True), None, model, **AT_ONCE)
+    rescanned = parts.rescan.click(lambda: models(rescan=True), None, model, **AT_ONCE)
+    wire_steering(page, parts.additions["control"], desk, parts.fields, rescanned)
     page.load(lambda: models(rescan=False), None, model, **AT_ONCE)
 
 

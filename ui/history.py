@@ -154,10 +154,11 @@ def _frame(row: PictureRow) -> Answer:
     try:
         request = row.request
     except RequestError:  # from a version that allowed what this one does not
-        return frame | {"prompt": "", "negative": "", "facts": [], "source": False}
+        return frame | {"prompt": "", "negative": "", "facts": [], "source": False, "maps": 0}
     return frame | {
         "prompt": request.prompt,
         "negative": request.negative_prompt,
         "facts": own_facts(request, row.index),
         "source": request.image is not None and request.outpaint is None,
+        "maps": len(request.controls),
     }

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,8 +23,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from core.errors import DarkroomError, NotFound
+from core.errors import DarkroomError, NotFound, StorageError
 from core.history import History
+from core.inpaint import Canvas
 from core.jobs import JobQueue
 from core.settings import VERSION, Settings
 from ui.archive import file_name, zip_route
@@ -207,6 +209,16 @@ def routes(queue: JobQueue, history: History) -> list[Route]:
         png = history.input_png(request.path_params["fingerprint"], request.state.owner)
         return Response(png, media_type="image/png", headers=KEEP)
 
+    def control_map(request: Request) -> Response:
+        """What a ControlNet of the picture's job saw, made again of what the job keeps: the same bits every time."""
+        owner, index = request.state.owner, request.path_params["index"]
+        made_by = history.request(history.picture(request.path_params["id"], owner).job, owner)
+        if index >= len(made_by.controls):
+            raise NotFound("There is no such map.")
+        file = BytesIO()
+        Canvas(made_by).control(made_by.controls[index]).save(file, "PNG")
+        return Response(file.getvalue(), media_type="image/png", headers=KEEP)
+
     async def livez(_: Request) -> Response:
         return PlainTextResponse("ok")
 
@@ -218,6 +230,7 @@ def routes(queue: JobQueue, history: History) -> list[Route]:
         Route("/pictures/{id}", _or_missing(picture)),
         Route("/pictures/{id}/thumbnail", _or_missing(thumbnail)),
         Route("/pictures/{id}/source", _or_missing(source)),
+        Route("/pictures/{id}/maps/{index:int}", _or_missing(control_map)),
         Route("/inputs/{fingerprint}", _or_missing(kept_input)),
         Route("/livez", livez),
         Route("/readyz", readyz),
@@ -228,7 +241,7 @@ def _or_missing(endpoint: Callable[[Request], Response]) -> Callable[[Request], 
     def answer(request: Request) -> Response:
         try:
             return endpoint(request)
-        except NotFound:
+        except (NotFound, StorageError):  # the latter for what was deleted by hand
             return PlainTextResponse("There is no such picture.", 404, {"Cache-Control": "no-store"})
 
     return answer

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 from PIL import Image
 
 from core.checkpoints import Checkpoint
@@ -32,11 +33,10 @@ def build_steering() -> gr.HTML:
 
 
 def wire_steering(
-    page: gr.Blocks, part: Component, desk: Desk, fields: dict[str, Component], rescan: gr.Button
+    page: gr.Blocks, part: Component, desk: Desk, fields: dict[str, Component], rescanned: Dependency
 ) -> None:
     steering, model, units = Steering(desk), fields["checkpoint"], fields["controls"]
-    gr.on([page.load, model.change], steering.choices, model, part, **AT_ONCE)
-    rescan.click(desk.engine.rescan, None, None, **AT_ONCE).then(steering.choices, model, part, **AT_ONCE)
+    gr.on([page.load, model.change, rescanned.then], steering.choices, model, part, **AT_ONCE)
     part.map(steering.map, list(fields.values()), part, **AT_ONCE, trigger_mode="multiple")
     units.change(None, units, None, js="darkroom.steer", **AT_ONCE)
 
@@ -73,7 +73,7 @@ class Steering:
 
     def _frame(self, given: dict[str, Any]) -> GenerationRequest:
         """A resolved request with the form's size, or its source picture's; its other values play no part."""
-        source = (given["image"] or "").partition("\n")[0]
+        source = str(given["image"] or "").partition("\n")[0]
         task = "image" if source and given["task"] != "text" else "text"
         names = ("checkpoint", "width", "height", "image", "resize_mode")
         size = {name: given[name] for name in names} | {"image": source, "task": task, "strength": 1.0}

@@ -297,12 +297,21 @@
     write($(".title", card), single ? when(one) : `${ones.length} pictures`);
     write($(".prompt", card), single ? title(one) : "");
     write($(".negative", card), single && one.negative ? `Without: ${one.negative}` : "");
+    drawMaps($(".maps", card), single ? one : { id: "", maps: 0 });
     darkroom.list($(".facts", card), single ? one.facts : []);
     const shown = { use: single, again: single, image: single, inpaint: single, upscale: single, before: single && one.source, download: single, zip: !single, compare: ones.length === 2, look: single };
     for (const [name, on] of Object.entries(shown)) $(`[data-does=${name}]`, card).hidden = !on;
     $("[data-does=download]", card).href = `${url(one.id)}?download=1`;
     const loved = ones.every((each) => each.favourite);
     $("[data-does=favourite]", card).setAttribute("aria-pressed", loved);
+  }
+
+  /* What its ControlNets saw. */
+  function drawMaps(node, one) {
+    const sources = Array.from({ length: one.maps }, (_, index) => `${url(one.id)}/maps/${index}`);
+    if (node.dataset.key === sources.join()) return;
+    node.dataset.key = sources.join();
+    node.replaceChildren(...sources.map((src, index) => make("img", { src, alt: `Control map ${index + 1}` })));
   }
 
   Object.assign(darkroom, { gallery });

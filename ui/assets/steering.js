@@ -58,7 +58,7 @@
   function know(can) {
     const first = !state.can;
     state.can = can;
-    if (first) buildRows();
+    if (first) build();
     state.units = Array.from({ length: can.most }, (_, index) => {
       const one = state.units[index];
       return one && (one.on || one.url) ? one : fresh();
@@ -71,10 +71,11 @@
 
   /* -- pictures --------------------------------------------------------------------------------------------- */
 
-  async function place(file, one = unit()) {
+  function place(file) {
+    const one = unit();
     URL.revokeObjectURL(one.url);
     change(one, { on: true, own: true, path: "", url: URL.createObjectURL(file) });
-    await send(one, file);
+    return send(one, file);
   }
 
   /* Upload a unit's picture. Generate waits for it. */
@@ -189,8 +190,13 @@
     return groups;
   }
 
-  function buildRows() {
-    const { fields, preprocessors, control_types: types } = state.can;
+  function build() {
+    const { fields, preprocessors, control_types: types, most } = state.can;
+    $(".units", root).replaceChildren(...Array.from({ length: most }, (_, index) => {
+      const button = make("button", { type: "button", textContent: String(index + 1) });
+      button.dataset.unit = index;
+      return button;
+    }));
     $(".rows", root).replaceChildren(
       segments("own", { label: "From", help: "Where the control picture comes from" }, [["own", "Own picture"], ["source", "Source picture"]]),
       choice("net", fields.net, []),
@@ -258,13 +264,12 @@
   function draw() {
     if (!state.can) return;
     const one = unit();
-    $(".units", root).replaceChildren(...state.units.map((each, index) => {
-      const button = make("button", { type: "button", textContent: String(index + 1), ariaLabel: `Unit ${index + 1}${each.on ? ", on" : ""}` });
+    state.units.forEach((each, index) => {
+      const button = $(".units", root).children[index];
+      button.setAttribute("aria-label", `Unit ${index + 1}${each.on ? ", on" : ""}`);
       button.setAttribute("aria-pressed", index === state.at);
       button.toggleAttribute("data-on", each.on);
-      button.dataset.unit = index;
-      return button;
-    }));
+    });
     $("[name=on]", root).checked = one.on;
     drawPictures(one);
     drawRows(one);
