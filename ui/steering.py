@@ -36,7 +36,8 @@ def wire_steering(
     page: gr.Blocks, part: Component, desk: Desk, fields: dict[str, Component], rescanned: Dependency
 ) -> None:
     steering, model, units = Steering(desk), fields["checkpoint"], fields["controls"]
-    gr.on([page.load, model.change, rescanned.then], steering.choices, model, part, **AT_ONCE)
+    gr.on([page.load, model.change], steering.choices, model, part, **AT_ONCE)
+    rescanned.then(steering.choices, model, part, **AT_ONCE)
     part.map(steering.map, list(fields.values()), part, **AT_ONCE, trigger_mode="multiple")
     units.change(None, units, None, js="darkroom.steer", **AT_ONCE)
 
