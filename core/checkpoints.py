@@ -15,11 +15,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
 from core.cache import Key
+from core.defaults import FewSteps, few_steps
 from core.errors import CheckpointError, RequestError
-from core.families import FAMILIES, LatentFormat
+from core.families import FAMILIES, Family, LatentFormat
 from core.layouts import Layout, identify, noise_schedule, pieces
 from core.memory import Footprint, is_out_of_memory
-from core.request import UPSCALERS
+from core.request import UPSCALERS, GenerationRequest
+from core.samplers import usable
 from core.shapes import Config
 from core.vocabulary import CLIP_MERGES, clip_tokenizer
 
@@ -37,7 +39,8 @@ CLASSES = {
     SWIN2SR: "transformers",
 }
 """The classes that a model folder may name, and the library of each; no other is ever imported."""
-SCHEDULER_SAMPLERS = {"DDIMScheduler": "DDIM", "LCMScheduler": "LCM", "TCDScheduler": "TCD"}
+STEPS: int = GenerationRequest.model_fields["steps"].default
+SCHEDULER_SAMPLERS = {"DDIMScheduler": "DDIM"}
 """Schedulers that tell how a model was trained; the others of model folders are only what was in use that year."""
 
 
@@ -104,6 +107,7 @@ class Checkpoint:
     native_size: int = 0
     sampler: str = ""
     guidance_scale: float = 0.0
+    steps: int = STEPS
     clip_skips: int = 0
     inpaints_only: bool = False
     context_width: int = 0
@@ -115,10 +119,16 @@ class Checkpoint:
     scheduler_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     unet_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    vae_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def text_encoders(self) -> int:
         return sum(part.name.startswith("text_encoder") for part in self.parts)
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Those that can follow its noise levels."""
+        return usable(self.scheduler_config)
 
 
 class Card(BaseModel):
@@ -129,6 +139,7 @@ class Card(BaseModel):
     title: str | None = None
     sampler: str | None = None
     guidance_scale: float | None = None
+    steps: int | None = None
     examples: list[str] = []
     latent_rgb_factors: list[list[float]] | None = None
     latent_rgb_bias: list[float] | None = None
@@ -165,7 +176,7 @@ def find_upscaler(folder: Path, name: str) -> Part | None:
         if read_json(folder / name / "config.json").get("architectures") != [SWIN2SR]:
             raise CheckpointError("it is no Swin2SR of transformers")
         weights = weights_in(folder / name)
-        return Part("upscaler", folder / name, SWIN2SR, weights, None, _count_parameters(weights))
+        return Part("upscaler", folder / name, SWIN2SR, weights, None, count_parameters(weights))
     except CheckpointError as error:
         raise CheckpointError(f"Upscaler: {name} cannot be used: {error}.") from None
 
@@ -194,7 +205,10 @@ def _describe_file(path: Path) -> Checkpoint:
     layout = identify(shapes)
     found = pieces(layout, shapes)
     family = FAMILIES[layout.family]
-    scheduler = noise_schedule(layout.family, shapes, read_metadata(path), path.stem)
+    few = few_steps(path.stem)
+    scheduler = noise_schedule(layout.family, shapes, read_metadata(path), path.stem) | dict(
+        few.levels if few else {}
+    )
     text, unet, vae = (found[name][0] for name in ("text_encoder", "unet", "vae"))
     parts = tuple(_file_parts(path, layout, found))
     small = layout.family == "sd2" and scheduler["prediction_type"] == "epsilon"
@@ -204,8 +218,7 @@ def _describe_file(path: Path) -> Checkpoint:
         family=layout.family,
         size_bytes=path.stat().st_size,
         native_size=512 if small else family.native_size,
-        sampler=family.sampler,
-        guidance_scale=family.guidance_scale,
+        **_best(family, few),
         clip_skips=text["num_hidden_layers"] - (1 if layout.family == "sdxl" else 0),
         inpaints_only=unet["in_channels"] == 9,
         context_width=unet["cross_attention_dim"],
@@ -214,6 +227,7 @@ def _describe_file(path: Path) -> Checkpoint:
         parts=parts,
         scheduler_config=scheduler,
         unet_config=unet,
+        vae_config=vae,
     )
 
 
@@ -236,6 +250,7 @@ def _describe(folder: Path) -> Checkpoint:
     name = _family(index, configs)
     family = FAMILIES[name]
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler_class = str(scheduler.get("_class_name", ""))
     unet, vae = configs["unet"], configs["vae"]
     return Checkpoint(
         name=folder.name,
@@ -243,8 +258,7 @@ def _describe(folder: Path) -> Checkpoint:
         family=name,
         size_bytes=sum(part.weights.stat().st_size for part in parts if part.weights),
         native_size=unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1),
-        sampler=card.sampler or SCHEDULER_SAMPLERS.get(scheduler.get("_class_name", ""), family.sampler),
-        guidance_scale=card.guidance_scale or family.guidance_scale,
+        **_best(family, few_steps(folder.name, scheduler_class), card, SCHEDULER_SAMPLERS.get(scheduler_class)),
         clip_skips=configs["text_encoder"]["num_hidden_layers"] - (1 if name == "sdxl" else 0),
         inpaints_only=unet["in_channels"] == 9,
         context_width=unet["cross_attention_dim"],
@@ -255,6 +269,7 @@ def _describe(folder: Path) -> Checkpoint:
         scheduler_config=scheduler,
         options={key: value for key, value in index.items() if not isinstance(value, list)},
         unet_config=unet,
+        vae_config=vae,
     )
 
 
@@ -266,6 +281,18 @@ def _family(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) 
     if pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionInpaint", "StableDiffusionImg2Img")):
         return "sd2" if configs["text_encoder"].get("hidden_act") == "gelu" else "sd1"
     raise CheckpointError(f"it is made for {pipeline[:60]}, which Darkroom does not know")
+
+
+def _best(
+    family: Family, few: FewSteps | None, card: Card | None = None, sampler: str | None = None
+) -> dict[str, Any]:
+    """Sampler, guidance and steps: as its maker says, as it was distilled, as it was trained, as its family has them."""
+    said = card or Card()
+    return {
+        "sampler": said.sampler or (few.sampler if few else sampler or family.sampler),
+        "guidance_scale": said.guidance_scale or (few.guidance_scale if few else family.guidance_scale),
+        "steps": said.steps or (few.steps if few else STEPS),
+    }
 
 
 def _is_wide(family: str, vae: Mapping[str, Any]) -> bool:
@@ -285,7 +312,7 @@ def _parts(folder: Path, index: Mapping[str, Any]) -> Iterator[Part]:
             continue
         weights = weights_in(folder / name)
         variant = "fp16" if ".fp16." in weights.name else None
-        yield Part(name, folder / name, class_name, weights, variant, _count_parameters(weights))
+        yield Part(name, folder / name, class_name, weights, variant, count_parameters(weights))
 
 
 def weights_in(folder: Path) -> Path:
@@ -332,7 +359,7 @@ def _header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _count_parameters(weights: Path) -> int:
+def count_parameters(weights: Path) -> int:
     return sum(math.prod(tensor["shape"]) for tensor in read_header(weights).values())
 
 

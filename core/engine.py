@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from core import machine, memory, networks, prompts
+from core import machine, memory, networks, prompts, vaes
 from core.cache import ModelCache
 from core.checkpoints import Checkpoint, Part, find_upscaler, list_upscalers, load_part, scan
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
@@ -111,6 +111,9 @@ class Engine:
         """What became of a LoRA when it was last merged; None if it has not been yet."""
         return self._reports.get(name)
 
+    def vaes(self) -> tuple[str, ...]:
+        return vaes.list_vaes(self.settings.models / "vae")
+
     def upscalers(self) -> tuple[str, ...]:
         return list_upscalers(self.settings.models / "upscalers")
 
@@ -120,7 +123,7 @@ class Engine:
 
     def plan(self, request: GenerationRequest) -> MemoryPlan:
         """How a resolved request would use the memory that is free now. Raises OutOfMemory if it cannot."""
-        checkpoint = self._find(request.checkpoint)
+        checkpoint = self._fitted(request)
         nets = networks.asked_for(request, checkpoint, self._networks)
         footprint = replace(checkpoint.footprint, nets=tuple(net.parameters for net in nets))
         return memory.plan(self.machine(), footprint, request)
@@ -190,6 +193,7 @@ class Engine:
         )
         _check_model(resolved, checkpoint)
         networks.asked_for(resolved, checkpoint, self._networks)
+        self._fitted(resolved)
         if resolved.hires:
             find_upscaler(self.settings.models / "upscalers", resolved.hires.upscaler)
         self.settings.limits.check(resolved)
@@ -209,7 +213,7 @@ class Engine:
             raise EngineBusy("The engine is at work on another picture.")
         try:
             resolved = self.resolve(request)
-            checkpoint = self._find(resolved.checkpoint)
+            checkpoint = self._fitted(resolved)
             plan = self.plan(resolved)
             for attempt in (plan, plan.lighter or plan):
                 try:
@@ -250,7 +254,7 @@ class Engine:
                 upscaler=(yield from self._load_upscaler(request, plan, in_use)),
                 preview=functools.partial(self._preview, checkpoint),
             )
-            model_hash = self._hashes.of(checkpoint)
+            model_hash = self._hashes.of(self._find(request.checkpoint))
             parts = model.parts
             modules = Placed(parts.text_encoders, parts.unet, parts.vae, nets)
             in_use.enter_context(placed(modules, plan.way, self._machine.device))
@@ -389,6 +393,10 @@ class Engine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def _fitted(self, request: GenerationRequest) -> Checkpoint:
+        """The checkpoint of a resolved request, with the VAE that it asks for. Raises as `vaes.with_vae` does."""
+        return vaes.with_vae(self._find(request.checkpoint), self.settings.models / "vae", request.vae)
+
     def _find(self, name: str | None) -> Checkpoint:
         """The checkpoint of that name, or the first that works if none is named."""
         usable = [checkpoint for checkpoint in self._checkpoints if checkpoint.problem is None]
@@ -424,6 +432,8 @@ def _size(request: GenerationRequest, checkpoint: Checkpoint) -> tuple[int | Non
 
 def _check_model(request: GenerationRequest, checkpoint: Checkpoint) -> None:
     """The rules that depend on the model and the sampler."""
+    if request.sampler not in checkpoint.samplers:
+        raise reject("sampler", request.sampler, "one of " + ", ".join(checkpoint.samplers))
     most = SAMPLERS[request.sampler or checkpoint.sampler].most_steps
     for run in request.passes:
         if most and run.of > most:

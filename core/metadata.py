@@ -143,6 +143,7 @@ def _a1111_values(
         "Size": f"{request.width or image.width}x{request.height or image.height}",
         "Model hash": made_with.get("model_hash", "").removeprefix("sha256:")[:10] or None,
         "Model": request.checkpoint,
+        "VAE": request.vae,
         "Denoising strength": hires.strength if hires else request.strength if request.image else None,
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "Mask blur": request.mask_feather if request.task == "inpaint" else None,
@@ -334,6 +335,8 @@ def _a1111_settings(line: str) -> list[Found]:
     for key, value in pairs.items():
         if key == "Model":
             found.append(Found(key, "checkpoint", value))
+        elif key == "VAE" and value not in ("Automatic", "None"):
+            found.append(Found(key, "vae", value))
         elif key in A1111_NUMBERS and not (second_pass and key == "Denoising strength"):
             found.append(Found(key, A1111_NUMBERS[key], _number(value)))
         else:

@@ -307,6 +307,9 @@ class GenerationRequest(Parameters):
         description="For the second text encoder of XL; none: as the first",
     )
     checkpoint: Name | None = Field(None, title="Model", description="A name from the model list")
+    vae: Name | None = Field(
+        None, title="VAE", description="A folder or file of models/vae in place of the model's own"
+    )
     sampler: Annotated[str, AfterValidator(_sampler)] | None = Field(
         None, title="Sampler", description="How noise becomes a picture"
     )

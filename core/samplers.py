@@ -68,6 +68,27 @@ SAMPLERS: Mapping[str, Sampler] = {
     "TCD": Sampler("TCDScheduler", few_steps=True, most_steps=50),
 }
 
+ZERO_SNR = frozenset(
+    {
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "DPMSolverMultistepScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "LCMScheduler",
+        "TCDScheduler",
+        "UniPCMultistepScheduler",
+    }
+)
+"""Schedulers that can begin at pure noise, as models whose noise levels end there need it."""
+
+
+def usable(levels: Mapping[str, Any]) -> tuple[str, ...]:
+    """The samplers that can follow a model's noise `levels`, the config of its scheduler."""
+    zero_snr = bool(levels.get("rescale_betas_zero_snr"))
+    return tuple(name for name, sampler in SAMPLERS.items() if not zero_snr or sampler.scheduler in ZERO_SNR)
+
+
 _ALIASES = {alias: name for name, sampler in SAMPLERS.items() for alias in sampler.aliases}
 
 

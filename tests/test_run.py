@@ -33,6 +33,7 @@ LARGE = Checkpoint(
     native_size=1024,
     sampler="Euler",
     guidance_scale=7.0,
+    steps=4,
     parts=ENCODERS,
 )
 
@@ -69,9 +70,9 @@ def test_what_is_no_seed_is_refused_by_its_label(text: str) -> None:
 
 def test_fields_follow_the_model_until_a_person_sets_them(desk: Desk) -> None:
     plan = {"checkpoint": "small"}
-    assert desk.follow_model("large", plan, 256, 256, "DDIM", 4.0) == [1024, 1024, "Euler", 7.0]
-    assert desk.follow_model("large", plan, 512, 256, "Heun", 4.0) == [512, 1024, "Heun", 7.0]
-    assert desk.follow_model("large", {}, None, None, None, None) == [1024, 1024, "Euler", 7.0]
+    assert desk.follow_model("large", plan, 256, 256, "DDIM", 4.0, 20) == [1024, 1024, "Euler", 7.0, 4]
+    assert desk.follow_model("large", plan, 512, 256, "Heun", 4.0, 30) == [512, 1024, "Heun", 7.0, 30]
+    assert desk.follow_model("large", {}, None, None, None, None, 20) == [1024, 1024, "Euler", 7.0, 4]
 
 
 def test_what_a_browser_kept_is_looked_at_again(desk: Desk) -> None:

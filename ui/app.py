@@ -149,7 +149,7 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, eng
             fields["width"] = control("width", value=own["width"])
             swap = gr.Button("Swap width and height", elem_id="swap", elem_classes="icon")
             fields["height"] = control("height", value=own["height"])
-        fields["steps"] = control("steps")
+        fields["steps"] = control("steps", value=own["steps"])
         fields["guidance_scale"] = control("guidance_scale", value=own["guidance_scale"])
         fields["sampler"] = control("sampler", value=own["sampler"])
         with gr.Row(elem_id="seeds"):
@@ -162,6 +162,7 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, eng
             for name in SECOND_PROMPTS:
                 fields[name] = control(name, value="", placeholder="As the first", visible=False)
             fields["clip_skip"] = control("clip_skip")
+            fields["vae"] = control("vae")
     dock = live("dock", "generate", value={})
     extra = {
         "tabs": tabs,
@@ -200,6 +201,8 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     model.input(desk.follow_model, [model, parts.dock, *own], own, **AT_ONCE)
     seconds = [parts.fields[name] for name in SECOND_PROMPTS]
     gr.on([page.load, model.change], desk.second_prompts, model, seconds, **AT_ONCE)
+    offered = [parts.fields["sampler"], parts.fields["vae"]]
+    gr.on([page.load, model.change], desk.offered, model, offered, **AT_ONCE)
     parts.swap.click(None, [width, height], [width, height], js="(w, h) => [h, w]", **QUIET)
     parts.dice.click(None, None, seed, js="() => ''", **QUIET)
     parts.reuse.click(None, seed, seed, js="darkroom.seed", **QUIET)

@@ -31,6 +31,9 @@ def _id(name: str) -> str:
 HELP = {_id(name): _declared(name).description for name in NAMES}
 
 
+OWN_VAE = ("The model's own", "")
+
+
 def control(name: str, **look: Any) -> Component:
     """The component for the request's field `name`, such as "steps" or "hires.steps", with the id "field-steps" or
     "field-hires-steps"; `look` overrides its looks.
@@ -46,6 +49,8 @@ def control(name: str, **look: Any) -> Component:
         "elem_id": _id(name),
     } | look
     match name:
+        case "vae":
+            return gr.Dropdown(**common | {"choices": [OWN_VAE], "value": ""})
         case "checkpoint" | "sampler" | "hires.upscaler":
             return gr.Dropdown(**{"choices": list(SAMPLERS)} | common)
         case (

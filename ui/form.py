@@ -147,10 +147,12 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
     "mask": _paths,
     "mask_colour": _colour,
     "hires.steps": lambda steps: steps or None,
+    "vae": lambda name: name or None,
     "controls": _list,
 }
 WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "seed": lambda seed: "" if seed is None else str(seed),
     **dict.fromkeys(SECOND_PROMPTS, lambda text: text or ""),
     "controls": _json,
+    "vae": lambda name: name or "",
 }

@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from core.checkpoints import Checkpoint
+from core.checkpoints import STEPS, Checkpoint
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
 from core.history import History
@@ -26,13 +26,21 @@ from core.jobs import FILM_LENGTH, JobQueue, JobState, Status
 from core.line import ENDED
 from core.prompts import MOST_CHUNKS, SECOND_PROMPTS
 from core.request import GenerationRequest
+from core.samplers import SAMPLERS
+from ui.controls import OWN_VAE
 from ui.editing import extended, outlook
 from ui.form import EDITING, REMEMBERED, SIDES, read_form, write_form
 from ui.hires import enlarging
 from ui.server import is_known, owner_of
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
-MODELS_OWN = ("width", "height", "sampler", "guidance_scale")  # fields that follow the model until a person sets them
+MODELS_OWN = (
+    "width",
+    "height",
+    "sampler",
+    "guidance_scale",
+    "steps",
+)  # fields that follow the model until a person sets them
 FRAME_SECONDS = 1 / 15  # a page draws at most this often
 PREVIEW_SIDE = 256  # pixels; x0 has one pixel a latent, browsers enlarge this small a picture with visible edges
 TITLE_LENGTH = 200  # characters of a prompt that name a picture in the film
@@ -50,9 +58,10 @@ def told() -> Iterator[None]:
 def own_values(checkpoint: Checkpoint | None) -> dict[str, Any]:
     """What the MODELS_OWN fields show for a model; all None without one."""
     if checkpoint is None:
-        return dict.fromkeys(MODELS_OWN)
+        return dict.fromkeys(MODELS_OWN) | {"steps": STEPS}
     side = checkpoint.native_size
-    return dict(zip(MODELS_OWN, (side, side, checkpoint.sampler, checkpoint.guidance_scale), strict=True))
+    values = (side, side, checkpoint.sampler, checkpoint.guidance_scale, checkpoint.steps)
+    return dict(zip(MODELS_OWN, values, strict=True))
 
 
 def duration(seconds: float) -> str:
@@ -220,6 +229,12 @@ class Desk:
             new[field] if value in (old[field], None) else value
             for field, value in zip(MODELS_OWN, values, strict=True)
         ]
+
+    def offered(self, name: str | None) -> list[Any]:
+        """The samplers that a model can use, and the VAEs that may take its own's place."""
+        known = self.checkpoint(name)
+        vaes = [OWN_VAE, *((vae, vae) for vae in self.engine.vaes())]
+        return [gr.Dropdown(choices=list(known.samplers if known else SAMPLERS)), gr.Dropdown(choices=vaes)]
 
     def second_prompts(self, name: str | None) -> list[Any]:
         """The prompts of a second text encoder stand in the form only for a model that has one."""

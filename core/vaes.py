@@ -1,0 +1,90 @@
+"""VAEs that take the place of a model's own: folders of diffusers and single files in models/vae."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from core.checkpoints import (
+    Checkpoint,
+    Part,
+    Source,
+    count_parameters,
+    model_paths,
+    read_json,
+    read_shapes,
+    weights_in,
+)
+from core.errors import CheckpointError
+from core.request import reject
+from core.shapes import vae_config
+
+PREFIX = "first_stage_model."  # where a VAE's keys are those of a whole checkpoint
+FITS_FLOAT16 = ("fp16-fix", "fp16_fix", "fp16fix")  # in the names of XL's VAEs that were made to
+Described = tuple[Part, Mapping[str, Any]]
+
+
+def list_vaes(folder: Path) -> tuple[str, ...]:
+    return tuple(path.name for path in model_paths(folder))
+
+
+def with_vae(checkpoint: Checkpoint, folder: Path, name: str | None) -> Checkpoint:
+    """The checkpoint with the VAE `name` of `folder` in the place of its own; None leaves it as it is.
+
+    Raises RequestError if there is none of that name or it is for other latents, CheckpointError if it is damaged.
+    """
+    if name is None:
+        return checkpoint
+    path = next((path for path in model_paths(folder) if path.name == name), None)
+    if path is None:
+        raise reject(
+            "vae", name, "one of " + ", ".join(list_vaes(folder)) if list_vaes(folder) else "none; there is none yet"
+        )
+    part, config = _described(path, checkpoint)
+    own = checkpoint.vae_config
+    if any(config.get(fact, own.get(fact)) != own.get(fact) for fact in ("latent_channels", "scaling_factor")):
+        raise reject("vae", name, f"a VAE for {checkpoint.title}; this one is for other latents")
+    is_wide = checkpoint.family == "sdxl" and config.get("force_upcast", True)
+    footprint = replace(
+        checkpoint.footprint,
+        vae=part.parameters,
+        vae_width=config["block_out_channels"][0],
+        wide_vae=is_wide and not any(mark in name.lower() for mark in FITS_FLOAT16),
+    )
+    parts = tuple(part if each.name == "vae" else each for each in checkpoint.parts)
+    return replace(checkpoint, parts=parts, footprint=footprint)
+
+
+def _described(path: Path, checkpoint: Checkpoint) -> Described:
+    try:
+        return _describe_folder(path) if path.is_dir() else _describe_file(path, checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"VAE: {path.name} cannot be used: {error}.") from None
+    except (OSError, KeyError, IndexError, StopIteration, TypeError, ValueError, AttributeError):
+        raise CheckpointError(
+            f"VAE: {path.name} cannot be used: it is no VAE of a kind that Darkroom knows."
+        ) from None
+
+
+def _describe_folder(folder: Path) -> Described:
+    config = read_json(folder / "config.json")
+    if config.get("_class_name") != "AutoencoderKL":
+        raise CheckpointError("it is no AutoencoderKL")
+    weights = weights_in(folder)
+    variant = "fp16" if ".fp16." in weights.name else None
+    return Part("vae", folder, "AutoencoderKL", weights, variant, count_parameters(weights)), config
+
+
+def _describe_file(path: Path, checkpoint: Checkpoint) -> Described:
+    """A file does not say how its latents are scaled: they are the checkpoint's."""
+    shapes = read_shapes(path)
+    prefix = PREFIX if any(key.startswith(PREFIX) for key in shapes) else ""
+    own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+    facts = {name: checkpoint.vae_config[name] for name in ("sample_size", "scaling_factor")}
+    config = {**vae_config(own), **facts}
+    parameters = sum(math.prod(shape) for shape in own.values())
+    named = path / checkpoint.family  # loaded for one family it is another model than for another
+    return Part("vae", named, "AutoencoderKL", path, None, parameters, Source(prefix, config)), config

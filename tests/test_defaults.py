@@ -1,0 +1,90 @@
+"""Distilled models are known by name or config, and samplers by what they can follow."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from pathlib import Path
+
+import diffusers
+import pytest
+
+from core import Engine, GenerationRequest, Settings
+from core.checkpoints import scan
+from core.defaults import few_steps
+from core.errors import RequestError
+from core.samplers import SAMPLERS, ZERO_SNR, usable
+from tests import ldm, tiny
+from tests.test_single_file import pipeline
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "steps"),
+    [
+        ("sdxl_lightning_4step", "Euler", 4),
+        ("sdxl_lightning_8step", "Euler", 8),
+        ("RealVisXL_V4.0_Lightning", "Euler", 4),
+        ("sd_xl_turbo_1.0_fp16", "Euler a", 4),
+        ("dreamshaperXL_v2TurboDpmppSDE", "Euler a", 4),
+        ("LCM_Dreamshaper_v7", "LCM", 4),
+        ("Hyper-SDXL-1step-Unet", "TCD", 1),
+        ("dmd2_sdxl_4step_unet", "LCM", 4),
+    ],
+)
+def test_names_tell(name: str, sampler: str, steps: int) -> None:
+    found = few_steps(name)
+    assert found
+    assert (found.sampler, found.steps, found.guidance_scale) == (sampler, steps, 1.0)
+
+
+@pytest.mark.parametrize("name", ["pocket", "hyperrealistic_v2", "turbulence", "v1-5-pruned-emaonly", "steps20", ""])
+def test_names_that_only_look_so_tell_nothing(name: str) -> None:
+    assert few_steps(name) is None
+
+
+def test_a_config_tells_too() -> None:
+    found = few_steps("my-model", "LCMScheduler")
+    assert found and found.sampler == "LCM"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    shutil.copytree(tiny.POCKET, tmp_path / "checkpoints" / "pocket-turbo")
+    return tmp_path
+
+
+def test_a_folders_card_goes_before_its_name(models: Path) -> None:
+    folder = models / "checkpoints" / "pocket-turbo"
+    (said,) = scan(folder.parent)
+    assert (said.sampler, said.guidance_scale, said.steps) == ("DDIM", 4.0, 4)
+    (folder / "darkroom.json").unlink()
+    (told,) = scan(folder.parent)
+    assert (told.sampler, told.guidance_scale, told.steps) == ("Euler a", 1.0, 4)
+
+
+def test_a_single_file_gets_the_noise_levels_of_its_kind(tmp_path: Path) -> None:
+    ldm.save(pipeline("sd2"), "sd2", tmp_path / "sd_turbo.safetensors")
+    (found,) = scan(tmp_path)
+    assert found.problem is None
+    assert (found.steps, found.guidance_scale, found.native_size) == (4, 1.0, 512)
+    assert found.scheduler_config["timestep_spacing"] == "trailing"
+    assert found.scheduler_config["prediction_type"] == "epsilon"
+
+
+def test_the_table_says_which_schedulers_begin_at_pure_noise() -> None:
+    """diffusers' own signatures are the oracle."""
+    for scheduler in {sampler.scheduler for sampler in SAMPLERS.values()}:
+        parameters = inspect.signature(getattr(diffusers, scheduler)).parameters
+        assert (scheduler in ZERO_SNR) == ("rescale_betas_zero_snr" in parameters), scheduler
+
+
+def test_a_sampler_that_cannot_follow_a_model_is_refused_by_name(models: Path) -> None:
+    config = models / "checkpoints" / "pocket-turbo" / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rescale_betas_zero_snr": True}))
+    engine = Engine(Settings(models=models))
+    (model,) = engine.checkpoints()
+    assert "LMS" not in model.samplers and "Euler" in model.samplers
+    assert usable({}) == tuple(SAMPLERS)
+    with pytest.raises(RequestError, match="Sampler: “LMS” is not allowed; use one of Euler, "):
+        engine.resolve(GenerationRequest(sampler="LMS"))

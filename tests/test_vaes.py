@@ -1,0 +1,82 @@
+"""Another VAE in the place of the model's own: the same picture as of a model that has it, and refusals by name."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
+
+from core import Engine, Finished, GenerationRequest, Settings
+from core.errors import CheckpointError, RequestError
+from tests import ldm
+from tests.test_single_file import VAE, pipeline
+
+QUICK = {
+    "prompt": "a cat",
+    "seed": 1,
+    "steps": 1,
+    "width": 64,
+    "height": 64,
+    "sampler": "Euler",
+    "guidance_scale": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """A model, the same with another VAE for an oracle, and that VAE as folder, file, and file with a prefix."""
+    models = tmp_path_factory.mktemp("models")
+    made = pipeline("sd1")
+    made.save_pretrained(models / "checkpoints" / "mine")
+    ldm.save(made, "sd1", models / "checkpoints" / "mine.safetensors")
+    torch.manual_seed(9)
+    made.vae = other = AutoencoderKL(**VAE, scaling_factor=0.18215).eval()
+    made.save_pretrained(models / "checkpoints" / "oracle")
+    folder = models / "vae"
+    other.save_pretrained(folder / "other")
+    state = {key: tensor.contiguous() for key, tensor in ldm.vae(other).items()}
+    save_file(state, folder / "other.safetensors")
+    save_file({f"first_stage_model.{key}": tensor for key, tensor in state.items()}, folder / "whole.safetensors")
+    AutoencoderKL(**{**VAE, "latent_channels": 16}).save_pretrained(folder / "wider")
+    AutoencoderKL(**VAE, scaling_factor=0.13025).save_pretrained(folder / "of-xl")
+    (folder / "old.pt").write_bytes(b"\x80\x04")
+    save_file({"lora_unet_x.lora_down.weight": torch.ones(2)}, folder / "lora.safetensors")
+    shutil.copy(folder / "other.safetensors", folder / "half.safetensors")
+    half = (folder / "half.safetensors").read_bytes()
+    (folder / "half.safetensors").write_bytes(half[:-100])
+    return Engine(Settings(models=models, previews=False))
+
+
+def pixels(engine, **fields) -> bytes:
+    *_, last = engine.generate(GenerationRequest(**QUICK, **fields))
+    assert isinstance(last, Finished)
+    return last.images[0].tobytes()
+
+
+@pytest.mark.parametrize("checkpoint", ["mine", "mine.safetensors"])
+@pytest.mark.parametrize("vae", ["other", "other.safetensors", "whole.safetensors"])
+def test_it_draws_what_a_model_draws_that_has_it(engine, checkpoint, vae):
+    drawn = pixels(engine, checkpoint=checkpoint, vae=vae)
+    assert drawn == pixels(engine, checkpoint="oracle")
+    assert drawn != pixels(engine, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("vae", "error", "message"),
+    [
+        ("none", RequestError, "VAE: “none” is not allowed; use one of half.safetensors, lora.safetensors"),
+        ("../vae/other", RequestError, "is not allowed; use one of"),
+        ("wider", RequestError, "use a VAE for mine; this one is for other latents"),
+        ("of-xl", RequestError, "use a VAE for mine; this one is for other latents"),
+        ("old.pt", CheckpointError, "VAE: old.pt cannot be used: it is a pickle"),
+        ("lora.safetensors", CheckpointError, "it is no VAE of a kind"),
+        ("half.safetensors", CheckpointError, "damaged or not fully copied"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_it_waits(engine, vae, error, message):
+    with pytest.raises(error, match=message):
+        engine.resolve(GenerationRequest(**QUICK, checkpoint="mine", vae=vae))
+    assert engine.resolve(GenerationRequest(**QUICK, checkpoint="mine", vae="other")).vae == "other"
