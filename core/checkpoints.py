@@ -206,9 +206,8 @@ def _describe_file(path: Path) -> Checkpoint:
     found = pieces(layout, shapes)
     family = FAMILIES[layout.family]
     few = few_steps(path.stem)
-    scheduler = noise_schedule(layout.family, shapes, read_metadata(path), path.stem) | dict(
-        few.levels if few else {}
-    )
+    scheduler = noise_schedule(layout.family, shapes, read_metadata(path), path.stem)
+    scheduler |= few.levels if few else {}
     text, unet, vae = (found[name][0] for name in ("text_encoder", "unet", "vae"))
     parts = tuple(_file_parts(path, layout, found))
     small = layout.family == "sd2" and scheduler["prediction_type"] == "epsilon"
@@ -286,7 +285,7 @@ def _family(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) 
 def _best(
     family: Family, few: FewSteps | None, card: Card | None = None, sampler: str | None = None
 ) -> dict[str, Any]:
-    """Sampler, guidance and steps: as its maker says, as it was distilled, as it was trained, as its family has them."""
+    """Sampler, guidance and steps: its maker's, else of how it was distilled or trained, else its family's."""
     said = card or Card()
     return {
         "sampler": said.sampler or (few.sampler if few else sampler or family.sampler),

@@ -9,7 +9,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,8 @@ class Engine:
         self._prompts: PromptCache[EncodedPrompt] = PromptCache()
         self._hashes = Hashes(self.settings.data)
         self._open = threading.Lock()
+        self._door = threading.Lock()  # held by who takes the engine, and while models are unloaded
+        self._idle: threading.Timer | None = None
         self._loras = LoraShelf(self.settings.models / "loras")
         self._reports: dict[str, LoraReport] = {}
         self._resident_at_start: int | None = None  # bytes before any model was loaded
@@ -142,12 +144,22 @@ class Engine:
 
     def unload(self) -> None:
         """Give the memory of all models back. Raises EngineBusy while a run is open."""
-        if not self._open.acquire(blocking=False):
-            raise EngineBusy("A picture is being made; stop it first.")
-        try:
+        with self._door:
+            if self._open.locked():
+                raise EngineBusy("A picture is being made; stop it first.")
             self._free()
-        finally:
-            self._open.release()
+
+    def _unload_later(self) -> None:
+        """After a run: unless another begins, models leave the memory when the host's minutes are over."""
+
+        def unload() -> None:
+            with suppress(EngineBusy):
+                self.unload()
+
+        if self.settings.idle_unload:
+            self._idle = threading.Timer(60 * self.settings.idle_unload, unload)
+            self._idle.daemon = True
+            self._idle.start()
 
     def count_tokens(self, text: str, name: str | None) -> TokenCount:
         """How long a prompt is for the checkpoint `name`."""
@@ -209,8 +221,11 @@ class Engine:
         Raises RequestError, CheckpointError, EngineBusy while another run is open, and OutOfMemory when a second try
         with the next plan of memory did not fit either. A failed run leaves nothing behind.
         """
-        if not self._open.acquire(blocking=False):
-            raise EngineBusy("The engine is at work on another picture.")
+        with self._door:
+            if not self._open.acquire(blocking=False):
+                raise EngineBusy("The engine is at work on another picture.")
+        if self._idle:
+            self._idle.cancel()
         try:
             resolved = self.resolve(request)
             checkpoint = self._fitted(resolved)
@@ -231,6 +246,7 @@ class Engine:
             )
         finally:
             self._open.release()
+            self._unload_later()
 
     def _run(self, request: GenerationRequest, checkpoint: Checkpoint, plan: MemoryPlan) -> Iterator[Event]:
         """One try. `request` is resolved."""

@@ -164,12 +164,8 @@ def _prediction(family: str, shapes: Shapes, metadata: Mapping[str, Any], name: 
         return "v_prediction"
     if told == "epsilon" or family != "sd2":
         return "epsilon"
-    hints = {
-        "512": "epsilon",
-        "base": "epsilon",
-        "768": "v_prediction",
-        "turbo": "epsilon",
-    }  # as the published files are named
+    # as the published files are named
+    hints = {"512": "epsilon", "base": "epsilon", "turbo": "epsilon", "768": "v_prediction"}
     words = f"{name} {metadata.get('modelspec.architecture', '')}".lower()
     for hint, prediction in hints.items():
         if hint in words:

@@ -119,6 +119,9 @@ class Settings(BaseSettings):
     data: Path = Field(user_data_path("darkroom", appauthor=False), description="folder of history and pictures")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps")
     previews: bool = Field(True, description="show the picture develop, at every step")
+    idle_unload: float = Field(
+        0, ge=0, le=10_080, description="minutes without a picture after which models leave the memory; 0: never"
+    )
 
     @field_validator("auth")
     @classmethod
@@ -182,7 +185,7 @@ def _explain(error: ValidationError) -> RequestError:
     value = first["input"] if field.repr else "***"
     ours = first.get("ctx", {}).get("error")
     use = str(ours) if ours else allowed(field) if "ge" in bounds(field) else str(field.description)
-    return RequestError(name, value, use, f"--{name} (DARKROOM_{name.upper()})")
+    return RequestError(name, value, use, f"--{name.replace('_', '-')} (DARKROOM_{name.upper()})")
 
 
 def in_words(size: float) -> str:

@@ -24,6 +24,7 @@ from core.shapes import vae_config
 
 PREFIX = "first_stage_model."  # where a VAE's keys are those of a whole checkpoint
 FITS_FLOAT16 = ("fp16-fix", "fp16_fix", "fp16fix")  # in the names of XL's VAEs that were made to
+USUAL = {"latent_channels": 4, "scaling_factor": 0.18215, "sample_size": 512}  # what configs leave out
 Described = tuple[Part, Mapping[str, Any]]
 
 
@@ -40,12 +41,11 @@ def with_vae(checkpoint: Checkpoint, folder: Path, name: str | None) -> Checkpoi
         return checkpoint
     path = next((path for path in model_paths(folder) if path.name == name), None)
     if path is None:
-        raise reject(
-            "vae", name, "one of " + ", ".join(list_vaes(folder)) if list_vaes(folder) else "none; there is none yet"
-        )
+        raise reject("vae", name, "one of " + ", ".join(list_vaes(folder) or ["none, as there is none yet"]))
     part, config = _described(path, checkpoint)
-    own = checkpoint.vae_config
-    if any(config.get(fact, own.get(fact)) != own.get(fact) for fact in ("latent_channels", "scaling_factor")):
+    if any(
+        _fact(fact, config) != _fact(fact, checkpoint.vae_config) for fact in ("latent_channels", "scaling_factor")
+    ):
         raise reject("vae", name, f"a VAE for {checkpoint.title}; this one is for other latents")
     is_wide = checkpoint.family == "sdxl" and config.get("force_upcast", True)
     footprint = replace(
@@ -58,15 +58,18 @@ def with_vae(checkpoint: Checkpoint, folder: Path, name: str | None) -> Checkpoi
     return replace(checkpoint, parts=parts, footprint=footprint)
 
 
+def _fact(name: str, config: Mapping[str, Any]) -> Any:
+    return config.get(name, USUAL[name])
+
+
 def _described(path: Path, checkpoint: Checkpoint) -> Described:
     try:
         return _describe_folder(path) if path.is_dir() else _describe_file(path, checkpoint)
     except CheckpointError as error:
         raise CheckpointError(f"VAE: {path.name} cannot be used: {error}.") from None
     except (OSError, KeyError, IndexError, StopIteration, TypeError, ValueError, AttributeError):
-        raise CheckpointError(
-            f"VAE: {path.name} cannot be used: it is no VAE of a kind that Darkroom knows."
-        ) from None
+        reason = "it is no VAE of a kind that Darkroom knows"
+        raise CheckpointError(f"VAE: {path.name} cannot be used: {reason}.") from None
 
 
 def _describe_folder(folder: Path) -> Described:
@@ -83,7 +86,7 @@ def _describe_file(path: Path, checkpoint: Checkpoint) -> Described:
     shapes = read_shapes(path)
     prefix = PREFIX if any(key.startswith(PREFIX) for key in shapes) else ""
     own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
-    facts = {name: checkpoint.vae_config[name] for name in ("sample_size", "scaling_factor")}
+    facts = {name: _fact(name, checkpoint.vae_config) for name in ("sample_size", "scaling_factor")}
     config = {**vae_config(own), **facts}
     parameters = sum(math.prod(shape) for shape in own.values())
     named = path / checkpoint.family  # loaded for one family it is another model than for another

@@ -28,7 +28,8 @@ def parameters() -> str:
 def flags() -> str:
     rows = ["| flag | variable | what |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        flag = f"--{name}" if field.annotation is not bool else f"--{name}, --no-{name}"
+        option = name.replace("_", "-")
+        flag = f"--{option}" if field.annotation is not bool else f"--{option}, --no-{option}"
         rows.append(f"| `{flag}` | `DARKROOM_{name.upper()}` | {field.description} |")
     return "\n".join(rows)
 

@@ -140,3 +140,11 @@ def test_what_is_loaded_can_be_listed_and_unloaded(engine, expected):
     engine.unload()
     assert engine.loaded() == []
     assert run(engine, **TWICE).images[0].tobytes() == expected
+
+
+def test_models_leave_the_memory_after_idle_minutes(expected):
+    engine = Engine(Settings(previews=False, idle_unload=1e-4))
+    for _ in range(2):
+        assert run(engine, **TWICE).images[0].tobytes() == expected
+        engine._idle.join()
+        assert engine.loaded() == []

@@ -70,7 +70,7 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert raised.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     for name, field in Settings.model_fields.items():
-        assert f"--{name}" in shown
+        assert f"--{name.replace('_', '-')}" in shown
         assert str(field.description) in shown
 
 

@@ -34,13 +34,8 @@ from ui.hires import enlarging
 from ui.server import is_known, owner_of
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
-MODELS_OWN = (
-    "width",
-    "height",
-    "sampler",
-    "guidance_scale",
-    "steps",
-)  # fields that follow the model until a person sets them
+# fields that follow the model until a person sets them
+MODELS_OWN = ("width", "height", "sampler", "guidance_scale", "steps")
 FRAME_SECONDS = 1 / 15  # a page draws at most this often
 PREVIEW_SIDE = 256  # pixels; x0 has one pixel a latent, browsers enlarge this small a picture with visible edges
 TITLE_LENGTH = 200  # characters of a prompt that name a picture in the film
