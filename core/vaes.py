@@ -43,9 +43,8 @@ def with_vae(checkpoint: Checkpoint, folder: Path, name: str | None) -> Checkpoi
     if path is None:
         raise reject("vae", name, "one of " + ", ".join(list_vaes(folder) or ["none, as there is none yet"]))
     part, config = _described(path, checkpoint)
-    if any(
-        _fact(fact, config) != _fact(fact, checkpoint.vae_config) for fact in ("latent_channels", "scaling_factor")
-    ):
+    own = checkpoint.vae_config
+    if any(_fact(fact, config) != _fact(fact, own) for fact in ("latent_channels", "scaling_factor")):
         raise reject("vae", name, f"a VAE for {checkpoint.title}; this one is for other latents")
     is_wide = checkpoint.family == "sdxl" and config.get("force_upcast", True)
     footprint = replace(
