@@ -1,0 +1,134 @@
+"""`python -m training controlnet | lora`: what is trained on top of a finished checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_kohya
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.base import device, load_base
+from training.domain import Style
+from training.pictures import Pictures
+from training.render import Bytes
+from training.runs import Clock, Plan, Stage
+from training.unet import Lesson
+from training.vae import encode
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+BASE = "darkroom.base"  # in a file's metadata: SHA-256 of the U-Net that it was trained on
+LORA_LAYERS = [
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "proj_in",
+    "proj_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "conv1",
+    "conv2",
+]
+
+
+@dataclass(frozen=True)
+class Addon:
+    """A plan, and how many pictures it draws from."""
+
+    plan: Plan
+    pictures: int
+    rank: int = 8
+
+
+CONTROLNETS = {name: Addon(Plan(name, 6_000, 8, 1e-3), 4_000) for name in ("canny", "fill")}
+LORAS: dict[Style, Addon] = {
+    "outline": Addon(Plan("outline", 1_000, 4, 2e-3, ema=0.99), 1_000),
+    "pastel": Addon(Plan("pastel", 600, 4, 2e-3, ema=0.99), 1_000),
+}
+
+
+def canny(pixels: Bytes, silhouettes: Bytes) -> Bytes:
+    return np.stack([cv2.Canny(picture, 60, 140) for picture in pixels])
+
+
+def fill(pixels: Bytes, silhouettes: Bytes) -> Bytes:
+    return silhouettes
+
+
+MAPS: dict[str, Callable[[Bytes, Bytes], Bytes]] = {"canny": canny, "fill": fill}
+"""What each ControlNet is shown of a picture: (n, h, w), white on black."""
+
+
+def train_controlnet(name: str, addon: Addon, base: Path, run: Path, clock: Clock) -> ControlNetModel:
+    """Raises Interrupted when the minutes are over."""
+    pipe, pictures = load_base(base), Pictures(addon.pictures, salt=3)
+    torch.manual_seed(0)
+    net = ControlNetModel.from_unet(pipe.unet).requires_grad_(True).to(device())
+    pixels = pictures.pixels()
+    maps = torch.from_numpy(MAPS[name](pixels, pictures.silhouettes()))
+    lesson = _lesson(pipe, pictures, encode(pipe.vae, pixels).cpu())
+
+    def residuals(chosen: np.ndarray, noisy: Tensor, timesteps: Tensor, prompts: Tensor) -> dict[str, Any]:
+        shown = maps[torch.from_numpy(chosen)][:, None].repeat(1, 3, 1, 1).float().to(noisy.device) / 255
+        down, mid = net(noisy, timesteps, prompts, shown, return_dict=False)
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+
+    facts = {"pictures": addon.pictures, "base": base_hash(base)}
+    Stage(addon.plan, {"net": net}, lambda step: lesson.loss(step, addon.plan, residuals), facts).train(run, clock)
+    return net
+
+
+def save_controlnet(net: ControlNetModel, base: Path, out: Path) -> None:
+    """In half precision."""
+    net.half().save_pretrained(out)
+    _mark(out / WEIGHTS, {BASE: base_hash(base)})
+
+
+def train_lora(style: Style, addon: Addon, base: Path, run: Path, clock: Clock) -> UNet2DConditionModel:
+    """The U-Net with a LoRA in it. Attention alone would break hues, so feed-forward and convolutions learn too."""
+    pipe, pictures = load_base(base), Pictures(addon.pictures, salt=4, style=style)
+    lesson = _lesson(pipe, pictures, encode(pipe.vae, pictures.pixels()).cpu())
+    torch.manual_seed(0)
+    pipe.unet.add_adapter(LoraConfig(r=addon.rank, lora_alpha=addon.rank, target_modules=LORA_LAYERS))
+    facts = {"pictures": addon.pictures, "rank": addon.rank, "base": base_hash(base)}
+    Stage(addon.plan, {"unet": pipe.unet}, lambda step: lesson.loss(step, addon.plan), facts).train(run, clock)
+    return pipe.unet
+
+
+def save_lora(unet: UNet2DConditionModel, style: Style, base: Path, out: Path) -> None:
+    """As kohya's tools write it, in half precision."""
+    layers = {f"unet.{key}": value for key, value in get_peft_model_state_dict(unet).items()}
+    weights = {key: value.half().contiguous() for key, value in convert_state_dict_to_kohya(layers).items()}
+    rank = next(len(value) for key, value in weights.items() if key.endswith("lora_down.weight"))
+    facts = {
+        "modelspec.title": f"Pocket {style}",
+        "ss_base_model_version": "sd_v1",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(rank),
+    }
+    save_file(weights, out)
+    _mark(out, facts | {BASE: base_hash(base)})
+
+
+def base_hash(base: Path) -> str:
+    return hashlib.sha256((base / "unet" / WEIGHTS).read_bytes()).hexdigest()
+
+
+def _lesson(pipe: StableDiffusionPipeline, pictures: Pictures, latents: Tensor) -> Lesson:
+    return Lesson(pictures, latents.clone(), pipe.tokenizer, pipe.text_encoder, pipe.unet)
+
+
+def _mark(file: Path, facts: dict[str, str]) -> None:
+    save_file(load_file(file), file, {"format": "pt"} | facts)

@@ -1,0 +1,151 @@
+"""`python -m training pocket`: the checkpoint. A VAE, then U-Net and text encoder, at 128 and at 256 pixels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from training.pictures import Pictures
+from training.render import SIDE
+from training.runs import Clock, Plan
+from training.tokenizer import make_tokenizer, save_tokenizer
+from training.unet import SCHEDULER, Lesson, UnetShape, make_text_encoder, make_unet, unet_stage
+from training.vae import Head, VaeShape, encode, explained, make_vae, psnr, vae_stage, whiten
+
+EXAMPLES = ["a red balloon over snowy mountains", "two green trees in the snow", "a yellow star in the night sky"]
+CHECKED = Pictures(64, salt=9)  # what the VAE is measured on
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much is learned. The stages' plans, and how many pictures each draws from."""
+
+    vae: Plan
+    small: Plan
+    large: Plan
+    vae_pictures: int
+    small_pictures: int
+    large_pictures: int
+    vae_shape: VaeShape = field(default_factory=VaeShape)
+    unet_shape: UnetShape = field(default_factory=UnetShape)
+    small_side: int = SIDE // 2
+
+
+RECIPES = {
+    "cpu": Recipe(
+        vae=Plan("vae", 9_000, 12, 1.6e-3),
+        small=Plan("small", 9_000, 32, 1e-3),
+        large=Plan("large", 8_000, 16, 7e-4),
+        vae_pictures=3_000,
+        small_pictures=24_000,
+        large_pictures=16_000,
+    ),
+    "cuda": Recipe(
+        vae=Plan("vae", 12_000, 64, 1.6e-3),
+        small=Plan("small", 12_000, 256, 1.4e-3),
+        large=Plan("large", 16_000, 128, 1e-3),
+        vae_pictures=8_000,
+        small_pictures=200_000,
+        large_pictures=100_000,
+    ),
+}
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def train_pocket(recipe: Recipe, run: Path, clock: Clock, out: Path) -> None:
+    """Raises Interrupted when the minutes are over; what was learned is in `run`."""
+    vae, head = _vae(recipe, run, clock)
+    tokenizer = make_tokenizer()
+    unet, text_encoder = make_unet(recipe.unet_shape), make_text_encoder(recipe.unet_shape, tokenizer)
+    unet.to(device()), text_encoder.to(device())
+    for plan, count, side in (
+        (recipe.small, recipe.small_pictures, recipe.small_side),
+        (recipe.large, recipe.large_pictures, SIDE),
+    ):
+        pictures = Pictures(count)
+        lesson = Lesson(pictures, _latents(vae, pictures, side, run), tokenizer, text_encoder, unet)
+        unet_stage(lesson, plan).train(run, clock)
+    _write(out, StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(**SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ), head)  # fmt: skip
+    pixels = CHECKED.pixels()
+    print(f"VAE {psnr(vae, pixels):.1f} dB at {SIDE} pixels, previews R² {explained(vae, head, pixels):.3f}")
+
+
+def _vae(recipe: Recipe, run: Path, clock: Clock) -> tuple[AutoencoderKL, Head]:
+    """Trained and whitened; kept when it is done, so that it is drawn for only once."""
+    vae, head, done = (
+        make_vae(recipe.vae_shape).to(device()),
+        Head(recipe.vae_shape.latent_channels),
+        run / "vae.safetensors",
+    )
+    head.to(device())
+    if done.exists():
+        kept = load_file(done)
+        vae.load_state_dict({key[4:]: value for key, value in kept.items() if key.startswith("vae.")})
+        head.load_state_dict({key[5:]: value for key, value in kept.items() if key.startswith("head.")})
+        return vae.eval(), head
+    pixels = Pictures(recipe.vae_pictures, salt=1).pixels()
+    vae_stage(vae, head, pixels, recipe.vae).train(run, clock)
+    whiten(vae.eval(), head, pixels[:256])
+    named = {"vae": vae.state_dict(), "head": head.state_dict()}
+    save_file({f"{part}.{key}": value for part, values in named.items() for key, value in values.items()}, done)
+    return vae, head
+
+
+def _latents(vae: AutoencoderKL, pictures: Pictures, side: int, run: Path) -> Tensor:
+    """Of all pictures; kept beside the checkpoints, since encoding them takes minutes."""
+    file = run / f"latents-{pictures.count}-{side}.safetensors"
+    if file.exists():
+        return load_file(file)["latents"]
+    latents = encode(vae, pictures.pixels(side)).cpu().contiguous()
+    save_file({"latents": latents}, file)
+    return latents
+
+
+def _write(out: Path, pipe: StableDiffusionPipeline, head: Head) -> None:
+    """The folder that is shipped: half precision, but for the text encoder.
+
+    transformers would load a half one as it is while diffusers loads the rest as float32, and plain `from_pretrained`
+    would fail.
+    """
+    pipe.unet.half(), pipe.vae.half()
+    pipe.save_pretrained(out)
+    save_tokenizer(pipe.tokenizer, out / "tokenizer")
+    pipe.unet.float(), pipe.vae.float()
+    matrix = head.matrix
+    facts = {
+        "title": "Pocket",
+        "sampler": "DDIM",
+        "guidance_scale": 4.0,
+        "examples": EXAMPLES,
+        "latent_rgb_factors": matrix.weight[:, :, 0, 0].T.tolist(),
+        "latent_rgb_bias": matrix.bias.tolist(),
+    }
+    (out / "darkroom.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def load_base(folder: Path) -> StableDiffusionPipeline:
+    """A finished checkpoint, frozen, for what is trained on top of it."""
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32).to(device())
+    for part in (pipe.vae, pipe.unet, pipe.text_encoder):
+        part.requires_grad_(False).eval()
+    assert isinstance(pipe.text_encoder, CLIPTextModel)
+    return pipe

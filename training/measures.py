@@ -1,0 +1,49 @@
+"""What is measured on the pixels of a picture with one plain background. Pictures are (h, w, 3) of bytes."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.render import Bytes
+
+BORDER = 8  # pixels
+SLACK = 2  # pixels by which edges may be off
+STANDS_OUT = 40.0  # in RGB of 0 … 255
+
+
+def silhouette(picture: Bytes) -> NDArray[np.bool_]:
+    """Where something stands out from the background, which is what the border shows."""
+    pixels = picture.astype(np.float32)
+    edge = [pixels[:BORDER], pixels[-BORDER:], pixels[:, :BORDER], pixels[:, -BORDER:]]
+    background = np.median(np.concatenate([part.reshape(-1, 3) for part in edge]), axis=0)
+    return np.asarray(np.linalg.norm(pixels - background, axis=2) > STANDS_OUT)
+
+
+def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union."""
+    return float((one & other).sum() / max(1, (one | other).sum()))
+
+
+def edge_f1(picture: Bytes, wanted: Bytes) -> float:
+    """Of a picture's edges against a map of edges, each met where the other has one within 2 pixels."""
+    drawn, asked = cv2.Canny(picture, 60, 140) > 0, wanted > 0
+    around = np.ones((2 * SLACK + 1, 2 * SLACK + 1), np.uint8)
+
+    def met(edges: NDArray[np.bool_], by: NDArray[np.bool_]) -> float:
+        near = cv2.dilate(by.astype(np.uint8), around) > 0
+        return float((edges & near).sum() / max(1, edges.sum()))
+
+    precision, recall = met(drawn, asked), met(asked, drawn)
+    return 2 * precision * recall / max(1e-9, precision + recall)
+
+
+def ink(picture: Bytes) -> float:
+    """The share of the picture that stands out: outlines have little of it."""
+    return float(silhouette(picture).mean())
+
+
+def chroma(picture: Bytes) -> float:
+    """How far colours are from gray, on average: pastel ones are near."""
+    return float(np.ptp(picture.astype(np.float32), axis=2).mean())
