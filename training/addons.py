@@ -53,8 +53,8 @@ class Addon:
 
 CONTROLNETS = {name: Addon(Plan(name, 6_000, 8, 1e-3), 4_000) for name in ("canny", "fill")}
 LORAS: dict[Style, Addon] = {
-    "outline": Addon(Plan("outline", 1_000, 4, 2e-3, ema=0.99), 1_000),
-    "pastel": Addon(Plan("pastel", 600, 4, 2e-3, ema=0.99), 1_000),
+    "outline": Addon(Plan("outline", 800, 4, 2e-3, ema=0.99), 800),
+    "pastel": Addon(Plan("pastel", 400, 4, 2e-3, ema=0.99), 800),
 }
 
 
