@@ -271,7 +271,8 @@ class History:
             going.setdefault(row["owner"], []).append(row["id"])
             size -= row["bytes"]
         for one, pictures in going.items():
-            self.delete(pictures, one)
+            with suppress(NotFound):  # somebody was faster
+                self.delete(pictures, one)
         return bool(going)
 
     def _shed_jobs(self, owner: str | None) -> bool:

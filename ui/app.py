@@ -36,7 +36,19 @@ from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
 STYLES = ("style", "chips", "easel", "compare", "history", "info", "memory", "presets", "steering")
-SCRIPTS = ("page", "parts", "chips", "easel", "compare", "history", "info", "memory", "presets", "steering")
+SCRIPTS = (
+    "page",
+    "parts",
+    "remember",
+    "chips",
+    "easel",
+    "compare",
+    "history",
+    "info",
+    "memory",
+    "presets",
+    "steering",
+)
 
 
 def _head() -> str:

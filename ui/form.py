@@ -91,7 +91,7 @@ def write_form(names: Iterable[str], values: Mapping[str, Any]) -> list[Any]:
     if "image" in values:
         shown |= _source(GenerationRequest(**values))
     if shown.get("width", 0) is None:  # the picture's; the form's own stands by for other tasks
-        del shown["width"], shown["height"]
+        shown = {name: value for name, value in shown.items() if name not in ("width", "height")}
     return [shown.get(name, gr.skip()) for name in names]
 
 

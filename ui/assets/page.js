@@ -14,7 +14,6 @@ window.darkroom = (() => {
     missed: 0, // beats of the server's pulse in a row
     gone: false, // the server does not answer
     known: true, // this browser keeps our cookie
-    recalled: false, // what it kept of the form was looked up
   };
   const parts = {};
   const $ = (selector, root = document) => root.querySelector(selector);
@@ -339,7 +338,7 @@ window.darkroom = (() => {
     });
     $("#stop", element).addEventListener("click", stop);
     watch("value", () => {
-      if (!parts.restored) restore();
+      if (!parts.restored) darkroom.restore();
       parts.restored = true;
       view.plan = props.value;
       darkroom.outlook(view.plan);
@@ -442,39 +441,9 @@ window.darkroom = (() => {
     draw();
   }
 
-  /* What a person has written survives a reload in this tab. */
-  const WRITTEN = ["prompt", "negative_prompt", "seed"].map((name) => `#field-${name} textarea`);
-
-  function keep() {
-    for (const field of WRITTEN) sessionStorage.setItem(field, $(field)?.value || "");
-  }
-
-  function restore() {
-    for (const field of WRITTEN) {
-      const text = sessionStorage.getItem(field);
-      if (!text || !$(field) || $(field).value) continue;
-      $(field).value = text;
-      $(field).dispatchEvent(new Event("input", { bubbles: true }));
-    }
-  }
-
-  /* Model, size and sliders survive the visit; the server looks at them again, see ui/run.py. */
-  const SETTINGS = "darkroom-settings";
-
-  function recall() {
-    view.recalled = true;
-    return [localStorage.getItem(SETTINGS) || ""];
-  }
-
-  function remember(...values) {
-    if (view.recalled) localStorage.setItem(SETTINGS, JSON.stringify(values)); // not before they were looked up
-    return [];
-  }
-
   /* gradio puts this script into the page when it has loaded, so there is a body already. */
   new MutationObserver(paint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   setInterval(pulse, 5000);
-  window.addEventListener("pagehide", keep);
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && document.title.startsWith("Done")) document.title = "Darkroom";
   });
@@ -483,5 +452,5 @@ window.darkroom = (() => {
     if (field && help[field.id] && !field.title) field.title = help[field.id];
   });
 
-  return { stage, dock, machine, tokens, mark() {}, seed, forget, recall, remember, redraw: draw };
+  return { stage, dock, machine, tokens, mark() {}, seed, forget, redraw: draw };
 })();
