@@ -14,6 +14,16 @@ Key = tuple[Path, int, int]
 """A part of a model on disk: path, size in bytes, modification time in ns. A replaced file is another key."""
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A part of a model in memory: "pocket/unet", its bytes, its numbers' type and where it is."""
+
+    name: str
+    size: int
+    dtype: str
+    device: str
+
+
 @dataclass
 class _Entry:
     size: int
@@ -60,6 +70,14 @@ class ModelCache:
         """All that is loaded, without those of `but`: key, bytes, model."""
         with self._lock:
             return [(k, e.size, e.model) for k, e in self._entries.items() if e.model is not None and k not in but]
+
+    def loaded(self) -> list[Loaded]:
+        """All that has weights, in words."""
+        return [
+            Loaded("/".join(key[0].parts[-2:]), size, str(model.dtype).removeprefix("torch."), str(model.device))
+            for key, size, model in self.models()
+            if size
+        ]
 
     def clear(self, but: Collection[Key] = ()) -> None:
         """Drop all that is neither in use nor among `but`."""

@@ -10,12 +10,12 @@ import secrets
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from core import machine, memory, networks, prompts, vaes
-from core.cache import ModelCache
+from core.cache import Loaded, ModelCache
 from core.checkpoints import Checkpoint, Part, find_upscaler, list_upscalers, load_part, scan
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
 from core.events import Event, Finished, Loading
@@ -24,12 +24,12 @@ from core.hashes import Hashes
 from core.lora_files import LoraInfo, LoraShelf, read_lora, renewed
 from core.lora_tags import take_tags, without_tags
 from core.machine import BYTES, Machine, PeakMeter, resident
-from core.memory import MemoryPlan
+from core.memory import MemoryPlan, RunMemory
 from core.metadata import LORA_HASH
 from core.networks import Network
 from core.prompts import PromptCache, Prompts, TokenCount
-from core.request import SEED_LIMIT, SMALLEST_SIDE, GenerationRequest, Lora, bounds, reject
-from core.samplers import SAMPLERS
+from core.request import SEED_LIMIT, GenerationRequest, Lora, reject
+from core.resolving import check_with, size_with
 from core.settings import VERSION, Settings
 
 if TYPE_CHECKING:
@@ -41,29 +41,7 @@ if TYPE_CHECKING:
     from core.lora_files import LoraFile
 
 log = logging.getLogger(__name__)
-STAGES = {"text_encoder": "text", "text_encoder_2": "text", "unet": "unet", "controlnet": "unet", "vae": "vae"}
-"""What a plan's `leaving` calls a part."""
 CACHE_SHARE = 0.6  # of the RAM that is free when the engine starts
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A part of a model in memory: "pocket/unet", its bytes, its numbers' type and where it is."""
-
-    name: str
-    size: int
-    dtype: str
-    device: str
-
-
-@dataclass(frozen=True)
-class RunMemory:
-    """How the last run went: what was foretold, and the peak that was measured, where it can be."""
-
-    checkpoint: str
-    size: tuple[int, int]
-    plan: MemoryPlan
-    measured: int | None
 
 
 class Engine:
@@ -132,11 +110,7 @@ class Engine:
 
     def loaded(self) -> list[Loaded]:
         """What is in memory, with its weights."""
-        return [
-            Loaded("/".join(key[0].parts[-2:]), size, str(model.dtype).removeprefix("torch."), str(model.device))
-            for key, size, model in self._models.models()
-            if size
-        ]
+        return self._models.loaded()
 
     def model_hash(self, checkpoint: Checkpoint) -> str | None:
         """A1111's short hash, if it was computed before."""
@@ -192,7 +166,7 @@ class Engine:
         """
         request = take_tags(request)
         checkpoint = self._find(request.checkpoint)
-        width, height = _size(request, checkpoint)
+        width, height = size_with(request, checkpoint)
         drawn = secrets.randbelow(SEED_LIMIT - request.batch_size)
         resolved = request.replace(
             checkpoint=checkpoint.name,
@@ -203,7 +177,7 @@ class Engine:
             seed=drawn if request.seed is None else request.seed,
             loras=self._loras.resolve(request.loras, checkpoint),
         )
-        _check_model(resolved, checkpoint)
+        check_with(resolved, checkpoint)
         networks.asked_for(resolved, checkpoint, self._networks)
         self._fitted(resolved)
         if resolved.hires:
@@ -360,7 +334,7 @@ class Engine:
 
     def _use(self, part: Part, plan: MemoryPlan) -> AbstractContextManager[Any]:
         dtype = plan.vae_dtype if part.name == "vae" else plan.dtype
-        device = "cpu" if STAGES.get(part.name) in plan.way.leaving else self._machine.device
+        device = "cpu" if plan.way.leaves(part.name) else self._machine.device
 
         def load() -> Any:
             import torch
@@ -426,38 +400,3 @@ class Engine:
             if checkpoint.name == name:
                 return checkpoint
         raise reject("checkpoint", name, "one of " + ", ".join(checkpoint.name for checkpoint in usable))
-
-
-def _size(request: GenerationRequest, checkpoint: Checkpoint) -> tuple[int | None, int | None]:
-    """Width and height: as asked, else the source picture's (rounded down to 8), else the model's own.
-
-    Inpainting the whole of a picture whose size no model works at leaves both None: the picture keeps that size.
-    """
-    if request.image is None or request.only_masked:
-        width = height = checkpoint.native_size
-        return request.width or width, request.height or height
-    width, height = (max(SMALLEST_SIDE, side // 8 * 8) for side in request.image.size)
-    limit = bounds(GenerationRequest.model_fields["width"])["le"]
-    keeps_size = request.task == "inpaint" and not request.width and not request.height
-    if keeps_size and ((width, height) != request.image.size or max(width, height) > limit):
-        return None, None
-    if max(request.width or width, request.height or height) > limit:
-        raise reject("image", request.image, f"sides of at most {limit} pixels, or give width and height")
-    return request.width or width, request.height or height
-
-
-def _check_model(request: GenerationRequest, checkpoint: Checkpoint) -> None:
-    """The rules that depend on the model and the sampler."""
-    if request.sampler not in checkpoint.samplers:
-        raise reject("sampler", request.sampler, "one of " + ", ".join(checkpoint.samplers))
-    most = SAMPLERS[request.sampler or checkpoint.sampler].most_steps
-    for run in request.passes:
-        if most and run.of > most:
-            raise reject(run.steps_field, run.of, f"at most {most} with {request.sampler}")
-    prompts.check(request, checkpoint.text_encoders)
-    if request.clip_skip > checkpoint.clip_skips:
-        raise reject("clip_skip", request.clip_skip, f"at most {checkpoint.clip_skips} with {checkpoint.title}")
-    if checkpoint.inpaints_only and request.task != "inpaint":
-        raise reject(
-            "checkpoint", checkpoint.name, "a model that is not for inpainting only, or give picture and mask"
-        )

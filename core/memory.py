@@ -48,7 +48,13 @@ class Way:
     streams: bool = False
     slower: str = ""
 
+    def leaves(self, part: str) -> bool:
+        """Whether a part, by the name of its folder, waits outside the device."""
+        return STAGES.get(part) in self.leaving
 
+
+STAGES = {"text_encoder": "text", "text_encoder_2": "text", "unet": "unet", "controlnet": "unet", "vae": "vae"}
+"""What `leaving` calls a part."""
 EVERYTHING = frozenset({"text", "unet", "vae"})
 WAYS = (
     Way("everything stays in memory", tiles=False),
@@ -136,6 +142,16 @@ class MemoryPlan:
         if self.way == WAYS[0]:
             return needs
         return f"{needs}: {self.way.words}" + (f"; {self.way.slower}" if self.way.slower else "")
+
+
+@dataclass(frozen=True)
+class RunMemory:
+    """How a run went: what was foretold, and the peak that was measured, where it can be."""
+
+    checkpoint: str
+    size: tuple[int, int]
+    plan: MemoryPlan
+    measured: int | None
 
 
 def plan(machine: Machine, footprint: Footprint, request: GenerationRequest) -> MemoryPlan:

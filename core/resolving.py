@@ -1,0 +1,43 @@
+"""What a request is with a certain model: its size, and what that model does not allow."""
+
+from __future__ import annotations
+
+from core import prompts
+from core.checkpoints import Checkpoint
+from core.request import SMALLEST_SIDE, GenerationRequest, bounds, reject
+from core.samplers import SAMPLERS
+
+
+def size_with(request: GenerationRequest, checkpoint: Checkpoint) -> tuple[int | None, int | None]:
+    """Width and height: as asked, else the source picture's (rounded down to 8), else the model's own.
+
+    Inpainting the whole of a picture whose size no model works at leaves both None: the picture keeps that size.
+    """
+    if request.image is None or request.only_masked:
+        width = height = checkpoint.native_size
+        return request.width or width, request.height or height
+    width, height = (max(SMALLEST_SIDE, side // 8 * 8) for side in request.image.size)
+    limit = bounds(GenerationRequest.model_fields["width"])["le"]
+    keeps_size = request.task == "inpaint" and not request.width and not request.height
+    if keeps_size and ((width, height) != request.image.size or max(width, height) > limit):
+        return None, None
+    if max(request.width or width, request.height or height) > limit:
+        raise reject("image", request.image, f"sides of at most {limit} pixels, or give width and height")
+    return request.width or width, request.height or height
+
+
+def check_with(request: GenerationRequest, checkpoint: Checkpoint) -> None:
+    """The rules for a resolved request that depend on the model and the sampler. Raises RequestError."""
+    if request.sampler not in checkpoint.samplers:
+        raise reject("sampler", request.sampler, "one of " + ", ".join(checkpoint.samplers))
+    most = SAMPLERS[request.sampler or checkpoint.sampler].most_steps
+    for run in request.passes:
+        if most and run.of > most:
+            raise reject(run.steps_field, run.of, f"at most {most} with {request.sampler}")
+    prompts.check(request, checkpoint.text_encoders)
+    if request.clip_skip > checkpoint.clip_skips:
+        raise reject("clip_skip", request.clip_skip, f"at most {checkpoint.clip_skips} with {checkpoint.title}")
+    if checkpoint.inpaints_only and request.task != "inpaint":
+        raise reject(
+            "checkpoint", checkpoint.name, "a model that is not for inpainting only, or give picture and mask"
+        )
