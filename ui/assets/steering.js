@@ -222,8 +222,8 @@
 
   function slider(name, field) {
     const [range, number] = ["range", "number"].map((type) => make("input", { type, name, min: field.least, max: field.most, step: field.step }));
-    range.setAttribute("aria-label", `${field.label}, slider`);
     for (const input of [range, number]) {
+      input.setAttribute("aria-label", field.label);
       input.addEventListener("input", () => input.value !== "" && pick(name, Number(input.value)));
     }
     return row(name, field, range, number);
@@ -309,7 +309,7 @@
       of(name).hidden = !own;
       if (!own) return;
       write($("span", of(name)), own.label);
-      for (const input of of(name).querySelectorAll("input")) Object.assign(input, { min: own.lowest, max: own.highest, step: own.step });
+      for (const input of of(name).querySelectorAll("input")) Object.assign(input, { min: own.lowest, max: own.highest, step: own.step, ariaLabel: own.label });
       set(of(name), values[name] ?? own.default);
     });
     for (const name of ["weight", "start", "end"]) set(of(name), values[name]);
