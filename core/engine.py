@@ -344,6 +344,8 @@ class Engine:
             model = load_part(part, device, dtype)
             if part.name == "unet":
                 attention.keep_prompts(model)
+            if part.name == "controlnet":
+                networks.check_weights(part, model)
             if plan.channels_last and part.weights:
                 model.to(memory_format=torch.channels_last)
             return model

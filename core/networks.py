@@ -107,6 +107,12 @@ def _check_type(unit: Control, network: Network, field: str, label: str) -> None
         raise RequestError(f"{field}.control_type", unit.shows, allowed, f"{label}: Map shows")
 
 
+def check_weights(part: Part, net: Any) -> None:
+    """Raises CheckpointError for a loaded network that would turn every picture black."""
+    if not all(bool(tensor.isfinite().all()) for tensor in net.parameters()):
+        raise CheckpointError(f"ControlNet: {part.called[1]} is damaged: it holds values that are no numbers.")
+
+
 def _describe_safely(path: Path) -> Network:
     try:
         return _describe_folder(path) if path.is_dir() else _describe_file(path)

@@ -47,12 +47,6 @@ def test_pictures_follow_the_edges_of_a_drawing(engine: Engine, drawing: Image.I
     assert overlap(draw(engine, **fields), drawing) < 0.5
 
 
-def test_weight_0_gives_the_very_bits_of_no_control(engine: Engine, drawing: Image.Image) -> None:
-    off = Control(**EDGES, image=drawing, weight=0.0)
-    fields = {"prompt": PROMPT, "seed": 5, "steps": 3}
-    assert draw(engine, **fields, controls=[off, off]).tobytes() == draw(engine, **fields).tobytes()
-
-
 def test_two_units_at_once_steer_an_inpainting_and_nothing_outside_the_mask(
     engine: Engine, drawing: Image.Image
 ) -> None:

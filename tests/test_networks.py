@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, ControlNetUnionModel
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from core import Control, Engine, Finished, GenerationRequest, Settings
 from core.checkpoints import load_part
@@ -160,6 +160,21 @@ def test_a_network_of_another_family_or_a_broken_one_is_refused_before_anything_
         assert reason in str(refused.value)
     with pytest.raises(CheckpointError, match="ControlNet: hollow is damaged or does not fit its config"):
         run(engine, controls=[Control(net="hollow", image=PICTURE)])
+    assert run(engine) == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_with_a_value_that_is_no_number_is_refused_and_the_next_run_is_as_before(models, value):
+    engine = Engine(Settings(models=models))
+    before = run(engine)
+    file = models / "controlnet" / "mine-scribble" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    state["controlnet_mid_block.bias"][3] = value
+    save_file(state, file)
+    with pytest.raises(
+        CheckpointError, match="ControlNet: mine-scribble is damaged: it holds values that are no numbers"
+    ):
+        run(engine, controls=[Control(net="mine-scribble", image=PICTURE)])
     assert run(engine) == before
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browser import open_page
 from tests.test_control import BOX, overlap
 from tests.test_easel import PLAN, result, run
 
@@ -57,7 +58,7 @@ def test_a_picture_follows_a_drawing_and_its_settings_come_back(page: Page, draw
     )
     expect(page.locator(CHIP)).to_contain_text("ControlNetPocket Canny (trial)1.0")
     expect(page.locator("#mode-control-button")).to_have_attribute("data-on", "")
-    run(page, steps=8)
+    run(page, steps=6)
     assert overlap(Image.fromarray(result(page)), Image.open(drawing)) > 0.7
 
     kept = f"{page.url}{page.locator('#stage .picture').get_attribute('src')}/maps"
@@ -77,6 +78,19 @@ def test_a_picture_follows_a_drawing_and_its_settings_come_back(page: Page, draw
     page.click("#mode-control-button")
     page.wait_for_selector(f"{MAP}:not([hidden])")
     assert (seen_map(page)[..., 0] > 0).tolist() == edges.tolist()
+
+
+def test_all_tabs_are_within_reach_on_a_phone(browser: Browser, app_url: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page = context.new_page()
+    open_page(page, app_url)
+    boxes = [tab.bounding_box() for tab in page.locator("#modes .tab-container button").all()]
+    assert len({box["y"] for box in boxes if box}) == 1
+    assert all(box and box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
+    page.tap("#mode-control-button")
+    expect(page.locator("#steering [name=net]")).to_have_value("pocket-canny")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    context.close()
 
 
 def test_thresholds_weight_and_a_second_unit_from_the_canvas(page: Page, drawing: Path) -> None:
