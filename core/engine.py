@@ -87,6 +87,10 @@ class Engine:
         """The LoRAs as last looked at, broken ones with their `problem`."""
         return tuple(self._loras)
 
+    def add_lora(self, file: Path, name: str) -> LoraInfo:
+        """Copy a file into models/loras. Raises LoraError if it is no LoRA."""
+        return self._loras.add(file, name)
+
     def lora_report(self, name: str) -> LoraReport | None:
         """What became of a LoRA when it was last merged; None if it has not been yet."""
         return self._reports.get(name)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from core.errors import CheckpointError, LoraError, RequestError
 from core.families import FAMILIES
 from core.lora_names import Place, read_key
 from core.request import Lora
+from core.storage import storage, write_file
 
 if TYPE_CHECKING:
     from core.lora_delta import Factors
@@ -27,6 +29,7 @@ ENDING = ".safetensors"
 MOST_TENSORS = 20_000  # the richest LoRAs of XL have about 8,000
 MOST_WORDS = 12  # trigger words that are shown
 TEXT_LIMIT = 2_000  # characters of notes that are shown
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}  # on Windows
 WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # of the text embeddings that a family's U-Net reads
 BASES = ((r"xl", "sdxl"), (r"sd_?v?2|stable-diffusion-v?2", "sd2"), (r"sd_?v?1|stable-diffusion-v?1", "sd1"))
 """What `ss_base_model_version` and `modelspec.architecture` say for a family, in the order of asking."""
@@ -103,6 +106,20 @@ class LoraShelf:
         infos = (_beside(known.get(_key(path)) or _describe(path, self.folder)) for path in visible)
         self._infos = tuple(sorted(infos, key=lambda info: info.name.lower()))
 
+    def add(self, file: Path, name: str) -> LoraInfo:
+        """Copy `file` here, under a name like `name`; nothing is overwritten. Raises LoraError if it is no LoRA."""
+        given = _describe(file, file.parent)
+        if given.problem:
+            raise LoraError(f"LoRA: the file cannot be used: {given.problem}.")
+        stem = _safe(name)
+        number = next(k for k in count(1) if not _path(self.folder, stem, k).exists())
+        target = _path(self.folder, stem, number)
+        with storage():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_file(target, file.read_bytes())
+        self.scan()
+        return self.find(target.name.removesuffix(ENDING))
+
     def find(self, name: str) -> LoraInfo:
         """By its name, or by its file's alone where that is the only one so called. Raises RequestError."""
         found = [info for info in self if info.name == name] or [info for info in self if _stem(info) == name]
@@ -121,6 +138,17 @@ class LoraShelf:
                 raise LoraError(f"LoRA: {info.name} cannot be used: {reason}.")
             resolved.append(lora if lora.name == info.name else lora.replace(name=info.name))
         return tuple(resolved)
+
+
+def _safe(name: str) -> str:
+    """A file's name, without ending, that every system takes: a stranger's letters, nothing of his path."""
+    stem = re.sub(rf"{re.escape(ENDING)}$", "", name.replace("\\", "/").rpartition("/")[2], flags=re.IGNORECASE)
+    stem = re.sub(r"[^\w .()-]+", "_", stem)[:100].strip(" .")
+    return f"lora {stem}".strip() if not stem or stem.upper().split(".")[0] in RESERVED else stem
+
+
+def _path(folder: Path, stem: str, number: int) -> Path:
+    return folder / (f"{stem}{ENDING}" if number == 1 else f"{stem} ({number}){ENDING}")
 
 
 def _stem(info: LoraInfo) -> str:

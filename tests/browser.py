@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -23,11 +23,17 @@ CHROMIUM = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 @pytest.fixture(scope="session")
 def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `python app.py` with an empty history, ready to make pictures."""
-    folder = tmp_path_factory.mktemp("app")
+    with started(tmp_path_factory.mktemp("app")) as url:
+        yield url
+
+
+@contextmanager
+def started(folder: Path, *flags: str) -> Iterator[str]:
+    """`python app.py` with these flags, its history and its log in `folder`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--data", str(folder / "data")]
+    command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--data", str(folder / "data"), *flags]
     environment = os.environ | {"GRADIO_TEMP_DIR": str(folder / "cache")}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)

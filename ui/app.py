@@ -25,6 +25,7 @@ from ui.form import REMEMBERED, SIDES
 from ui.hires import build_hires
 from ui.history import Shelf, build_gallery, wire_gallery
 from ui.live import ASSETS, AT_ONCE, QUIET, live
+from ui.lora import LoraDesk, wire_lora
 from ui.memory import build_memory, wire_memory
 from ui.png_info import Reader, build_info, wire_info
 from ui.presets import Cabinet, build_presets, wire_presets
@@ -35,7 +36,7 @@ from ui.tabs import TABS, TASK_TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-STYLES = ("style", "chips", "easel", "compare", "history", "info", "memory", "presets", "steering")
+STYLES = ("style", "chips", "easel", "compare", "history", "info", "memory", "presets", "steering", "lora")
 SCRIPTS = (
     "page",
     "parts",
@@ -48,6 +49,7 @@ SCRIPTS = (
     "memory",
     "presets",
     "steering",
+    "lora",
 )
 
 
@@ -102,6 +104,7 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
         _wire(page, parts, desk)
         _wire_live(page, parts, desk, cabinet)
         wire_presets(page, parts.presets, parts.aspect, cabinet, parts.fields)
+        wire_lora(page, parts.additions["lora"], LoraDesk(engine), (parts.fields, parts.tabs["lora"], parts.rescan))
         wire_gallery(page, parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
         wire_info(parts.info, Reader(desk), list(parts.fields.values()))
         wire_memory(parts.memory_tab, parts.memory, desk)
@@ -234,7 +237,7 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     sides = [parts.fields[name] for name in SIDES.values()]
     parts.shape.input(desk.extend, [parts.shape, parts.fields["image"]], sides, **AT_ONCE)
     kept = parts.fields["kept"]
-    kept.change(None, kept, kept, js="darkroom.lay", **QUIET)
+    kept.change(None, kept, None, js="darkroom.lay", **QUIET)
     remembered = [parts.fields[name] for name in REMEMBERED]
     gr.on([field.change for field in remembered], None, remembered, None, js="darkroom.remember", **QUIET)
     page.load(desk.recall, kept, remembered, js="darkroom.recall", **AT_ONCE)  # the script's word instead of `kept`

@@ -26,7 +26,7 @@ PADDING = 32  # pixels around the masked area, until a person says otherwise
 
 def build_form_only() -> Fields:
     """What the canvas writes for the form: the task, and the uploaded files, one path a line. And what the form
-    writes for the canvas: `kept`, what to begin from again. The units of ControlNet are JSON in the request's shape.
+    writes for the canvas: `kept`, what to begin from again. ControlNet's units and LoRAs are JSON in the request's shape.
     """
     hidden = {"visible": "hidden", "interactive": True}
     return {
@@ -34,6 +34,7 @@ def build_form_only() -> Fields:
         "image": gr.Textbox("", elem_id="form-image", label="Source picture", lines=2, **hidden),
         "mask": gr.Textbox("", elem_id="form-mask", label="Mask", lines=2, **hidden),
         "controls": gr.Textbox("[]", elem_id="form-controls", label="ControlNet units", lines=2, **hidden),
+        "loras": gr.Textbox("[]", elem_id="form-loras", label="LoRAs", lines=2, **hidden),
         "kept": gr.Textbox("", elem_id="form-kept", label="Pictures of an earlier job", **hidden),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core.request import PICTURES, GenerationRequest, Parameters
+from core.request import PICTURES, GenerationRequest, Lora, Parameters
 
 Facts = list[tuple[str, str]]
 FIELDS = GenerationRequest.model_fields
@@ -39,7 +39,12 @@ def _fact(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
     if name == "controls":
         return "ControlNet", ", ".join(f"{control.net} {control.weight:g}" for control in value)
     if name == "loras":
-        return "LoRA", ", ".join(f"{lora.name} {lora.weight:g}" for lora in value)
+        return "LoRA", ", ".join(map(_lora, value))
     if isinstance(value, Parameters):
         return str(FIELDS[name].title), ", ".join(f"{part} {each}" for part, each in value if each is not None)
     return str(FIELDS[name].title), f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _lora(lora: Lora) -> str:
+    text = f" (text {lora.for_text:g})" if lora.for_text != lora.weight else ""
+    return f"{lora.name} {lora.weight:g}{text}"

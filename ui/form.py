@@ -137,8 +137,8 @@ def _list(text: Any) -> Any:
         return text
 
 
-def _json(units: Any) -> str:
-    return json.dumps([unit.model_dump(mode="json") for unit in units])
+def _json(values: Any) -> str:
+    return json.dumps([each.model_dump(mode="json") for each in values])
 
 
 READERS: Mapping[str, Callable[[Any], Any]] = {
@@ -149,10 +149,12 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
     "hires.steps": lambda steps: steps or None,
     "vae": lambda name: name or None,
     "controls": _list,
+    "loras": _list,
 }
 WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "seed": lambda seed: "" if seed is None else str(seed),
     **dict.fromkeys(SECOND_PROMPTS, lambda text: text or ""),
     "controls": _json,
     "vae": lambda name: name or "",
+    "loras": _json,
 }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import gradio as gr
 from gradio.components import Component
 
+from ui.lora import build_lora
 from ui.steering import build_steering
 
 
@@ -22,16 +22,11 @@ class Tab:
     build: Callable[[], Component] | None = None
 
 
-def coming(sentence: str) -> Callable[[], Component]:
-    """A tab that says in one sentence what it will hold."""
-    return lambda: gr.Markdown(sentence, elem_classes="coming")
-
-
 TASK_TABS = ("text", "image", "inpaint")  # the last of these that was open is what Generate does
 TABS = (
     Tab("text", "Text to image"),
     Tab("image", "Image to image"),
     Tab("inpaint", "Inpaint"),
     Tab("control", "ControlNet", build_steering),
-    Tab("lora", "LoRA", coming("Add small trained styles to the model: this tab comes soon.")),
+    Tab("lora", "LoRA", build_lora),
 )

@@ -112,9 +112,10 @@
     await (task === "control" ? darkroom.takeControl(drawn) : place([drawn]));
   }
 
-  /* What an earlier job began from, by the fingerprints of its pictures. Returns what then stands in the form. */
+  /* What an earlier job began from, by the fingerprints of its pictures. The field is emptied: it may come again. */
   function lay(text) {
-    if (!text) return "";
+    if (!text) return;
+    fill("kept", "");
     const { task: wanted, image, mask } = JSON.parse(text);
     if (wanted !== state.task) document.getElementById(`mode-${wanted}-button`)?.click();
     state.pending = state.pending.then(async () => {
@@ -127,7 +128,6 @@
       }
       return true;
     });
-    return "";
   }
 
   async function camera() {

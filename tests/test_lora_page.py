@@ -1,0 +1,125 @@
+"""The LoRA tab in a real browser: switching changes the picture, the chip shows it, off again is the base's bits."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from diffusers import UNet2DConditionModel
+from gradio_client import Client
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from tests import loras, tiny
+from tests.browser import open_page, started
+from tests.test_browser import wait_for_status
+from tests.test_easel import result
+
+SMALL: dict[str, Any] = {"prompt": "a red circle", "seed": 7, "steps": 2, "width": 64, "height": 64}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pocket model with two LoRAs for it, one for another model, and a broken file."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "checkpoints").mkdir()
+    os.symlink(tiny.POCKET, folder / "checkpoints" / "pocket")
+    layers = loras.weights(UNet2DConditionModel.from_pretrained(tiny.POCKET / "unet"), ("attn1.to_q", "attn2.to_k"))
+    for seed, name in enumerate(("ink", "style/wash")):
+        tags = {"10_it": {f"{name[-3:]} style": 9, "<b>paper</b>": 4}}
+        state = loras.lora({"lora_unet": layers}, seed)
+        loras.write(folder / "loras" / f"{name}.safetensors", state, ss_tag_frequency=tags)
+    wide = loras.lora({"lora_unet": {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k": (320, 768)}})
+    loras.write(folder / "loras" / "other.safetensors", wide)
+    (folder / "loras" / "broken.safetensors").write_bytes(b"PK")
+    Image.new("RGB", (90, 60), "teal").save(folder / "loras" / "ink.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with started(tmp_path_factory.mktemp("app"), "--models", str(models)) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="dark")
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    open_page(page, url)
+    page.fill("#field-prompt textarea", "a red circle on a blue background")
+    page.fill("#field-seed textarea", "7")
+    page.fill("#field-steps input[type=number]", "3")
+    page.keyboard.press("Tab")
+    page.click("#mode-lora-button")
+    yield page
+    context.close()
+    assert not errors
+
+
+def draw(page: Page) -> np.ndarray:
+    page.click("#go")
+    wait_for_status(page, r"(Waiting|Loading|Starting|Step)")
+    wait_for_status(page, "Seed 7$")
+    return result(page)
+
+
+def test_a_switched_lora_changes_the_picture_and_off_again_gives_the_bases_bits(page: Page) -> None:
+    base = draw(page)
+    page.get_by_role("checkbox", name="ink").check()
+    page.get_by_label("Weight of ink, as a number", exact=True).fill("1.5")
+    page.keyboard.press("Tab")
+    chip = page.locator("#additions li")
+    expect(chip).to_have_text(re.compile(r"LoRA\s*ink\s*1\.5"))
+    expect(page.locator("#mode-lora-button")).to_have_attribute("data-on", "")
+    assert not np.array_equal(draw(page), base)
+    page.get_by_role("button", name="Use settings").click()
+    expect(chip).to_have_text(re.compile(r"LoRA\s*ink\s*1\.5"))
+    page.get_by_role("button", name="Switch off ink").click()
+    expect(chip).to_have_count(0)
+    expect(page.get_by_role("checkbox", name="ink")).not_to_be_checked()
+    assert np.array_equal(draw(page), base)
+
+
+def test_the_list_is_searched_filtered_and_gives_words_to_the_prompt(page: Page) -> None:
+    names = page.locator("#lora li b")
+    expect(names).to_have_text(["ink", "style/wash", "broken"])
+    expect(page.locator("#lora li", has_text="broken")).to_contain_text("It is a pickle")
+    page.get_by_label("Fits the model").uncheck()
+    expect(names).to_have_text(["ink", "style/wash", "broken", "other"])
+    expect(page.get_by_role("checkbox", name="other")).to_be_disabled()
+    page.get_by_label("Search LoRAs").fill("ash st")
+    expect(names).to_have_text(["style/wash"])
+    page.get_by_role("button", name="<b>paper</b>").click()
+    expect(page.locator("#field-prompt textarea")).to_have_value("a red circle on a blue background, <b>paper</b>")
+
+
+def test_a_file_is_added_after_its_header_was_checked(page: Page, models: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"\x80\x02")
+    page.set_input_files("#lora [type=file]", tmp_path / "bad.safetensors")
+    expect(page.locator("#lora .told")).to_contain_text("LoRA: the file cannot be used: it is a pickle")
+    good = (models / "loras" / "ink.safetensors").read_bytes()
+    (tmp_path / "ink.safetensors").write_bytes(good)
+    page.set_input_files("#lora [type=file]", tmp_path / "ink.safetensors")
+    expect(page.get_by_role("checkbox", name="ink (2)")).to_be_enabled()
+    added = models / "loras" / "ink (2).safetensors"
+    assert added.read_bytes() == good and not (models / "loras" / "bad.safetensors").exists()
+    added.unlink()
+
+
+def test_the_endpoint_takes_loras(url: str) -> None:
+    client = Client(url, verbose=False, analytics_enabled=False)
+    ask = {**SMALL, "loras": [{"name": "ink", "weight": 0.8}, {"name": "wash", "weight": -0.5}]}
+    files, request = client.predict(**ask, api_name="/generate")
+    assert [(lora["name"], lora["weight"]) for lora in request["loras"]] == [("ink", 0.8), ("style/wash", -0.5)]
+    plain, _ = client.predict(**SMALL, api_name="/generate")
+    with Image.open(files[0]) as changed, Image.open(plain[0]) as base:
+        assert changed.tobytes() != base.tobytes()
+        assert "Lora hashes" in changed.info["parameters"]
