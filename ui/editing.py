@@ -26,7 +26,8 @@ PADDING = 32  # pixels around the masked area, until a person says otherwise
 
 def build_form_only() -> Fields:
     """What the canvas writes for the form: the task, and the uploaded files, one path a line. And what the form
-    writes for the canvas: `kept`, what to begin from again. ControlNet's units and LoRAs are JSON in the request's shape.
+    writes for the canvas: `kept`, what to begin from again. Units of ControlNet and LoRAs are JSON in the request's
+    shape.
     """
     hidden = {"visible": "hidden", "interactive": True}
     return {

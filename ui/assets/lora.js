@@ -5,6 +5,7 @@
   const field = () => $("#form-loras textarea");
   let root, props;
   let on = []; // {name, weight, text_encoder_weight}
+  let read = ""; // what of the form is drawn
 
   function lora(element, given, watch, trigger, upload) {
     [root, props] = [element, given];
@@ -35,6 +36,8 @@
 
   /* What gradio holds in the form: after *Use settings* too. */
   function switched(text) {
+    if (text === read) return;
+    read = text;
     try { on = JSON.parse(text || "[]"); } catch { on = []; }
     draw();
     darkroom.chips("lora", on.map((each) => ({
