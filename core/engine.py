@@ -33,6 +33,8 @@ from core.resolving import check_with, size_with
 from core.settings import VERSION, Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
 
     from core.denoise import Denoised

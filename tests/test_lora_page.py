@@ -88,7 +88,7 @@ def test_a_switched_lora_changes_the_picture_and_off_again_gives_the_bases_bits(
     assert np.array_equal(draw(page), base)
 
 
-def test_the_list_is_searched_filtered_and_gives_words_to_the_prompt(page: Page) -> None:
+def test_the_list_is_searched_filtered_gives_words_and_takes_files(page: Page, models: Path, tmp_path: Path) -> None:
     names = page.locator("#lora li b")
     expect(names).to_have_text(["ink", "style/wash", "broken"])
     expect(page.locator("#lora li", has_text="broken")).to_contain_text("It is a pickle")
@@ -99,9 +99,7 @@ def test_the_list_is_searched_filtered_and_gives_words_to_the_prompt(page: Page)
     expect(names).to_have_text(["style/wash"])
     page.get_by_role("button", name="<b>paper</b>").click()
     expect(page.locator("#field-prompt textarea")).to_have_value("a red circle on a blue background, <b>paper</b>")
-
-
-def test_a_file_is_added_after_its_header_was_checked(page: Page, models: Path, tmp_path: Path) -> None:
+    page.get_by_label("Search LoRAs").fill("")
     (tmp_path / "bad.safetensors").write_bytes(b"\x80\x02")
     page.set_input_files("#lora [type=file]", tmp_path / "bad.safetensors")
     expect(page.locator("#lora .told")).to_contain_text("LoRA: the file cannot be used: it is a pickle")
