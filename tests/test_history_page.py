@@ -282,7 +282,7 @@ def test_a_result_is_upscaled_and_seen_beside_what_it_was(page: Page, gallery: L
     id = tiles(page).nth(4).get_attribute("data-id") or ""
     expect(gallery.get_by_role("button", name="Before / after")).to_be_hidden()
     gallery.get_by_role("button", name="Upscale 2×").click()
-    expect(page.locator("#stage .words span")).to_contain_text("128 × 128 · 1 steps", timeout=30_000)
+    expect(page.locator("#stage .words span")).to_contain_text("128 × 128 · 1 step ·", timeout=30_000)
     large = studio.history.search("local", limit=1)[0]
     was = studio.history.picture(id, "local")
     assert (large.width, large.height) == (128, 128)

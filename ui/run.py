@@ -93,7 +93,8 @@ def frame(job: JobState, preview: str | None) -> dict[str, Any]:
     """One job as the page's script draws it; its text is only ever set as text, never as HTML."""
     request = job.request
     width, height = _outlined_size(request)
-    facts = [*([f"{width} × {height}"] if width else []), f"{job.total or request.steps_in_all} steps"]
+    steps = job.total or request.steps_in_all
+    facts = [*([f"{width} × {height}"] if width else []), "1 step" if steps == 1 else f"{steps} steps"]
     return {
         "id": job.id,
         "status": job.status.value,
@@ -101,7 +102,7 @@ def frame(job: JobState, preview: str | None) -> dict[str, Any]:
         "place": job.place,
         "loading": job.loading,
         "step": job.step,
-        "total": job.total or request.steps_in_all,
+        "total": steps,
         "preview": preview,
         "left": None if job.seconds_left is None else duration(job.seconds_left),
         "facts": " · ".join(facts + ([duration(job.seconds)] if job.seconds else [])),
