@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from bench import memory
-from core.request import GenerationRequest, allowed
+from core.request import Control, GenerationRequest, Parameters, allowed
 from core.samplers import SAMPLERS
 from core.settings import LIMITS, Limits, Settings, in_words
 
@@ -17,9 +17,17 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 def parameters() -> str:
-    """Every field of a request: what it takes, what it is when nobody says."""
+    return _fields(GenerationRequest)
+
+
+def controls() -> str:
+    return _fields(Control)
+
+
+def _fields(model: type[Parameters]) -> str:
+    """Every field: what it takes, what it is when nobody says."""
     rows = ["| field | on the page | takes | default |", "|---|---|---|---|"]
-    for name, field in GenerationRequest.model_fields.items():
+    for name, field in model.model_fields.items():
         takes = "a sampler's name, see below" if name == "sampler" else allowed(field)
         rows.append(f"| `{name}` | {field.title}: {_lower(field.description)} | {takes} | {_default(field)} |")
     return "\n".join(rows)
@@ -52,7 +60,14 @@ def samplers() -> str:
     return ", ".join(SAMPLERS)
 
 
-TABLES = {"parameters": parameters, "flags": flags, "limits": limits, "samplers": samplers, "memory": memory.table}
+TABLES = {
+    "parameters": parameters,
+    "controls": controls,
+    "flags": flags,
+    "limits": limits,
+    "samplers": samplers,
+    "memory": memory.table,
+}
 
 
 def updated(text: str) -> str:
@@ -64,6 +79,8 @@ def updated(text: str) -> str:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "to be given"
     if field.default is None:
         if field.title == "Model":
             return "the first that works"

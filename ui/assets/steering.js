@@ -78,11 +78,13 @@
     return send(one, file);
   }
 
-  /* Upload a unit's picture. Generate waits for it. */
+  /* Upload a unit's picture. Generate waits for it. Another that came meanwhile is not overwritten. */
   function send(one, file) {
+    const { url } = one;
+    const sent = (values) => { if (one.url === url) change(one, values); };
     const sending = upload(file).then(
-      ({ path }) => change(one, { path, problem: "" }),
-      () => change(one, { path: "", problem: "The server did not take this file; it may be too large" }));
+      ({ path }) => sent({ path, problem: "" }),
+      () => sent({ path: "", problem: "The server did not take this file; it may be too large" }));
     darkroom.wait(sending);
     return sending;
   }
