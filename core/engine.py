@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from core import machine, memory, networks, prompts, vaes
+from core import embeddings, machine, memory, networks, prompts, vaes
 from core.cache import Loaded, ModelCache
 from core.checkpoints import Checkpoint, Part, find_upscaler, list_upscalers, load_part, scan
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from core.families.sd import EncodedPrompt, StableDiffusion
     from core.lora import LoraReport, Merged, Merger
     from core.lora_files import LoraFile
+    from core.tokens import Words
 
 log = logging.getLogger(__name__)
 CACHE_SHARE = 0.6  # of the RAM that is free when the engine starts
@@ -83,6 +84,7 @@ class Engine:
         self._checkpoints = scan(self.settings.models / "checkpoints")
         self._networks = networks.scan(self.settings.models / "controlnet")
         self._loras.scan()
+        self._embeddings = embeddings.scan(self.settings.models / "embeddings")
         return self._checkpoints
 
     def loras(self) -> tuple[LoraInfo, ...]:
@@ -143,9 +145,11 @@ class Engine:
 
     def count_tokens(self, text: str, name: str | None) -> TokenCount:
         """How long a prompt is for the checkpoint `name`."""
-        part = next(part for part in self._find(name).parts if part.weights is None)
+        checkpoint = self._find(name)
+        part = next(part for part in checkpoint.parts if part.weights is None)
+        words = embeddings.lengths(embeddings.named_in(text, self._embeddings, checkpoint))
         with self._models.use(part.key, 0, lambda: load_part(part, "cpu", "float32")) as tokenizer:
-            return prompts.count_tokens(tokenizer, without_tags(text))
+            return prompts.count_tokens(tokenizer, without_tags(text), words)
 
     def prepare(self) -> None:
         """Import what a run needs, a few seconds' work the first time, and settle torch's threads."""
@@ -238,14 +242,15 @@ class Engine:
         peak = PeakMeter(self._machine.device, self._resident_at_start or 0)
         self._make_room(plan, checkpoint)
         with ExitStack() as in_use:
-            model = yield from self._load(checkpoint, plan, in_use)
+            named = embeddings.named_in(embeddings.all_prompts(request), self._embeddings, checkpoint)
+            model = yield from self._load(checkpoint, plan, in_use, embeddings.read(named, checkpoint.text_encoders))
             loras = yield from self._load_loras(request, in_use)
             merged = in_use.enter_context(self._merger.merged(model.parts.networks, loras))
             self._tell(merged)
             nets = yield from self._load_nets(request, checkpoint, plan, in_use)
             passes = Passes(
                 model=model,
-                prompts=self._prompts_of(model, checkpoint, merged),
+                prompts=self._prompts_of(model, checkpoint, (merged.text_state, *(each.key for each in named))),
                 nets=nets,
                 upscaler=(yield from self._load_upscaler(request, plan, in_use)),
                 preview=functools.partial(self._preview, checkpoint),
@@ -271,9 +276,11 @@ class Engine:
             self._models.clear(but=own)
 
     def _load(
-        self, checkpoint: Checkpoint, plan: MemoryPlan, in_use: ExitStack
+        self, checkpoint: Checkpoint, plan: MemoryPlan, in_use: ExitStack, words: tuple[Words, ...]
     ) -> Generator[Event, None, StableDiffusion]:
-        """The checkpoint's parts, from memory where they are there, kept while `in_use` is open."""
+        """The checkpoint's parts, from memory where they are there, kept while `in_use` is open; `words`: see
+        core/embeddings.py.
+        """
         from core.attention import forget_prompts
         from core.families.sd import Components
 
@@ -290,6 +297,7 @@ class Engine:
             tokenizers=tuple(model for name, model in parts.items() if name.startswith("tokenizer")),
             scheduler_config=dict(checkpoint.scheduler_config),
             options=dict(checkpoint.options),
+            words=words,
             device=self._machine.device,
         )
         model: StableDiffusion = importlib.import_module(FAMILIES[checkpoint.family].module).FAMILY(components)
@@ -358,9 +366,10 @@ class Engine:
 
         return self._models.use(part.key, part.parameters * BYTES[dtype], load)
 
-    def _prompts_of(self, model: StableDiffusion, checkpoint: Checkpoint, merged: Merged) -> Prompts:
+    def _prompts_of(self, model: StableDiffusion, checkpoint: Checkpoint, state: tuple[Any, ...]) -> Prompts:
+        """`state`: what else shapes encodings, beside the files of encoders and tokenizers."""
         encoders = tuple(part.key for part in checkpoint.parts if part.name.startswith("t"))
-        return Prompts(model, (encoders, merged.text_state), self._prompts)
+        return Prompts(model, (encoders, state), self._prompts)
 
     def _preview(self, checkpoint: Checkpoint, step: Denoised) -> Image | None:
         from core.preview import latent_preview

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from core.grammar import Part, Time, compose, parse
 from core.request import GenerationRequest, reject
-from core.tokens import SPECIAL_TOKENS, split_tokens
+from core.tokens import SPECIAL_TOKENS, Words, split_tokens
 
 if TYPE_CHECKING:
     from core.denoise import Conditioning
@@ -72,10 +72,10 @@ class TokenCount(NamedTuple):
     room: int
 
 
-def count_tokens(tokenizer: Any, text: str, steps: int = 20) -> TokenCount:
+def count_tokens(tokenizer: Any, text: str, words: Words | None = None, steps: int = 20) -> TokenCount:
     """Of the longest of what `text` says in the course of so many steps."""
     wordings = {part.at(Time(step, steps)) for part in compose(text) for step in range(steps)}
-    split = [split_tokens(tokenizer, wording) for wording in wordings]
+    split = [split_tokens(tokenizer, wording, words) for wording in wordings]
     chunks, tokens = max((len(chunks), sum(map(len, chunks))) for chunks in split)
     return TokenCount(tokens, chunks, tokenizer.model_max_length - SPECIAL_TOKENS)
 

@@ -7,7 +7,7 @@ their encoder.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.grammar import Span, Wording
@@ -66,14 +66,14 @@ def _border(chunk: Sequence[Token], comma: int) -> int:
 
 def _units(tokenizer: Any, span: Span, words: Words) -> Iterator[list[Token]]:
     """What may not be torn apart: single tokens, and all the vectors of a word."""
-    for place, text in enumerate(_names(words).split(span.text) if words else [span.text]):
+    for place, text in enumerate(names_pattern(words).split(span.text) if words else [span.text]):
         if place % 2:
             yield [Token(0, span.weight, vector) for vector in words[text.lower()]]
         elif text.strip():
             yield from ([Token(id, span.weight)] for id in _ids(tokenizer, text))
 
 
-def _names(words: Words) -> re.Pattern[str]:
+def names_pattern(words: Iterable[str]) -> re.Pattern[str]:
     names = "|".join(re.escape(name) for name in sorted(words, key=len, reverse=True))
     return re.compile(rf"(?<!\w)({names})(?!\w)", re.IGNORECASE)
 
