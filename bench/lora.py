@@ -16,7 +16,7 @@ from core.lora import Merger
 from core.lora_files import LoraShelf, read_lora
 from tests import loras
 
-STEPS = 20
+STEPS = 10
 
 
 def main(pairs: int) -> None:
