@@ -270,7 +270,7 @@ def test_everything_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None:
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-@pytest.mark.parametrize("place", ["Create", "History", "PNG info"])
+@pytest.mark.parametrize("place", ["Create", "History", "PNG info", "This machine"])
 def test_axe_finds_nothing_serious(page: Page, place: str, theme: str) -> None:
     page.emulate_media(color_scheme=theme)
     page.get_by_role("tab", name=place).click()
