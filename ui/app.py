@@ -222,14 +222,9 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     parts.dice.click(None, None, seed, js="() => ''", **QUIET)
     parts.reuse.click(None, seed, seed, js="darkroom.seed", **QUIET)
     prompt = parts.fields["prompt"]
-    gr.on(
-        [page.load, prompt.change, model.change],
-        desk.tokens,
-        [prompt, model],
-        parts.tokens,
-        **AT_ONCE,
-        trigger_mode="always_last",
-    )
+    counted = {"fn": desk.tokens, "inputs": [prompt, model], "outputs": parts.tokens, **AT_ONCE}
+    prompt.change(**counted, trigger_mode="always_last")
+    gr.on([page.load, model.change], **counted, trigger_mode="multiple")  # the plan's is always_last, see ui/presets.py
     for task in TASK_TABS:
         parts.tabs[task].select(None, None, parts.fields["task"], js=f"() => darkroom.task('{task}')", **QUIET)
     for addition in parts.additions:

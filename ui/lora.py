@@ -37,7 +37,7 @@ def wire_lora(
     """`around`: the form's fields, the tab's own head, and the button that looks for models again."""
     fields, head, rescan = around
     model = fields["checkpoint"]
-    gr.on([page.load, model.change, head.select], desk.show, model, tab, **AT_ONCE, trigger_mode="always_last")
+    gr.on([page.load, model.change, head.select], desk.show, model, tab, **AT_ONCE, trigger_mode="multiple")
     rescan.click(desk.rescan, model, tab, **AT_ONCE)
     tab.keep(desk.add, model, tab, **AT_ONCE)
     gr.on([page.load, fields["loras"].change], None, fields["loras"], None, js="darkroom.switched", **QUIET)

@@ -72,7 +72,8 @@ def wire_presets(
     page.load(cabinet.show, None, drawn, **AT_ONCE)
     rows.setting.input(cabinet.fill, [rows.setting, fields["checkpoint"]], inputs, **AT_ONCE)
     changes = [field.change for name, field in fields.items() if name not in PROMPTS]
-    gr.on([page.load, *changes], cabinet.match, inputs, [rows.setting, aspect], **AT_ONCE, trigger_mode="always_last")
+    # Not always_last, as the plan is: gradio then repeats the whole event for the one, which repeats it for the other
+    gr.on([page.load, *changes], cabinet.match, inputs, [rows.setting, aspect], **AT_ONCE, trigger_mode="multiple")
     aspect.input(cabinet.resize, [aspect, fields["checkpoint"]], sides, **AT_ONCE)
     rows.save_style.click(None, js="() => darkroom.keep('styles')", **QUIET)
     rows.save_setting.click(None, js="() => darkroom.keep('settings')", **QUIET)
