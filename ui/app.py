@@ -222,9 +222,10 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     parts.dice.click(None, None, seed, js="() => ''", **QUIET)
     parts.reuse.click(None, seed, seed, js="darkroom.seed", **QUIET)
     prompt = parts.fields["prompt"]
+    # Two of one event must not be always_last: see ui/presets.py; the plan listens to the model too
     counted = {"fn": desk.tokens, "inputs": [prompt, model], "outputs": parts.tokens, **AT_ONCE}
     prompt.change(**counted, trigger_mode="always_last")
-    gr.on([page.load, model.change], **counted, trigger_mode="multiple")  # the plan's is always_last, see ui/presets.py
+    gr.on([page.load, model.change], **counted, trigger_mode="multiple")
     for task in TASK_TABS:
         parts.tabs[task].select(None, None, parts.fields["task"], js=f"() => darkroom.task('{task}')", **QUIET)
     for addition in parts.additions:
