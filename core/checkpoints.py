@@ -20,9 +20,10 @@ from core.errors import CheckpointError, RequestError
 from core.families import FAMILIES, Family, LatentFormat
 from core.layouts import Layout, identify, noise_schedule, pieces
 from core.memory import Footprint, is_out_of_memory
-from core.request import UPSCALERS, GenerationRequest
+from core.request import GenerationRequest
 from core.samplers import usable
 from core.shapes import Config
+from core.units import UPSCALERS
 from core.vocabulary import CLIP_MERGES, clip_tokenizer
 
 HEADER_LIMIT = 100 * 2**20  # safetensors' own bound

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.denoise import Conditioning, Residuals
 from core.preprocess import CONTROL_TYPES
-from core.request import Control
+from core.units import Control
 
 SOFT = 0.825  # sd-webui-controlnet's, for "my prompt is more important" and "ControlNet is more important"
 

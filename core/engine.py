@@ -28,9 +28,10 @@ from core.memory import MemoryPlan, RunMemory
 from core.metadata import LORA_HASH
 from core.networks import Network
 from core.prompts import PromptCache, Prompts, TokenCount
-from core.request import SEED_LIMIT, GenerationRequest, Lora, reject
+from core.request import SEED_LIMIT, GenerationRequest, reject
 from core.resolving import check_with, size_with
 from core.settings import VERSION, Settings
+from core.units import Lora
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,8 +19,10 @@ from PIL.Image import Image
 
 from core.errors import RequestError
 from core.images import extend, fit, to_mask, to_picture
+from core.parameters import bounds
 from core.preprocess import control_map
-from core.request import Control, GenerationRequest, MaskContent, Outpaint, ResizeMode, bounds, reject
+from core.request import GenerationRequest, MaskContent, reject
+from core.units import Control, Outpaint, ResizeMode
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower, as Pillow has it
 Bytes = NDArray[np.uint8]

@@ -20,7 +20,7 @@ from core.errors import LoraError
 from core.lora_delta import Factors, Misfit
 from core.lora_files import LoraFile
 from core.lora_names import Place, layers
-from core.request import Lora
+from core.units import Lora
 
 Parts = Mapping[str, Any]
 """A model's networks by the names of their folders: unet, text_encoder, text_encoder_2."""

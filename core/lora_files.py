@@ -19,8 +19,8 @@ from core.checkpoints import PICKLES, Checkpoint, read_header, read_metadata
 from core.errors import CheckpointError, LoraError, RequestError
 from core.families import FAMILIES
 from core.lora_names import Place, read_key
-from core.request import Lora
 from core.storage import storage, write_file
+from core.units import Lora
 
 if TYPE_CHECKING:
     from core.lora_delta import Factors

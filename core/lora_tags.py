@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 
 from core.errors import RequestError
-from core.request import GenerationRequest, Lora
+from core.request import GenerationRequest
+from core.units import Lora
 
 TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>")
 PROMPTS = ("prompt", "prompt_2")  # A1111 reads no tags in negative prompts either

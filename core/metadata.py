@@ -22,8 +22,9 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from core.errors import DarkroomError, RequestError
 from core.lora_tags import tag
-from core.request import LATENT, GenerationRequest
+from core.request import GenerationRequest
 from core.samplers import canonical_name
+from core.units import LATENT
 
 Source = Literal["darkroom", "a1111", "comfyui", "invokeai"]
 

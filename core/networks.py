@@ -13,8 +13,9 @@ from core.checkpoints import Checkpoint, Part, Source, model_paths, read_json, r
 from core.errors import CheckpointError, RequestError
 from core.families import FAMILIES
 from core.preprocess import CONTROL_TYPES, suited
-from core.request import Control, GenerationRequest
+from core.request import GenerationRequest
 from core.shapes import Config, Shapes, controlnet_config
+from core.units import Control
 
 PREFIX = "control_model."  # of the original layout's keys
 FITTING = ("cross_attention_dim", "block_out_channels", "layers_per_block")

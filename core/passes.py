@@ -16,7 +16,8 @@ from core.events import Notice, Step
 from core.families.sd import StableDiffusion
 from core.inpaint import Canvas, fit_mask
 from core.prompts import Prompts
-from core.request import LATENT, GenerationRequest
+from core.request import GenerationRequest
+from core.units import LATENT
 from core.upscale import enlarged
 
 

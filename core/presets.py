@@ -19,7 +19,8 @@ import yaml
 from pydantic import Field
 
 from core.errors import DarkroomError, NotFound, RequestError, StorageError
-from core.request import PICTURES, GenerationRequest, Name, Parameters, Text
+from core.parameters import PICTURES, Name, Parameters, Text
+from core.request import GenerationRequest
 
 Kind = Literal["styles", "settings", "sizes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -6,40 +6,23 @@ and the README's table. A request alone determines its picture.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from PIL.Image import Image
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    ValidationError,
-    WithJsonSchema,
-)
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from core.errors import RequestError
 from core.grammar import compose
-from core.images import fingerprint
-from core.preprocess import CONTROL_TYPES, PREPROCESSORS
-from core.samplers import SAMPLERS, canonical_name
+from core.parameters import Name, Parameters, Picture, SecondText, Text
+from core.preprocess import PREPROCESSORS
+from core.samplers import canonical_name
+from core.units import THRESHOLDS, Control, Hires, Lora, Outpaint, ResizeMode
 
 SEED_LIMIT = 2**64
-PICTURES = ("image", "mask")  # the fields that hold pictures, in a request and in a control
 SMALLEST_SIDE = 64  # pixels that a run works on at least, along each side
 Task = Literal["text", "image", "inpaint"]
-UPSCALERS = LANCZOS, LATENT = "Lanczos", "Latent"  # those of a second pass that need no model
-ResizeMode = Literal["stretch", "crop", "pad"]
 MaskContent = Literal["original", "noise", "fill", "colour"]
-ControlMode = Literal["balanced", "prompt", "control"]
-THRESHOLDS = ("threshold_a", "threshold_b")  # a control's fields, in the order of its preprocessor's thresholds
 
 
 def first_step(steps: int, strength: float) -> int:
@@ -47,206 +30,11 @@ def first_step(steps: int, strength: float) -> int:
     return steps - int(steps * strength)
 
 
-def _printable(text: str) -> str:
-    if "\0" in text:
-        raise PydanticCustomError("nul", "holds a NUL character")
-    return text
-
-
 def _sampler(name: str) -> str:
     known = canonical_name(name)
     if known is None:
         raise PydanticCustomError("sampler", "unknown sampler")
     return known
-
-
-def _preprocessor(name: str) -> str:
-    if name not in PREPROCESSORS:
-        raise PydanticCustomError("preprocessor", "unknown preprocessor")
-    return name
-
-
-def _control_type(name: str) -> str:
-    if name not in CONTROL_TYPES:
-        raise PydanticCustomError("control_type", "unknown kind of map")
-    return name
-
-
-def _picture(value: object) -> Image:
-    """A private copy of a picture."""
-    if not isinstance(value, Image):
-        raise PydanticCustomError("picture", "not a picture")
-    return value.copy()
-
-
-Picture = Annotated[Image, PlainValidator(_picture), PlainSerializer(fingerprint, return_type=str)]
-Text = Annotated[str, AfterValidator(_printable)]
-SecondText = Annotated[Text | None, AfterValidator(lambda text: text or None)]  # empty is none
-Name = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printable)]
-
-
-class Parameters(BaseModel):
-    """A frozen set of checked fields; whatever is wrong comes out as one `RequestError`."""
-
-    model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
-    )
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise _explain(type(self), error) from None
-
-    def replace(self, **changes: Any) -> Self:
-        """The same with `changes`, checked again (pydantic's `model_copy` checks nothing)."""
-        return type(self)(**{**dict(self), **changes})
-
-    @classmethod
-    def from_json(cls, text: str | bytes, picture: Callable[[str], Image] | None = None) -> Self:
-        """Read what `model_dump_json` wrote; `picture` finds an image by its "sha256:…".
-
-        Raises RequestError for anything that is not such a text.
-        """
-
-        def with_pictures(values: dict[str, Any]) -> dict[str, Any]:
-            return {
-                name: picture(value) if picture and name in PICTURES and isinstance(value, str) else value
-                for name, value in values.items()
-            }
-
-        try:
-            values = json.loads(text, object_hook=with_pictures)
-        except (ValueError, RecursionError):  # no JSON, a number of 5,000 digits, brackets without end
-            values = None
-        if not isinstance(values, dict):
-            raise RequestError("request", "this text", f"a JSON object of {cls.__name__}", "Request")
-        return cls(**values)
-
-
-class Control(Parameters):
-    """One ControlNet unit: `net` steers the picture towards `image` between two shares of the steps."""
-
-    net: Name = Field(title="Network", description="A name from models/controlnet")
-    image: Picture | None = Field(
-        None, title="Control picture", description="What the network should follow; none: the source picture"
-    )
-    preprocessor: Annotated[str, AfterValidator(_preprocessor)] = Field(
-        "none", title="Preprocessor", description="Makes the control map from the picture"
-    )
-    threshold_a: float | None = Field(
-        None, title="First threshold", description="Of the preprocessor; none: its own value"
-    )
-    threshold_b: float | None = Field(
-        None, title="Second threshold", description="Of the preprocessor; none: its own value"
-    )
-    control_type: Annotated[str, AfterValidator(_control_type)] | None = Field(
-        None, title="Map shows", description="For Union networks; none: what the preprocessor makes"
-    )
-    resize_mode: ResizeMode = Field(
-        "stretch", title="Resize", description="What happens to a control picture of another shape than the result's"
-    )
-    weight: float = Field(
-        1.0, ge=0, le=2, title="Weight", description="0 has no influence", json_schema_extra={"step": 0.05}
-    )
-    start: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        title="Start",
-        description="Share of the steps before it begins",
-        json_schema_extra={"step": 0.01},
-    )
-    end: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        title="End",
-        description="Share of the steps after which it stops",
-        json_schema_extra={"step": 0.01},
-    )
-    mode: ControlMode = Field(
-        "balanced",
-        title="Priority",
-        description="Prompt weakens the network where it is coarse; control also takes it from the negative prompt",
-    )
-
-    @property
-    def thresholds(self) -> tuple[float | None, ...]:
-        return self.threshold_a, self.threshold_b
-
-    @property
-    def shows(self) -> str | None:
-        """What a Union is told that the map shows."""
-        return self.control_type or PREPROCESSORS[self.preprocessor].control_type
-
-
-class Lora(Parameters):
-    """One LoRA of models/loras, merged with `weight`."""
-
-    name: Name = Field(title="LoRA", description="A file of models/loras, without its ending")
-    weight: float = Field(
-        1.0, ge=-2, le=2, title="Weight", description="0 has no influence", json_schema_extra={"step": 0.05}
-    )
-    text_encoder_weight: float | None = Field(
-        None,
-        ge=-2,
-        le=2,
-        title="Text weight",
-        description="Its weight in the text encoders; none: the same",
-        json_schema_extra={"step": 0.05},
-    )
-
-    @property
-    def for_text(self) -> float:
-        """The weight in the text encoders."""
-        return self.weight if self.text_encoder_weight is None else self.text_encoder_weight
-
-
-class Outpaint(Parameters):
-    """How far the source picture is extended at each side."""
-
-    left: int = Field(0, ge=0, le=2048, title="Left", description="In pixels")
-    right: int = Field(0, ge=0, le=2048, title="Right", description="In pixels")
-    up: int = Field(0, ge=0, le=2048, title="Up", description="In pixels")
-    down: int = Field(0, ge=0, le=2048, title="Down", description="In pixels")
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values)
-        if not any(self.sides):
-            raise RequestError("left", 0, "at least one side above 0", "Left")
-
-    @property
-    def sides(self) -> tuple[int, int, int, int]:
-        """Left, up, right, down: Pillow's order."""
-        return self.left, self.up, self.right, self.down
-
-
-class Hires(Parameters):
-    """A second pass: every picture is enlarged and then changed a little, as image to image does."""
-
-    scale: float = Field(
-        2.0,
-        ge=1.25,
-        le=4,
-        title="Scale",
-        description="How many times as wide and high",
-        json_schema_extra={"step": 0.05},
-    )
-    upscaler: Name = Field(
-        LANCZOS, title="Upscaler", description="Lanczos, Latent, or a folder of models/upscalers (Swin2SR)"
-    )
-    strength: float = Field(
-        0.4,
-        ge=0,
-        le=1,
-        title="Strength",
-        description="How much of the enlarged picture may change",
-        json_schema_extra={"step": 0.01},
-    )
-    steps: int | None = Field(
-        None, ge=1, le=150, title="Steps", description="Of the second pass; none: as many as before"
-    )
 
 
 @dataclass(frozen=True)
@@ -534,60 +322,3 @@ def _enough(steps: int) -> str:
 def reject(field: str, value: object, allowed: str) -> RequestError:
     """A RequestError on a request's field, by its label."""
     return RequestError(field, value, allowed, GenerationRequest.model_fields[field].title)
-
-
-def bounds(field: FieldInfo) -> dict[str, Any]:
-    """A field's constraints by name, from its declaration: any of ge, le, multiple_of, min_length, max_length."""
-    known = ("ge", "le", "multiple_of", "min_length", "max_length")
-    return {name: getattr(rule, name) for rule in field.metadata for name in known if hasattr(rule, name)}
-
-
-def allowed(field: FieldInfo) -> str:
-    """What a field takes, in words: "a whole number from 1 to 150"."""
-    limits = bounds(field)
-    if field.title == "Sampler":
-        return "one of " + ", ".join(SAMPLERS)
-    if field.title == "Preprocessor":
-        return "one of " + ", ".join(PREPROCESSORS)
-    if field.title == "Map shows":
-        return "one of " + ", ".join(CONTROL_TYPES)
-    if "ge" in limits:
-        kind = "a whole number" if int in (field.annotation, *get_args(field.annotation)) else "a number"
-        if "multiple_of" in limits:
-            kind = f"a multiple of {limits['multiple_of']}"
-        return f"{kind} from {limits['ge']} to {limits['le']}"
-    if float in get_args(field.annotation):
-        return "a number"
-    if "max_length" in limits and get_origin(field.annotation) is tuple:
-        return f"a list of at most {limits['max_length']}"
-    if "max_length" in limits:
-        return f"text of at most {limits['max_length']:,} characters without NUL or broken Unicode"
-    if "Image" in str(field.annotation):
-        return "a picture"
-    if field.annotation is bool:
-        return "true or false"
-    if get_origin(field.annotation) is Literal:
-        return "one of " + ", ".join(get_args(field.annotation))
-    if field.title == "Mask colour":
-        return "a colour such as #808080"
-    for kind in get_args(field.annotation):
-        if isinstance(kind, type) and issubclass(kind, Parameters):
-            return "an object of " + ", ".join(kind.model_fields)
-    return "a name of 1 to 300 characters"
-
-
-def _explain(model: type[Parameters], error: ValidationError) -> RequestError:
-    """pydantic's first complaint in our words; pydantic's own text echoes the input and names types."""
-    first = error.errors(include_url=False)[0]
-    nested = first.get("ctx", {}).get("error")
-    name, *rest = first["loc"]
-    path = str(name) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
-    if first["type"] == "extra_forbidden" or name not in model.model_fields:
-        return RequestError(path, path, "one of " + ", ".join(model.model_fields), "Unknown field")
-    field = model.model_fields[str(name)]
-    label = field.title
-    if isinstance(nested, RequestError):
-        return RequestError(f"{path}.{nested.field}", nested.value, nested.allowed, f"{label}: {nested.label}")
-    if first["type"] == "missing":
-        return RequestError(path, None, allowed(field), label)
-    return RequestError(path, first["input"], allowed(field), label)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from core import prompts
 from core.checkpoints import Checkpoint
-from core.request import SMALLEST_SIDE, GenerationRequest, bounds, reject
+from core.parameters import bounds
+from core.request import SMALLEST_SIDE, GenerationRequest, reject
 from core.samplers import SAMPLERS
 
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import RequestError
-from core.request import GenerationRequest, allowed, bounds, reject
+from core.parameters import allowed, bounds
+from core.request import GenerationRequest, reject
 
 Mode = Literal["local", "lan", "share", "space"]
 VERSION = "0.1.0"

@@ -9,9 +9,11 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from bench import memory
-from core.request import Control, GenerationRequest, Parameters, allowed
+from core.parameters import Parameters, allowed
+from core.request import GenerationRequest
 from core.samplers import SAMPLERS
 from core.settings import LIMITS, Limits, Settings, in_words
+from core.units import Control
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 

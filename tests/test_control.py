@@ -12,7 +12,7 @@ from core.control import ControlUnit
 from core.inpaint import Canvas
 from core.passes import second_pass
 from core.preprocess import control_map
-from core.request import Hires
+from core.units import Hires
 from tests.edits import differing, draw, finish, mask_of, untouched
 
 PROMPT = "a red circle on a blue background"

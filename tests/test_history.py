@@ -18,8 +18,9 @@ from core.images import fingerprint
 from core.inputs import KEEPABLE_MODES, Inputs
 from core.metadata import read_text
 from core.records import Status
-from core.request import Control, GenerationRequest
+from core.request import GenerationRequest
 from core.storage import DATABASE, MIGRATIONS
+from core.units import Control
 from tests.darkroom import draw, request
 
 SOURCE = Image.radial_gradient("L").convert("RGB").resize((70, 50))

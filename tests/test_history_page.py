@@ -27,8 +27,9 @@ from core.engine import Engine
 from core.events import Finished
 from core.history import History
 from core.jobs import JobQueue
-from core.request import GenerationRequest, Hires
+from core.request import GenerationRequest
 from core.settings import Settings
+from core.units import Hires
 from tests.browser import open_page
 from tests.test_browser import HOSTILE
 from tests.test_server import free_port

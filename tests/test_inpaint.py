@@ -10,8 +10,8 @@ from core import Engine, GenerationRequest, Hires, Outpaint, Settings
 from core.errors import RequestError
 from core.inpaint import Canvas, extend_to
 from core.metadata import read_text
+from core.parameters import allowed
 from core.records import Encoded
-from core.request import allowed
 
 
 @pytest.fixture(scope="module")

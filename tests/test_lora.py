@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from core.errors import LoraError
 from core.lora import Merger
 from core.lora_files import LoraShelf, read_lora
-from core.request import Lora
+from core.units import Lora
 from tests import loras, tiny
 
 CONVS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")

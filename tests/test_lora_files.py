@@ -16,7 +16,7 @@ from PIL import Image
 from core.checkpoints import Checkpoint
 from core.errors import LoraError, RequestError
 from core.lora_files import LoraInfo, LoraShelf, read_lora
-from core.request import Lora
+from core.units import Lora
 from tests import loras
 
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -6,7 +6,8 @@ import pytest
 
 from core.errors import RequestError
 from core.lora_tags import tag, take_tags, without_tags
-from core.request import GenerationRequest, Lora
+from core.request import GenerationRequest
+from core.units import Lora
 
 
 def test_tags_become_loras_and_leave_no_text() -> None:

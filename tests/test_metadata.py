@@ -21,8 +21,9 @@ from PIL.PngImagePlugin import PngInfo
 from core.errors import DarkroomError, NotFound, RequestError
 from core.images import fingerprint
 from core.metadata import TEXT_LIMIT, PictureInfo, encode_png, read_text
-from core.request import Control, GenerationRequest, Lora
+from core.request import GenerationRequest
 from core.samplers import SAMPLERS
+from core.units import Control, Lora
 
 BLANK = Image.new("RGB", (512, 768), "red")
 FULL = GenerationRequest(

@@ -17,8 +17,9 @@ from core.families.sd import Components, StableDiffusion
 from core.families.sdxl import StableDiffusionXL
 from core.preprocess import CONTROL_TYPES
 from core.prompts import Prompts
-from core.request import Control, GenerationRequest
+from core.request import GenerationRequest
 from core.samplers import SAMPLERS
+from core.units import Control
 from tests import tiny
 
 RUNS = ((3, 1.0), (2**63, 7.0))  # seed, guidance

@@ -9,7 +9,8 @@ import pytest
 
 from core.errors import NotFound, RequestError, StorageError
 from core.presets import FILE_LIMIT, NAME_LIMIT, Presets, Size, Style
-from core.request import GenerationRequest, Lora
+from core.request import GenerationRequest
+from core.units import Lora
 
 SHIPPED = Path(__file__).parent.parent / "presets"
 

@@ -11,7 +11,9 @@ from PIL import Image
 
 from core.errors import DarkroomError, RequestError
 from core.images import fingerprint
-from core.request import SEED_LIMIT, Control, GenerationRequest, Lora, allowed, first_step
+from core.parameters import allowed
+from core.request import SEED_LIMIT, GenerationRequest, first_step
+from core.units import Control, Lora
 
 PICTURE = Image.new("RGB", (64, 64), (200, 30, 30))
 

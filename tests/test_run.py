@@ -18,7 +18,8 @@ from core.errors import RequestError
 from core.history import History
 from core.jobs import JobQueue, JobState, Status
 from core.records import PictureRow
-from core.request import GenerationRequest, Hires
+from core.request import GenerationRequest
+from core.units import Hires
 from tests.darkroom import LIMITS
 from ui.form import REMEMBERED, read_form
 from ui.hires import enlarging

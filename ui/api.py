@@ -21,7 +21,8 @@ from core.engine import Engine
 from core.errors import DarkroomError
 from core.history import History
 from core.jobs import JobQueue, JobState, Status
-from core.request import PICTURES, GenerationRequest
+from core.parameters import PICTURES
+from core.request import GenerationRequest
 from ui.archive import file_name
 from ui.run import told
 from ui.server import owner_of

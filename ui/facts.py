@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core.request import PICTURES, GenerationRequest, Lora, Parameters
+from core.parameters import PICTURES, Parameters
+from core.request import GenerationRequest
+from core.units import Lora
 
 Facts = list[tuple[str, str]]
 FIELDS = GenerationRequest.model_fields

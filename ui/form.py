@@ -16,9 +16,11 @@ import gradio as gr
 from PIL.Image import Image
 
 from core.images import fingerprint
+from core.parameters import PICTURES
 from core.prompts import SECOND_PROMPTS
-from core.request import PICTURES, GenerationRequest, Hires, Outpaint, reject
+from core.request import GenerationRequest, reject
 from core.settings import Limits
+from core.units import Hires, Outpaint
 from ui.uploads import read_controls, read_upload
 
 Form = Mapping[str, Any]

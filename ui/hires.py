@@ -9,7 +9,8 @@ from gradio.components import Component
 from PIL.Image import Image
 
 from core.records import PictureRow
-from core.request import GenerationRequest, Hires
+from core.request import GenerationRequest
+from core.units import Hires
 from ui.controls import control
 
 TWICE = 2.0

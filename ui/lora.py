@@ -19,7 +19,8 @@ from core.errors import DarkroomError
 from core.families import FAMILIES
 from core.images import read_picture
 from core.lora_files import LoraInfo
-from core.request import Lora, bounds
+from core.parameters import bounds
+from core.units import Lora
 from ui.live import AT_ONCE, QUIET, live
 from ui.uploads import uploaded
 

@@ -18,8 +18,10 @@ from core.checkpoints import Checkpoint
 from core.errors import DarkroomError
 from core.inpaint import Canvas
 from core.networks import Network
+from core.parameters import bounds
 from core.preprocess import CONTROL_TYPES, PREPROCESSORS
-from core.request import Control, GenerationRequest, bounds
+from core.request import GenerationRequest
+from core.units import Control
 from ui.live import AT_ONCE, live
 from ui.run import Desk
 from ui.uploads import MOST_CONTROLS, read_controls

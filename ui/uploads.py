@@ -10,8 +10,10 @@ from PIL.Image import Image
 
 from core.errors import RequestError
 from core.images import read_mask, read_picture
-from core.request import Control, GenerationRequest, allowed, bounds, reject
+from core.parameters import allowed, bounds
+from core.request import GenerationRequest, reject
 from core.settings import Limits
+from core.units import Control
 
 MOST_CONTROLS: int = bounds(GenerationRequest.model_fields["controls"])["max_length"]
 
