@@ -4,6 +4,7 @@ DarkroomError
 ├── RequestError        a value that is not allowed (also a ValueError)
 ├── CheckpointError     a model that is missing, damaged or of an unknown kind
 ├── LoraError           a LoRA that is damaged, gone, or made for another model
+├── HubError            a model that cannot be downloaded
 ├── OutOfMemory         the run needs more memory than the machine has
 ├── EngineBusy          a second run while one is open
 ├── QueueFull           too many jobs are waiting
@@ -44,6 +45,10 @@ class CheckpointError(DarkroomError):
 
 class LoraError(DarkroomError):
     field = "loras"
+
+
+class HubError(DarkroomError):
+    pass
 
 
 class OutOfMemory(DarkroomError):

@@ -120,6 +120,7 @@ class Settings(BaseSettings):
     data: Path = Field(user_data_path("darkroom", appauthor=False), description="folder of history and pictures")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps")
     previews: bool = Field(True, description="show the picture develop, at every step")
+    offline: bool = Field(False, description="ask the hub for nothing")
     idle_unload: float = Field(
         0, ge=0, le=10_080, description="minutes without a picture after which models leave the memory; 0: never"
     )
