@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -102,18 +103,24 @@ class Answer(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+@contextmanager
+def serving() -> Iterator[FakeHub]:
     with FakeHub() as server:
         thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    with serving() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         files = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def entry(**changes: Any) -> Entry:

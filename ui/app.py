@@ -24,6 +24,7 @@ from ui.editing import build_editing, build_form_only
 from ui.form import REMEMBERED, SIDES
 from ui.hires import build_hires
 from ui.history import Shelf, build_gallery, wire_gallery
+from ui.hub import build_hub, wire_hub
 from ui.live import ASSETS, AT_ONCE, QUIET, live
 from ui.lora import LoraDesk, wire_lora
 from ui.memory import build_memory, wire_memory
@@ -36,7 +37,7 @@ from ui.tabs import TABS, TASK_TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-STYLES = ("style", "chips", "easel", "compare", "history", "info", "memory", "presets", "steering", "lora")
+STYLES = ("style", "chips", "easel", "compare", "history", "info", "memory", "hub", "presets", "steering", "lora")
 SCRIPTS = (
     "page",
     "parts",
@@ -47,6 +48,7 @@ SCRIPTS = (
     "history",
     "info",
     "memory",
+    "hub",
     "presets",
     "steering",
     "lora",
@@ -90,6 +92,7 @@ class Parts:
     gallery: gr.HTML
     info: gr.HTML
     memory: gr.HTML
+    hub: gr.HTML
     memory_tab: gr.Tab
 
 
@@ -108,6 +111,7 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
         wire_gallery(page, parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
         wire_info(parts.info, Reader(desk), list(parts.fields.values()))
         wire_memory(parts.memory_tab, parts.memory, desk)
+        wire_hub(parts.memory_tab, parts.hub, desk)
         add_compare()
         for used in (parts.stage.use, parts.gallery.use, parts.info.use):  # its prompt has its styles in it
             used(None, None, parts.presets.styles, js="() => [[]]", **QUIET)
@@ -133,8 +137,16 @@ def _build(engine: Engine, presets: Presets) -> Parts:
             info = build_info()
         with gr.Tab("This machine", elem_id="this-machine") as memory_tab:
             memory = build_memory()
+            hub = build_hub()
     return Parts(
-        **settings, rescan=rescan, stage=stage, gallery=gallery, info=info, memory=memory, memory_tab=memory_tab
+        **settings,
+        rescan=rescan,
+        stage=stage,
+        gallery=gallery,
+        info=info,
+        memory=memory,
+        hub=hub,
+        memory_tab=memory_tab,
     )
 
 
@@ -243,6 +255,7 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
         return gr.Dropdown(choices=choices(desk.engine.rescan() if rescan else desk.engine.checkpoints()))
 
     rescanned = parts.rescan.click(lambda: models(rescan=True), None, model, **AT_ONCE)
+    rescanned.then(desk.offered, model, offered, **AT_ONCE)
     wire_steering(page, parts.additions["control"], desk, parts.fields, rescanned)
     page.load(lambda: models(rescan=False), None, model, **AT_ONCE)
 
