@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageFilter
 
-from core import Engine, Finished, GenerationRequest, Lora, Settings
+from core import Control, Engine, Finished, GenerationRequest, Lora, Settings, memory
 from core.errors import DarkroomError, LoraError, RequestError
+from core.memory import WAYS
 from core.metadata import encode_png, read_text
 from core.replay import compare
 from tests import loras, tiny
@@ -24,6 +28,7 @@ def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     pipeline = tiny.sd()
     pipeline.save_pretrained(folder / "checkpoints" / "tiny")
+    tiny.controlnet(pipeline.unet).save_pretrained(folder / "controlnet" / "net")
     shapes = loras.of(pipeline)
     good = loras.lora(shapes, 1)
     loras.write(folder / "loras" / "ink.safetensors", good)
@@ -168,4 +173,25 @@ def test_running_out_of_memory_while_merging_is_tried_again(engine, monkeypatch,
     monkeypatch.setattr(Factors, "delta", fail)
     assert pixels(engine, Lora(name="ink")) == expected
     monkeypatch.undo()
+    assert pixels(engine) == base
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.words or "all at once")
+def test_a_lora_goes_with_a_mask_a_controlnet_and_every_place_of_the_weights(monkeypatch, engine, base, way):
+    real = memory.plan
+    monkeypatch.setattr(memory, "plan", lambda *given: replace(real(*given), way=way, lighter=None))
+    picture, mask = Image.new("RGB", (64, 64), (90, 140, 200)), Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    fields = {"image": picture, "mask": mask, "controls": [Control(net="net", image=picture, weight=2.0)]}
+    drawn, plain, free = (
+        np.asarray(run(engine, *chosen, **asked).images[0])
+        for chosen, asked in (
+            ([Lora(name="ink")], fields),
+            ([], fields),
+            ([Lora(name="ink")], {**fields, "controls": []}),
+        )
+    )
+    outside = np.asarray(mask.filter(ImageFilter.MaxFilter(13))) == 0
+    assert (drawn[outside] == (90, 140, 200)).all()
+    assert (drawn != plain).any() and (drawn != free).any()
     assert pixels(engine) == base
