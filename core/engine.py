@@ -62,7 +62,6 @@ class Engine:
         self._idle: threading.Timer | None = None
         self._loras = LoraShelf(self.settings.models / "loras")
         self._reports: dict[str, LoraReport] = {}
-        self._resident_at_start: int | None = None  # bytes before any model was loaded
         self.last_run: RunMemory | None = None
         self.rescan()
 
@@ -166,8 +165,6 @@ class Engine:
             importlib.import_module(module)
         torch.set_num_threads(self._machine.threads)
         transformers.utils.logging.disable_progress_bar()
-        if self._resident_at_start is None:
-            self._resident_at_start = resident()
 
     def resolve(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the model's own values and a seed filled in, checked against model and limits.
@@ -240,7 +237,7 @@ class Engine:
         from core.passes import Passes
         from core.placing import Placed, placed
 
-        peak = PeakMeter(self._machine.device, self._resident_at_start or 0)
+        peak = PeakMeter(self._machine.device, resident() - self._models.size)
         self._make_room(plan, checkpoint)
         with ExitStack() as in_use:
             named = embeddings.named_in(embeddings.all_prompts(request), self._embeddings, checkpoint)

@@ -294,7 +294,7 @@ def open_relays(url: str, count: int) -> Iterator[None]:
     """`count` pages that hold their relay open and read it, as browsers do."""
     config = httpx.get(f"{url}/config").json()
     stage = next(part["id"] for part in config["components"] if part["props"].get("elem_id") == "stage")
-    relay = next(d["id"] for d in config["dependencies"] if stage in d["outputs"])
+    relay = next(d["id"] for d in config["dependencies"] if stage in d["outputs"] and d["types"]["generator"])
     opened, stop = threading.Barrier(2, timeout=150), threading.Event()
 
     async def hold(client: httpx.AsyncClient, name: str, first: asyncio.Event) -> None:
