@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from core.errors import OutOfMemory
 from core.machine import Machine
-from core.memory import FIGURES, GB, Footprint, MemoryPlan, gigabytes, plan
+from core.memory import FIGURES, Footprint, MemoryPlan, plan
 from core.request import GenerationRequest
+from core.sizes import GB, in_words
 
 CARDS = (4, 6, 8, 12, 24)  # GB
 TAKEN = 0.6  # GB of a card that the desktop and CUDA itself take; estimated
@@ -62,4 +63,4 @@ def _cell(model: Model, size: int) -> str:
         chosen = planned(model, size)
     except OutOfMemory:
         return "does not fit"
-    return f"{gigabytes(chosen.needs)}: {chosen.way.words}"
+    return f"{in_words(chosen.needs)}: {chosen.way.words}"

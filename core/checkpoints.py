@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
-import math
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from core.cache import Key
 from core.defaults import FewSteps, few_steps
 from core.errors import CheckpointError, RequestError
 from core.families import FAMILIES, Family, LatentFormat
+from core.headers import count_parameters, model_paths, read_json, read_metadata, read_shapes, weights_in
 from core.layouts import Layout, identify, noise_schedule, pieces
 from core.memory import Footprint, is_out_of_memory
 from core.request import GenerationRequest
@@ -26,7 +24,6 @@ from core.shapes import Config
 from core.units import UPSCALERS
 from core.vocabulary import CLIP_MERGES, clip_tokenizer
 
-HEADER_LIMIT = 100 * 2**20  # safetensors' own bound
 PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae")
 SWIN2SR = "Swin2SRForImageSuperResolution"
 CLASSES = {
@@ -43,16 +40,6 @@ CLASSES = {
 STEPS: int = GenerationRequest.model_fields["steps"].default
 SCHEDULER_SAMPLERS = {"DDIMScheduler": "DDIM"}
 """Schedulers that tell how a model was trained; the others of model folders are only what was in use that year."""
-
-
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-NOT_SAFETENSORS = {
-    b"PK": "it is a pickle with the ending .safetensors, which is never loaded; convert it",
-    b"\x80": "it is a pickle with the ending .safetensors, which is never loaded; convert it",
-    b"version ": "it is a Git LFS pointer; download the file itself",
-    b"<": "it is a web page saved under this name; download the file itself",
-}
-"""What files begin with that are something else than their name says."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +61,13 @@ class Part:
     folder: Path
     class_name: str
     weights: Path | None = None
-    variant: str | None = None
     parameters: int = 0
     source: Source | None = field(default=None, repr=False)
+
+    @property
+    def variant(self) -> str | None:
+        """What diffusers calls weights in half precision that are so named."""
+        return "fp16" if self.weights and ".fp16." in self.weights.name else None
 
     @property
     def key(self) -> Key:
@@ -151,13 +142,6 @@ def scan(folder: Path) -> tuple[Checkpoint, ...]:
     return tuple(_describe_safely(path) for path in model_paths(folder))
 
 
-def model_paths(folder: Path) -> list[Path]:
-    """What may be models in `folder`: its folders and files of weights, sorted."""
-    known = (".safetensors", *PICKLES)
-    paths = folder.iterdir() if folder.is_dir() else ()
-    return sorted(p for p in paths if not p.name.startswith(".") and (p.is_dir() or p.suffix.lower() in known))
-
-
 def list_upscalers(folder: Path) -> tuple[str, ...]:
     """What a second pass may enlarge with: ways that need no model, and the models in `folder`."""
     return *UPSCALERS, *sorted(path.parent.name for path in folder.glob("*/config.json"))
@@ -177,7 +161,7 @@ def find_upscaler(folder: Path, name: str) -> Part | None:
         if read_json(folder / name / "config.json").get("architectures") != [SWIN2SR]:
             raise CheckpointError("it is no Swin2SR of transformers")
         weights = weights_in(folder / name)
-        return Part("upscaler", folder / name, SWIN2SR, weights, None, count_parameters(weights))
+        return Part("upscaler", folder / name, SWIN2SR, weights, count_parameters(read_shapes(weights)))
     except CheckpointError as error:
         raise CheckpointError(f"Upscaler: {name} cannot be used: {error}.") from None
 
@@ -189,16 +173,6 @@ def _describe_safely(path: Path) -> Checkpoint:
         return Checkpoint(path.name, path.name, problem=str(error))
     except (OSError, KeyError, TypeError, ValueError, AttributeError):
         return Checkpoint(path.name, path.name, problem="its files do not fit together, or cannot be read")
-
-
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in a file of weights. Raises CheckpointError if it is damaged, or a pickle."""
-    if path.suffix.lower() in PICKLES:
-        raise CheckpointError(
-            "it is a pickle, which is never loaded; convert it to .safetensors, for example with "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True)['state_dict'], NEW_FILE)"
-        )
-    return {name: tuple(tensor["shape"]) for name, tensor in read_header(path).items()}
 
 
 def _describe_file(path: Path) -> Checkpoint:
@@ -223,7 +197,9 @@ def _describe_file(path: Path) -> Checkpoint:
         inpaints_only=unet["in_channels"] == 9,
         context_width=unet["cross_attention_dim"],
         latent_format=family.latent_format,
-        footprint=Footprint.of(unet, vae, {part.name: part.parameters for part in parts}, layout.family == "sdxl"),
+        footprint=Footprint.of(
+            unet, vae, {part.name: part.parameters for part in parts}, is_wide(layout.family, vae)
+        ),
         parts=parts,
         scheduler_config=scheduler,
         unet_config=unet,
@@ -237,9 +213,8 @@ def _file_parts(path: Path, layout: Layout, found: Mapping[str, tuple[Config, An
         yield Part(name, CLIP_MERGES / pad_token, "CLIPTokenizer", source=Source("", {"pad_token": pad_token}))
     for piece in layout.pieces:
         config, own = found[piece.name]
-        parameters = sum(math.prod(shape) for shape in own.values())
         source = Source(piece.prefix, config)
-        yield Part(piece.name, path / piece.name, piece.class_name, path, None, parameters, source)
+        yield Part(piece.name, path / piece.name, piece.class_name, path, count_parameters(own), source)
 
 
 def _describe(folder: Path) -> Checkpoint:
@@ -264,7 +239,7 @@ def _describe(folder: Path) -> Checkpoint:
         context_width=unet["cross_attention_dim"],
         examples=tuple(card.examples),
         latent_format=_latent_format(card) or family.latent_format,
-        footprint=Footprint.of(unet, vae, {part.name: part.parameters for part in parts}, _is_wide(name, vae)),
+        footprint=_footprint(name, parts, unet, vae),
         parts=parts,
         scheduler_config=scheduler,
         options={key: value for key, value in index.items() if not isinstance(value, list)},
@@ -295,7 +270,11 @@ def _best(
     }
 
 
-def _is_wide(family: str, vae: Mapping[str, Any]) -> bool:
+def _footprint(family: str, parts: Iterable[Part], unet: Mapping[str, Any], vae: Mapping[str, Any]) -> Footprint:
+    return Footprint.of(unet, vae, {part.name: part.parameters for part in parts}, is_wide(family, vae))
+
+
+def is_wide(family: str, vae: Mapping[str, Any]) -> bool:
     """Whether float16 is too narrow for a VAE: for XL's, but for those made to fit, which say so."""
     return family == "sdxl" and bool(vae.get("force_upcast", True))
 
@@ -311,68 +290,7 @@ def _parts(folder: Path, index: Mapping[str, Any]) -> Iterator[Part]:
             yield Part(name, folder / name, class_name)
             continue
         weights = weights_in(folder / name)
-        variant = "fp16" if ".fp16." in weights.name else None
-        yield Part(name, folder / name, class_name, weights, variant, count_parameters(weights))
-
-
-def weights_in(folder: Path) -> Path:
-    """The one safetensors file of a component; the full-precision one where both are there."""
-    files = sorted(folder.glob("*.safetensors"), key=lambda path: (".fp16." in path.name, path.name))
-    if not files and any(folder.glob("*.bin")):
-        raise CheckpointError(
-            f"its {folder.name} is a pickle (.bin), which is never loaded; convert it to safetensors"
-        )
-    if not files:
-        raise CheckpointError(f"its {folder.name} has no weights")
-    return files[0]
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """A safetensors file's header: tensor name -> dtype, shape, offsets. Raises CheckpointError if it is damaged."""
-    return {name: entry for name, entry in _header(path).items() if name != "__metadata__"}
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """What the maker of a safetensors file wrote into it. Raises as above."""
-    metadata = _header(path).get("__metadata__")
-    return metadata if isinstance(metadata, dict) else {}
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """Format: 8 bytes little-endian length, that much JSON, then the data (https://github.com/huggingface/safetensors)."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        whose = f"its {path.parent.name}" if (path.parent / "config.json").exists() else "it"  # a component, or alone
-        other = next((text for magic, text in NOT_SAFETENSORS.items() if start.startswith(magic)), None)
-        damaged = CheckpointError(other or f"{whose} is damaged or not fully copied")
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
-        if length > HEADER_LIMIT:
-            raise damaged
-        try:
-            header: dict[str, Any] = json.loads(file.read(length))
-            ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-            end = max(ends, default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise damaged from None
-    if path.stat().st_size != 8 + length + end:
-        raise damaged
-    return header
-
-
-def count_parameters(weights: Path) -> int:
-    return sum(math.prod(tensor["shape"]) for tensor in read_header(weights).values())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.parent.name}/{path.name} is missing") from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path.parent.name}/{path.name} is not JSON") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.parent.name}/{path.name} is not a JSON object")
-    return content
+        yield Part(name, folder / name, class_name, weights, count_parameters(read_shapes(weights)))
 
 
 def _card(path: Path) -> Card:

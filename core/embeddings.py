@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.cache import Key
-from core.checkpoints import Checkpoint, read_header
+from core.checkpoints import Checkpoint
 from core.errors import CheckpointError, RequestError
+from core.headers import read_shapes
 from core.request import GenerationRequest
 from core.tokens import Words, names_pattern
 
@@ -55,7 +56,7 @@ def scan(folder: Path) -> tuple[Embedding, ...]:
 
 def _describe(path: Path) -> Embedding | None:
     try:
-        shapes = {key: tuple(entry["shape"]) for key, entry in read_header(path).items()}
+        shapes = read_shapes(path)
         stat = path.stat()
     except (CheckpointError, OSError, KeyError, TypeError):
         return None

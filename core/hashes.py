@@ -12,7 +12,7 @@ from core.checkpoints import Checkpoint
 from core.storage import write_file
 
 log = logging.getLogger(__name__)
-LENGTH = 10  # hex digits, as A1111 writes them
+SHORT = 10  # hex digits, as A1111 writes them
 FILE = "hashes.json"
 Mark = list[list[int]]
 """Size and modification time of each file of a model: the hash holds as long as they do."""
@@ -77,7 +77,7 @@ def _hash(files: list[Path]) -> str:
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-    return digest.hexdigest()[:LENGTH]
+    return digest.hexdigest()[:SHORT]
 
 
 def _read(file: Path) -> dict[str, tuple[Mark, str]]:

@@ -39,7 +39,8 @@ from huggingface_hub.utils.sha import git_hash
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from core.errors import DarkroomError, HubError, RequestError, StorageError
-from core.settings import MB, ROOT, Settings, in_words
+from core.settings import ROOT, Settings
+from core.sizes import MB, in_words
 
 log = logging.getLogger(__name__)
 CATALOGUE = ROOT / "presets" / "models.yaml"
@@ -47,6 +48,7 @@ SAFE_FILE = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*\.(?:safetensors|json|txt
 WEIGHTS = ".safetensors"
 ANSWER_SECONDS = 1.8  # within which the hub says what a repository holds, or counts as out of reach
 SPARE = 256 * MB  # of the disk, left free
+OFFLINE = "Darkroom was started with --offline: it asks the hub for nothing."
 UNREACHABLE = "The hub cannot be reached. Is this machine online? What is in the models folder works without it."
 GATED = (
     "The hub gives {repo} only to those who accepted its terms there. Do so, then start Darkroom with HF_TOKEN set."
@@ -137,7 +139,7 @@ class Hub:
         if not self.is_allowed:
             raise HubError("Models are downloaded only by who sits at this machine.")
         if self._settings.offline:
-            raise HubError("Darkroom was started with --offline: it asks the hub for nothing.")
+            raise HubError(OFFLINE)
         if name not in self.catalogue:
             raise RequestError("name", name, "a name of presets/models.yaml", "Model")
         if self._thread and self._thread.is_alive():

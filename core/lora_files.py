@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.cache import Key
-from core.checkpoints import PICKLES, Checkpoint, read_header, read_metadata
+from core.checkpoints import Checkpoint
 from core.errors import CheckpointError, LoraError, RequestError
-from core.families import FAMILIES
+from core.families import BY_CONTEXT_WIDTH, FAMILIES
+from core.hashes import SHORT
+from core.headers import PICKLES, read_metadata, read_shapes
 from core.lora_names import Place, read_key
 from core.storage import storage, write_file
 from core.units import Lora
@@ -30,7 +32,6 @@ MOST_TENSORS = 20_000  # the richest LoRAs of XL have about 8,000
 MOST_WORDS = 12  # trigger words that are shown
 TEXT_LIMIT = 2_000  # characters of notes that are shown
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}  # on Windows
-WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # of the text embeddings that a family's U-Net reads
 BASES = ((r"xl", "sdxl"), (r"sd_?v?2|stable-diffusion-v?2", "sd2"), (r"sd_?v?1|stable-diffusion-v?1", "sd1"))
 """What `ss_base_model_version` and `modelspec.architecture` say for a family, in the order of asking."""
 ELSEWHERE = (
@@ -177,12 +178,9 @@ def _describe(path: Path, folder: Path) -> LoraInfo:
     name = name.removesuffix(path.suffix) if path.suffix.lower() == ENDING else name
     info = LoraInfo(name, path, _key(path))
     try:
-        if path.suffix.lower() in PICKLES:
-            raise CheckpointError("it is a pickle, which is never loaded; convert it to .safetensors")
-        header = read_header(path)
-        if len(header) > MOST_TENSORS:
-            raise CheckpointError(f"it has {len(header):,} tensors; no LoRA has more than {MOST_TENSORS:,}")
-        shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
+        shapes = read_shapes(path)
+        if len(shapes) > MOST_TENSORS:
+            raise CheckpointError(f"it has {len(shapes):,} tensors; no LoRA has more than {MOST_TENSORS:,}")
         return _described(info, shapes, read_metadata(path))
     except CheckpointError as error:
         return replace(info, problem=str(error))
@@ -200,7 +198,7 @@ def _described(info: LoraInfo, shapes: Mapping[str, tuple[int, ...]], metadata: 
     return replace(
         info,
         format=_format({factor for _, factor in read.values()}, shapes, read),
-        family="sdxl" if has_second else WIDTHS.get(width or 0) or _base(metadata),
+        family="sdxl" if has_second else BY_CONTEXT_WIDTH.get(width or 0) or _base(metadata),
         width=width,
         rank=ranks.most_common(1)[0][0] if ranks else None,
         words=_words(metadata),
@@ -294,7 +292,7 @@ def read_lora(info: LoraInfo) -> LoraFile:
         tensors = load(content)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError):
         raise _unusable(info, "it is damaged, or no longer there") from None
-    digest = hashlib.sha256(content).hexdigest()[:10]
+    digest = hashlib.sha256(content).hexdigest()[:SHORT]
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     read = {key: found for key in tensors if (found := read_key(key))}
     try:

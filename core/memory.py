@@ -13,8 +13,8 @@ from typing import Any
 from core.errors import OutOfMemory
 from core.machine import BYTES, DType, Machine
 from core.request import GenerationRequest
+from core.sizes import GB, in_words
 
-GB = 2**30
 TILE = 512  # pixels: the side of the tiles in which a VAE decodes
 SIDES = (2048, 1536, 1024, 768, 512, 384, 256, 128, 64)  # that are named when a larger one does not fit
 
@@ -138,7 +138,7 @@ class MemoryPlan:
 
     def foretold(self, machine: Machine) -> str:
         """What the run will need, and what is done where that is more than there is."""
-        needs = f"Needs about {gigabytes(self.needs)}, {gigabytes(machine.room)} free"
+        needs = f"Needs about {in_words(self.needs)}, {in_words(machine.room)} free"
         if self.way == WAYS[0]:
             return needs
         return f"{needs}: {self.way.words}" + (f"; {self.way.slower}" if self.way.slower else "")
@@ -164,7 +164,7 @@ def plan(machine: Machine, footprint: Footprint, request: GenerationRequest) -> 
     width, height = request.result_size
     asked = f"{work.pictures} × {width} × {height}" if work.pictures > 1 else f"{width} × {height}"
     raise OutOfMemory(
-        f"{asked} needs about {gigabytes(least.needs)} of memory at least, and {gigabytes(machine.room)} are free; "
+        f"{asked} needs about {in_words(least.needs)} of memory at least, and {in_words(machine.room)} are free; "
         f"{_what_fits(machine, footprint, work)}."
     )
 
@@ -227,12 +227,6 @@ def _what_fits(machine: Machine, footprint: Footprint, work: Work) -> str:
         if side**2 < work.pixels and any(_fitting(machine, footprint, replace(work, pixels=side**2, pictures=1))):
             return f"{side} × {side} would fit"
     return "no size of this model fits"
-
-
-def gigabytes(size: float) -> str:
-    """Bytes in words: "420 MB", "7.1 GB", "24 GB"."""
-    value = size / GB
-    return f"{size / 2**20:.0f} MB" if value < 1 else f"{value:.1f} GB" if value < 10 else f"{value:.0f} GB"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

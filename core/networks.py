@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.checkpoints import Checkpoint, Part, Source, model_paths, read_json, read_shapes, weights_in
+from core.checkpoints import Checkpoint, Part, Source
 from core.errors import CheckpointError, RequestError
-from core.families import FAMILIES
+from core.families import BY_CONTEXT_WIDTH, FAMILIES
+from core.headers import count_parameters, model_paths, read_json, read_shapes, weights_in, without_prefix
 from core.preprocess import CONTROL_TYPES, suited
 from core.request import GenerationRequest
 from core.shapes import Config, Shapes, controlnet_config
@@ -20,8 +20,7 @@ from core.units import Control
 PREFIX = "control_model."  # of the original layout's keys
 FITTING = ("cross_attention_dim", "block_out_channels", "layers_per_block")
 """What a network's config has in common with that of the U-Net that it steers."""
-WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-"""How wide the text is that a family's U-Nets read, where their first level is 320 wide."""
+FULL_WIDTH = 320  # of the first level of all published U-Nets
 REFUSED = (
     (r"^lora_controlnet$", "it is a Control-LoRA, which Darkroom does not know"),
     (r"^lllite_", "it is a ControlNet-LLLite, which Darkroom does not know"),
@@ -128,8 +127,7 @@ def _describe_folder(folder: Path) -> Network:
     weights = weights_in(folder)
     shapes = read_shapes(weights)
     _refuse(shapes)
-    variant = "fp16" if ".fp16." in weights.name else None
-    part = Part("controlnet", folder, _class_name(shapes), weights, variant, _count(shapes))
+    part = Part("controlnet", folder, _class_name(shapes), weights, count_parameters(shapes))
     card = read_json(folder / "darkroom.json") if (folder / "darkroom.json").exists() else {}
     return _network(part, config, card, shapes)
 
@@ -137,10 +135,9 @@ def _describe_folder(folder: Path) -> Network:
 def _describe_file(path: Path) -> Network:
     shapes = read_shapes(path)
     _refuse(shapes)
-    prefix = PREFIX if any(key.startswith(PREFIX) for key in shapes) else ""
-    own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+    prefix, own = without_prefix(shapes, PREFIX)
     config = controlnet_config(own)
-    part = Part("controlnet", path, _class_name(own), path, None, _count(own), Source(prefix, config))
+    part = Part("controlnet", path, _class_name(own), path, count_parameters(own), Source(prefix, config))
     return _network(part, config, {}, own)
 
 
@@ -154,8 +151,8 @@ def _network(part: Part, config: Config, card: Mapping[str, Any], shapes: Shapes
         begins = Control(net=name, **values)
     except (RequestError, TypeError) as error:
         raise CheckpointError(f"its darkroom.json is not right: {error}") from None
-    is_full = config["block_out_channels"][0] == 320
-    family = WIDTHS.get(config["cross_attention_dim"]) if is_full else None
+    is_full = config["block_out_channels"][0] == FULL_WIDTH
+    family = BY_CONTEXT_WIDTH.get(config["cross_attention_dim"]) if is_full else None
     return Network(name, title, None, part, config, family, control_types, begins)
 
 
@@ -173,7 +170,3 @@ def _refuse(shapes: Shapes) -> None:
 
 def _class_name(shapes: Shapes) -> str:
     return "ControlNetUnionModel" if UNION in shapes else "ControlNetModel"
-
-
-def _count(shapes: Shapes) -> int:
-    return sum(math.prod(shape) for shape in shapes.values())

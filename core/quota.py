@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from core.errors import StorageError
 from core.history import History
-from core.settings import Limits, in_words
+from core.settings import Limits
+from core.sizes import in_words
 
 
 def make_room(history: History, owner: str, limits: Limits) -> None:

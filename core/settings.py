@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from core.errors import RequestError
 from core.parameters import allowed, bounds
 from core.request import GenerationRequest, reject
+from core.sizes import GB, MB
 
 Mode = Literal["local", "lan", "share", "space"]
 VERSION = "0.1.0"
@@ -52,7 +53,6 @@ class Limits(BaseModel):
             raise reject("steps", asked, f"a product of at most {self.budget:g} million on this server")
 
 
-MB, GB = 2**20, 2**30
 LIMITS: dict[Mode, Limits] = {
     "local": Limits(
         budget=8_000,
@@ -188,11 +188,6 @@ def _explain(error: ValidationError) -> RequestError:
     ours = first.get("ctx", {}).get("error")
     use = str(ours) if ours else allowed(field) if "ge" in bounds(field) else str(field.description)
     return RequestError(name, value, use, f"--{name.replace('_', '-')} (DARKROOM_{name.upper()})")
-
-
-def in_words(size: float) -> str:
-    """Bytes as "256 MB" or "8 GB"."""
-    return f"{size / GB:.3g} GB" if size >= GB else f"{size / MB:.3g} MB"
 
 
 def _split(names: str) -> list[str]:

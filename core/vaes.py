@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.checkpoints import (
-    Checkpoint,
-    Part,
-    Source,
-    count_parameters,
-    model_paths,
-    read_json,
-    read_shapes,
-    weights_in,
-)
+from core.checkpoints import Checkpoint, Part, Source, is_wide
 from core.errors import CheckpointError
+from core.headers import count_parameters, model_paths, read_json, read_shapes, weights_in, without_prefix
 from core.request import reject
 from core.shapes import vae_config
 
@@ -46,12 +37,11 @@ def with_vae(checkpoint: Checkpoint, folder: Path, name: str | None) -> Checkpoi
     own = checkpoint.vae_config
     if any(_fact(fact, config) != _fact(fact, own) for fact in ("latent_channels", "scaling_factor")):
         raise reject("vae", name, f"a VAE for {checkpoint.title}; this one is for other latents")
-    is_wide = checkpoint.family == "sdxl" and config.get("force_upcast", True)
     footprint = replace(
         checkpoint.footprint,
         vae=part.parameters,
         vae_width=config["block_out_channels"][0],
-        wide_vae=is_wide and not any(mark in name.lower() for mark in FITS_FLOAT16),
+        wide_vae=is_wide(checkpoint.family, config) and not any(mark in name.lower() for mark in FITS_FLOAT16),
     )
     parts = tuple(part if each.name == "vae" else each for each in checkpoint.parts)
     return replace(checkpoint, parts=parts, footprint=footprint)
@@ -76,17 +66,13 @@ def _describe_folder(folder: Path) -> Described:
     if config.get("_class_name") != "AutoencoderKL":
         raise CheckpointError("it is no AutoencoderKL")
     weights = weights_in(folder)
-    variant = "fp16" if ".fp16." in weights.name else None
-    return Part("vae", folder, "AutoencoderKL", weights, variant, count_parameters(weights)), config
+    return Part("vae", folder, "AutoencoderKL", weights, count_parameters(read_shapes(weights))), config
 
 
 def _describe_file(path: Path, checkpoint: Checkpoint) -> Described:
     """A file does not say how its latents are scaled: they are the checkpoint's."""
-    shapes = read_shapes(path)
-    prefix = PREFIX if any(key.startswith(PREFIX) for key in shapes) else ""
-    own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+    prefix, own = without_prefix(read_shapes(path), PREFIX)
     facts = {name: _fact(name, checkpoint.vae_config) for name in ("sample_size", "scaling_factor")}
     config = {**vae_config(own), **facts}
-    parameters = sum(math.prod(shape) for shape in own.values())
     named = path / checkpoint.family  # loaded for one family it is another model than for another
-    return Part("vae", named, "AutoencoderKL", path, None, parameters, Source(prefix, config)), config
+    return Part("vae", named, "AutoencoderKL", path, count_parameters(own), Source(prefix, config)), config

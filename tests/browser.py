@@ -69,12 +69,18 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, app_url: str) -> Iterator[Page]:
+    with visit(browser, app_url) as page:
+        yield page
+
+
+@contextmanager
+def visit(browser: Browser, url: str) -> Iterator[Page]:
     """The page on a desktop, loaded, in a browser that has never been here; a script's error fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="dark")
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    open_page(page, app_url)
+    open_page(page, url)
     yield page
     context.close()
     assert not errors

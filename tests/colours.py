@@ -5,18 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-PALETTE = {
-    "red": (226, 50, 40),
-    "orange": (245, 135, 30),
-    "yellow": (248, 215, 50),
-    "green": (60, 160, 80),
-    "blue": (45, 105, 220),
-    "purple": (130, 65, 185),
-    "pink": (245, 140, 185),
-    "brown": (118, 76, 44),
-    "black": (32, 30, 32),
-    "white": (244, 246, 244),
-}
+from training.domain import COLOURS as PALETTE
+
 SUBJECTS = ("circle", "square", "heart", "diamond", "triangle")
 
 

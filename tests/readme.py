@@ -12,7 +12,8 @@ from bench import memory
 from core.parameters import Parameters, allowed
 from core.request import GenerationRequest
 from core.samplers import SAMPLERS
-from core.settings import LIMITS, Limits, Settings, in_words
+from core.settings import LIMITS, Limits, Settings
+from core.sizes import in_words
 from core.units import Control
 
 README = Path(__file__).resolve().parent.parent / "README.md"

@@ -241,7 +241,8 @@ def test_pickles_are_listed_and_never_opened(tmp_path: Path) -> None:
     (tmp_path / "old.pt").write_bytes(b"")
     assert (only(tmp_path).name, only(tmp_path).problem) == (
         "old.pt",
-        "it is a pickle, which is never loaded; convert it to .safetensors",
+        "it is a pickle, which is never loaded; convert it to .safetensors, for example with "
+        "safetensors.torch.save_file(torch.load(FILE, weights_only=True)['state_dict'], NEW_FILE)",
     )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from tests import loras, tiny
-from tests.browser import open_page, started
+from tests.browser import started, visit
 from tests.test_browser import wait_for_status
 from tests.test_easel import result
 
@@ -49,19 +49,13 @@ def url(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="dark")
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    open_page(page, url)
-    page.fill("#field-prompt textarea", "a red circle on a blue background")
-    page.fill("#field-seed textarea", "7")
-    page.fill("#field-steps input[type=number]", "3")
-    page.keyboard.press("Tab")
-    page.click("#mode-lora-button")
-    yield page
-    context.close()
-    assert not errors
+    with visit(browser, url) as page:
+        page.fill("#field-prompt textarea", "a red circle on a blue background")
+        page.fill("#field-seed textarea", "7")
+        page.fill("#field-steps input[type=number]", "3")
+        page.keyboard.press("Tab")
+        page.click("#mode-lora-button")
+        yield page
 
 
 def draw(page: Page) -> np.ndarray:

@@ -84,7 +84,7 @@ def test_networks_count() -> None:
     [
         (gpu(2), request(1024, batch=16), "16 × 1024 × 1024 needs about .* one picture at a time would fit"),
         (replace(CPU, memory_free=5 * GB, ram_free=5 * GB), request(4096), "4096 × 4096 .* 384 × 384 would fit"),
-        (replace(CPU, memory_free=GB, ram_free=GB), request(512), "and 1.0 GB are free; no size of this model fits"),
+        (replace(CPU, memory_free=GB, ram_free=GB), request(512), "and 1 GB are free; no size of this model fits"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_what_would(machine: Machine, asked: GenerationRequest, message: str) -> None:

@@ -23,7 +23,7 @@ from core.units import Hires
 from tests.darkroom import LIMITS
 from ui.form import REMEMBERED, read_form
 from ui.hires import enlarging
-from ui.run import Desk, data_uri, duration, frame
+from ui.run import Desk, duration, frame, preview_uri
 
 ENCODERS = tuple(Part(name, Path(name), "CLIPTextModel") for name in ("text_encoder", "text_encoder_2"))
 SMALL = Checkpoint(name="small", title="Small", family="sd1", native_size=256, sampler="DDIM", guidance_scale=4.0)
@@ -119,7 +119,7 @@ def test_durations_are_few_words(seconds: float, words: str) -> None:
 
 
 def test_a_preview_is_a_small_jpeg_of_the_same_shape() -> None:
-    uri = data_uri(Image.new("RGB", (40, 20), "red"))
+    uri = preview_uri(Image.new("RGB", (40, 20), "red"))
     assert uri.startswith("data:image/jpeg;base64,") and len(uri) < 20_000
 
 

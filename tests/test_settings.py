@@ -6,7 +6,8 @@ import pytest
 
 from core.errors import RequestError
 from core.request import GenerationRequest
-from core.settings import LIMITS, Settings, in_words
+from core.settings import LIMITS, Settings
+from core.sizes import in_words
 
 
 def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +96,8 @@ def test_strangers_may_ask_for_less() -> None:
 
 
 def test_bytes_are_said_in_words() -> None:
-    assert [in_words(size) for size in (256 * 2**20, 2**30, 1.5 * 2**30)] == ["256 MB", "1 GB", "1.5 GB"]
+    sizes = (1000, 256 * 2**20, 2**30, 1.5 * 2**30, 24 * 2**30)
+    assert [in_words(size) for size in sizes] == ["under 1 MB", "256 MB", "1 GB", "1.5 GB", "24 GB"]
 
 
 def test_a_password_is_not_printed_with_the_settings() -> None:

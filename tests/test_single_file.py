@@ -21,7 +21,7 @@ from core.errors import CheckpointError, DarkroomError
 from core.layouts import identify, pieces
 from core.shapes import unet_config
 from core.vocabulary import clip_tokenizer
-from tests import ldm, tiny
+from tests import ldm, peaks, tiny
 
 TEXT = {
     "vocab_size": 49408,
@@ -125,20 +125,9 @@ def test_a_half_file_is_loaded_in_the_planned_dtype(tmp_path):
 
 
 FULL = {
-    "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "sd1": peaks.SD1,
     "sd2": {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True},
-    "sdxl": {
-        "cross_attention_dim": 2048,
-        "attention_head_dim": [5, 10, 20],
-        "use_linear_projection": True,
-        "block_out_channels": [320, 640, 1280],
-        "transformer_layers_per_block": [1, 2, 10],
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
+    "sdxl": peaks.SDXL,
 }
 
 

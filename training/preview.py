@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from core import Engine, Finished, GenerationRequest
 from core.settings import ROOT
+from training import domain
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+COLOURS = tuple(domain.COLOURS)
 SUBJECTS = ("circle", "heart", "house", "tree", "balloon", "star", "boat")
 SCENES = ("snowy mountains", "the night sky", "a sunset", "the sea", "a meadow")
 Array = NDArray[np.float64]

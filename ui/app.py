@@ -17,6 +17,7 @@ from core.jobs import JobQueue
 from core.presets import Presets
 from core.prompts import SECOND_PROMPTS
 from core.settings import ROOT
+from core.sizes import in_words
 from ui.api import add_endpoint
 from ui.compare import add_compare
 from ui.controls import HELP, control
@@ -107,7 +108,6 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
         _wire(page, parts, desk)
         _wire_live(page, parts, desk, cabinet)
         wire_presets(page, parts.presets, parts.aspect, cabinet, parts.fields)
-        wire_lora(page, parts.additions["lora"], LoraDesk(engine), (parts.fields, parts.tabs["lora"], parts.rescan))
         wire_gallery(page, parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
         wire_info(parts.info, Reader(desk), list(parts.fields.values()))
         wire_memory(parts.memory_tab, parts.memory, desk)
@@ -210,9 +210,8 @@ def choices(checkpoints: tuple[Checkpoint, ...]) -> list[tuple[str, str]]:
     """The model list: what each is called, how large its pictures and its weights are, or that it cannot be used."""
 
     def label(known: Checkpoint) -> str:
-        size = known.size_bytes / 2**20
-        weight = f"{size:.0f} MB" if size < 1000 else f"{size / 1024:.1f} GB"
-        return f"{known.title} · " + ("cannot be used" if known.problem else f"{known.native_size} px · {weight}")
+        size = f"{known.native_size} px · {in_words(known.size_bytes)}"
+        return f"{known.title} · " + ("cannot be used" if known.problem else size)
 
     return [(label(known), known.name) for known in checkpoints]
 
@@ -257,6 +256,7 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     rescanned = parts.rescan.click(lambda: models(rescan=True), None, model, **AT_ONCE)
     rescanned.then(desk.offered, model, offered, **AT_ONCE)
     wire_steering(page, parts.additions["control"], desk, parts.fields, rescanned)
+    wire_lora(page, parts.additions["lora"], LoraDesk(desk.engine), (parts.fields, parts.tabs["lora"], rescanned))
     page.load(lambda: models(rescan=False), None, model, **AT_ONCE)
 
 

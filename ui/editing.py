@@ -5,8 +5,6 @@ The picture itself, the mask and the brush are on the canvas (assets/easel.js); 
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import gradio as gr
@@ -18,6 +16,7 @@ from core.request import GenerationRequest
 from core.settings import Limits
 from ui.controls import control
 from ui.form import SIDES, read_form
+from ui.live import data_uri
 
 Fields = dict[str, Component]
 MASK_SIDE = 384  # pixels of the mask that is shown as the engine will use it
@@ -100,6 +99,4 @@ def _mask_uri(mask: Image.Image) -> str:
     """`mask` as the alpha of a picture, so that a browser can lay it over another."""
     small = mask.copy()
     small.thumbnail((MASK_SIDE, MASK_SIDE))
-    file = io.BytesIO()
-    Image.merge("LA", (Image.new("L", small.size, 255), small)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_uri(Image.merge("LA", (Image.new("L", small.size, 255), small)), "PNG")

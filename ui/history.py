@@ -17,7 +17,7 @@ from gradio.components import Component
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound, RequestError
 from core.history import History, PictureRow
-from core.settings import in_words
+from core.sizes import in_words
 from ui.facts import own_facts
 from ui.live import AT_ONCE, QUIET, live
 from ui.run import TASKS, Desk

@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from core.hub import Hub
-from core.settings import in_words
+from core.hub import OFFLINE, Hub
+from core.sizes import in_words
 from ui.live import AT_ONCE, live
 from ui.run import Desk, told
 
@@ -31,10 +31,13 @@ class Counter:
         self._hub, self._offline = hub, offline
 
     def look(self) -> dict[str, Any]:
-        """Nothing, where the hub is not for who looks."""
+        """Nothing, where the hub is not for who looks; `offline` says why nothing can be had, if so."""
         if not self._hub.is_allowed:
             return {}
-        return {"models": [self._row(name) for name in self._hub.catalogue], "offline": self._offline}
+        return {
+            "models": [self._row(name) for name in self._hub.catalogue],
+            "offline": OFFLINE if self._offline else "",
+        }
 
     def fetch(self, event: gr.EventData) -> dict[str, Any]:
         with told():

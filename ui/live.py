@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL.Image import Image
 
 ASSETS = Path(__file__).parent / "assets"
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
@@ -26,3 +29,10 @@ def live(name: str, *events: str, value: Any = None) -> gr.HTML:
         apply_default_css=False,
         elem_id=name,
     )
+
+
+def data_uri(picture: Image, kind: str, **options: Any) -> str:
+    """A picture inside a live part's value; `kind` and `options` as `Image.save` takes them."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(file.getvalue()).decode()

@@ -4,14 +4,13 @@ the tab's script (assets/lora.js) reads and writes it.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 from PIL import Image
 
 from core.engine import Engine
@@ -20,8 +19,9 @@ from core.families import FAMILIES
 from core.images import read_picture
 from core.lora_files import LoraInfo
 from core.parameters import bounds
+from core.sizes import in_words
 from core.units import Lora
-from ui.live import AT_ONCE, QUIET, live
+from ui.live import AT_ONCE, QUIET, data_uri, live
 from ui.uploads import uploaded
 
 PREVIEW_SIDE = 88  # pixels, for 44 on the page
@@ -33,13 +33,13 @@ def build_lora() -> gr.HTML:
 
 
 def wire_lora(
-    page: gr.Blocks, tab: gr.HTML, desk: LoraDesk, around: tuple[Mapping[str, Component], gr.Tab, gr.Button]
+    page: gr.Blocks, tab: gr.HTML, desk: LoraDesk, around: tuple[Mapping[str, Component], gr.Tab, Dependency]
 ) -> None:
-    """`around`: the form's fields, the tab's own head, and the button that looks for models again."""
-    fields, head, rescan = around
+    """`around`: the form's fields, the tab's own head, and the event after which the models were looked for again."""
+    fields, head, rescanned = around
     model = fields["checkpoint"]
     gr.on([page.load, model.change, head.select], desk.show, model, tab, **AT_ONCE, trigger_mode="multiple")
-    rescan.click(desk.rescan, model, tab, **AT_ONCE)
+    rescanned.then(desk.show, model, tab, **AT_ONCE)
     tab.keep(desk.add, model, tab, **AT_ONCE)
     gr.on([page.load, fields["loras"].change], None, fields["loras"], None, js="darkroom.switched", **QUIET)
 
@@ -60,10 +60,6 @@ class LoraDesk:
             "mayAdd": self._may_add,
             "limits": [*bounds(field).values(), field.json_schema_extra["step"]],  # type: ignore[index]
         }
-
-    def rescan(self, checkpoint: str | None) -> Answer:
-        self._engine.rescan()
-        return self.show(checkpoint)
 
     def add(self, checkpoint: str | None, event: gr.EventData) -> Answer:
         """Keep an uploaded file. The answer names what it is called now, or what was wrong with it."""
@@ -106,10 +102,9 @@ class LoraDesk:
 
 
 def _facts(info: LoraInfo) -> list[str]:
-    size = info.size_bytes / 2**20
     family = FAMILIES[info.family].title.replace("Stable Diffusion", "SD") if info.family else None
     rank = f"rank {info.rank}" if info.rank else None
-    return [fact for fact in (info.format, family, rank, f"{size:.0f} MB" if size >= 1 else "under 1 MB") if fact]
+    return [fact for fact in (info.format, family, rank, in_words(info.size_bytes)) if fact]
 
 
 def _small(path: Path, max_pixels: int) -> str | None:
@@ -118,6 +113,4 @@ def _small(path: Path, max_pixels: int) -> str | None:
     except DarkroomError:
         return None
     picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BICUBIC)
-    file = io.BytesIO()
-    picture.convert("RGB").save(file, "WEBP", quality=75)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_uri(picture.convert("RGB"), "WEBP", quality=75)

@@ -10,7 +10,7 @@ from core.checkpoints import Checkpoint
 from core.errors import DarkroomError
 from core.families import FAMILIES
 from core.machine import Machine, attention_kernel
-from core.memory import gigabytes
+from core.sizes import in_words
 from ui.facts import Facts
 from ui.live import AT_ONCE, live
 from ui.run import Desk, told
@@ -41,7 +41,7 @@ class Room:
                 _model(known, engine.model_hash(known)) for known in engine.checkpoints() if not known.problem
             ],
             "loaded": [
-                (part.name, f"{gigabytes(part.size)} · {part.dtype} · {part.device}") for part in engine.loaded()
+                (part.name, f"{in_words(part.size)} · {part.dtype} · {part.device}") for part in engine.loaded()
             ]
             if is_local
             else [],
@@ -65,14 +65,14 @@ class Room:
             ("Model", run.checkpoint),
             ("Size", f"{width} × {height}"),
             ("Way", run.plan.way.words),
-            ("Foretold peak", gigabytes(run.plan.needs)),
-            ("Measured peak", "cannot be measured here" if run.measured is None else gigabytes(run.measured)),
+            ("Foretold peak", in_words(run.plan.needs)),
+            ("Measured peak", "cannot be measured here" if run.measured is None else in_words(run.measured)),
         ]
 
 
 def _device(machine: Machine) -> Facts:
-    memory = f"{gigabytes(machine.memory_total)}, {gigabytes(machine.memory_free)} free"
-    ram = [("RAM", f"{gigabytes(machine.ram_free)} free")] if machine.has_memory_of_its_own else []
+    memory = f"{in_words(machine.memory_total)}, {in_words(machine.memory_free)} free"
+    ram = [("RAM", f"{in_words(machine.ram_free)} free")] if machine.has_memory_of_its_own else []
     return [
         ("Device", machine.name),
         ("Memory", memory),
@@ -84,5 +84,5 @@ def _device(machine: Machine) -> Facts:
 
 
 def _model(known: Checkpoint, digest: str | None) -> tuple[str, str]:
-    size = gigabytes(known.size_bytes)
+    size = in_words(known.size_bytes)
     return known.title, f"{FAMILIES[known.family].title} · {size} · {digest or 'hash after its first picture'}"

@@ -6,9 +6,7 @@ Nothing here owns a run: Generate submits and returns, each open page relays wha
 from __future__ import annotations
 
 import asyncio
-import base64
 import html
-import io
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,10 +25,12 @@ from core.line import ENDED
 from core.prompts import MOST_CHUNKS, SECOND_PROMPTS
 from core.request import GenerationRequest
 from core.samplers import SAMPLERS
+from core.sizes import in_words
 from ui.controls import OWN_VAE
 from ui.editing import extended, outlook
 from ui.form import EDITING, REMEMBERED, SIDES, read_form, write_form
 from ui.hires import enlarging
+from ui.live import data_uri
 from ui.server import is_known, owner_of
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
@@ -68,13 +68,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
 
 
-def data_uri(preview: Image.Image) -> str:
+def preview_uri(preview: Image.Image) -> str:
     """x0 as an inline JPEG with a longer side of PREVIEW_SIDE pixels."""
     scale = PREVIEW_SIDE / max(preview.size)
     size = (max(1, round(preview.width * scale)), max(1, round(preview.height * scale)))
-    buffer = io.BytesIO()
-    preview.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(preview.convert("RGB").resize(size, Image.Resampling.BICUBIC), "JPEG", quality=80)
 
 
 def _size(request: GenerationRequest) -> str:
@@ -248,7 +246,8 @@ class Desk:
         """This machine in a few words, and the share of its memory in use (0 … 1)."""
         machine = self.engine.machine()
         total, free = machine.memory_total, machine.memory_free
-        detail = f"{machine.threads} threads" if machine.device == "cpu" else f"{total / 2**30:.0f} GB"
+        threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
+        detail = threads if machine.device == "cpu" else in_words(total)
         return {"name": machine.name, "detail": detail, "used": round(1 - free / total, 2) if total else 0}
 
     async def relay(self, request: gr.Request) -> AsyncIterator[dict[str, Any]]:
@@ -276,7 +275,7 @@ class Desk:
             return None
         key = (job.id, job.step)
         if self._newest_preview[0] != key:
-            self._newest_preview = (key, data_uri(job.preview))
+            self._newest_preview = (key, preview_uri(job.preview))
         return self._newest_preview[1]
 
     def submit(self, wanted: GenerationRequest, request: gr.Request) -> JobState:

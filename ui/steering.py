@@ -4,8 +4,6 @@ the form. Here it gets what units can hold, and the map that a unit would make.
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -22,7 +20,7 @@ from core.parameters import bounds
 from core.preprocess import CONTROL_TYPES, PREPROCESSORS
 from core.request import GenerationRequest
 from core.units import Control
-from ui.live import AT_ONCE, live
+from ui.live import AT_ONCE, data_uri, live
 from ui.run import Desk
 from ui.uploads import MOST_CONTROLS, read_controls
 
@@ -111,6 +109,4 @@ def _fields() -> Answer:
 def _uri(picture: Image.Image) -> str:
     small = picture.copy()
     small.thumbnail((MAP_SIDE, MAP_SIDE))
-    file = io.BytesIO()
-    small.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_uri(small, "PNG")

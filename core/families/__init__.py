@@ -29,6 +29,7 @@ class Family:
     native_size: int
     sampler: str
     guidance_scale: float
+    context_width: int  # of the text embeddings that its U-Net reads
     latent_format: LatentFormat
 
 
@@ -43,7 +44,10 @@ _SDXL_LATENTS = LatentFormat(
 )
 
 FAMILIES: Mapping[str, Family] = {
-    "sd1": Family("Stable Diffusion 1", "core.families.sd", 512, "DPM++ 2M Karras", 7.0, _SD_LATENTS),
-    "sd2": Family("Stable Diffusion 2", "core.families.sd", 768, "DPM++ 2M Karras", 7.0, _SD_LATENTS),
-    "sdxl": Family("Stable Diffusion XL", "core.families.sdxl", 1024, "DPM++ 2M Karras", 6.0, _SDXL_LATENTS),
+    "sd1": Family("Stable Diffusion 1", "core.families.sd", 512, "DPM++ 2M Karras", 7.0, 768, _SD_LATENTS),
+    "sd2": Family("Stable Diffusion 2", "core.families.sd", 768, "DPM++ 2M Karras", 7.0, 1024, _SD_LATENTS),
+    "sdxl": Family("Stable Diffusion XL", "core.families.sdxl", 1024, "DPM++ 2M Karras", 6.0, 2048, _SDXL_LATENTS),
 }
+
+BY_CONTEXT_WIDTH: Mapping[int, str] = {family.context_width: name for name, family in FAMILIES.items()}
+"""The family, told from the width alone."""

@@ -3,7 +3,6 @@
 (() => {
   const { $, write, make } = darkroom;
   const PAUSE = 500; // ms between two looks at a download
-  const OFFLINE = "Darkroom was started with --offline: it asks the hub for nothing.";
 
   function hub(element, props, watch, trigger) {
     const list = $("ul", element);
@@ -14,10 +13,10 @@
       if (button) trigger(running ? "halt" : "fetch", { name: button.closest("li").dataset.name });
     });
     watch("value", () => {
-      const { models = [], offline = false } = props.value || {};
+      const { models = [], offline = "" } = props.value || {};
       const now = models.find(({ state }) => state === "running")?.name || null;
       $(".part", element).hidden = !models.length;
-      if (offline) write($(".none", element), OFFLINE);
+      if (offline) write($(".none", element), offline);
       while (list.children.length < models.length) list.append(row());
       models.forEach((model, place) => draw(list.children[place], model, { now, offline }));
       if (running && !now && models.find(({ name }) => name === running)?.has) document.querySelector("#rescan").click();
@@ -40,7 +39,7 @@
     bar.hidden = state !== "running";
     bar.value = share;
     bar.ariaLabel = `Download of ${name}`;
-    button.disabled = has || offline || Boolean(now && now !== name);
+    button.disabled = has || Boolean(offline) || Boolean(now && now !== name);
     write(button, has ? "Here" : now === name ? "Cancel" : state === "stopped" || state === "failed" ? "Go on" : "Download");
     button.ariaLabel = `${button.textContent}: ${name}`;
   }

@@ -1,0 +1,101 @@
+"""Files of models as they lie on disk: which there are, what their headers say, and what is refused unopened."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+from core.errors import CheckpointError
+from core.shapes import Shapes
+
+HEADER_LIMIT = 100 * 2**20  # safetensors' own bound
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+NOT_SAFETENSORS = {
+    b"PK": "it is a pickle with the ending .safetensors, which is never loaded; convert it",
+    b"\x80": "it is a pickle with the ending .safetensors, which is never loaded; convert it",
+    b"version ": "it is a Git LFS pointer; download the file itself",
+    b"<": "it is a web page saved under this name; download the file itself",
+}
+"""What files begin with that are something else than their name says."""
+
+
+def model_paths(folder: Path) -> list[Path]:
+    """What may be models in `folder`: its folders and files of weights, sorted."""
+    known = (".safetensors", *PICKLES)
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p for p in paths if not p.name.startswith(".") and (p.is_dir() or p.suffix.lower() in known))
+
+
+def weights_in(folder: Path) -> Path:
+    """The one safetensors file of a component; the full-precision one where both are there."""
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: (".fp16." in path.name, path.name))
+    if not files and any(folder.glob("*.bin")):
+        raise CheckpointError(
+            f"its {folder.name} is a pickle (.bin), which is never loaded; convert it to safetensors"
+        )
+    if not files:
+        raise CheckpointError(f"its {folder.name} has no weights")
+    return files[0]
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in a file of weights. Raises CheckpointError if it is damaged, or a pickle."""
+    if path.suffix.lower() in PICKLES:
+        raise CheckpointError(
+            "it is a pickle, which is never loaded; convert it to .safetensors, for example with "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True)['state_dict'], NEW_FILE)"
+        )
+    return {name: tuple(tensor["shape"]) for name, tensor in _header(path).items() if name != "__metadata__"}
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What the maker of a safetensors file wrote into it. Raises as above."""
+    metadata = _header(path).get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Format: 8 bytes little-endian length, that much JSON, then the data (https://github.com/huggingface/safetensors)."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        whose = f"its {path.parent.name}" if (path.parent / "config.json").exists() else "it"  # a component, or alone
+        other = next((text for magic, text in NOT_SAFETENSORS.items() if start.startswith(magic)), None)
+        damaged = CheckpointError(other or f"{whose} is damaged or not fully copied")
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
+        if length > HEADER_LIMIT:
+            raise damaged
+        try:
+            header: dict[str, Any] = json.loads(file.read(length))
+            ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+            end = max(ends, default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise damaged from None
+    if path.stat().st_size != 8 + length + end:
+        raise damaged
+    return header
+
+
+def count_parameters(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def without_prefix(shapes: Shapes, prefix: str) -> tuple[str, Shapes]:
+    """A component's tensors by their own names, and what its keys begin with in this file: `prefix` or nothing."""
+    if not any(key.startswith(prefix) for key in shapes):
+        return "", shapes
+    return prefix, {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent.name}/{path.name} is missing") from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path.parent.name}/{path.name} is not JSON") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.parent.name}/{path.name} is not a JSON object")
+    return content
