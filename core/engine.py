@@ -8,8 +8,8 @@ import importlib
 import logging
 import secrets
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,13 @@ from core import embeddings, machine, memory, networks, prompts, vaes
 from core.cache import Loaded, ModelCache
 from core.checkpoints import Checkpoint, Part, find_upscaler, list_upscalers, load_part, scan
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
-from core.events import Event, Finished, Loading
+from core.events import Event, Finished
 from core.families import FAMILIES
 from core.hashes import Hashes
-from core.lora_files import LoraInfo, LoraShelf, read_lora, renewed
+from core.loading import Loader
+from core.lora_files import LoraInfo, LoraShelf
 from core.lora_tags import take_tags, without_tags
-from core.machine import BYTES, Machine, PeakMeter, resident
+from core.machine import Machine, PeakMeter, resident
 from core.memory import MemoryPlan, RunMemory
 from core.metadata import LORA_HASH
 from core.networks import Network
@@ -31,7 +32,6 @@ from core.prompts import PromptCache, Prompts, TokenCount
 from core.request import SEED_LIMIT, GenerationRequest, reject
 from core.resolving import check_with, size_with
 from core.settings import VERSION, Settings
-from core.units import Lora
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from core.denoise import Denoised
     from core.families.sd import EncodedPrompt, StableDiffusion
     from core.lora import LoraReport, Merged, Merger
-    from core.lora_files import LoraFile
-    from core.tokens import Words
 
 log = logging.getLogger(__name__)
 CACHE_SHARE = 0.6  # of the RAM that is free when the engine starts
@@ -188,8 +186,7 @@ class Engine:
         check_with(resolved, checkpoint)
         networks.asked_for(resolved, checkpoint, self._networks)
         self._fitted(resolved)
-        if resolved.hires:
-            find_upscaler(self.settings.models / "upscalers", resolved.hires.upscaler)
+        self._upscaler(resolved)
         self.settings.limits.check(resolved)
         if resolved.image or resolved.hires:
             from core.inpaint import check_pictures
@@ -240,17 +237,19 @@ class Engine:
         peak = PeakMeter(self._machine.device, resident() - self._models.size)
         self._make_room(plan, checkpoint)
         with ExitStack() as in_use:
+            loader = Loader(self._models, self._machine.device, plan, in_use)
             named = embeddings.named_in(embeddings.all_prompts(request), self._embeddings, checkpoint)
-            model = yield from self._load(checkpoint, plan, in_use, embeddings.read(named, checkpoint.text_encoders))
-            loras = yield from self._load_loras(request, in_use)
+            model = yield from loader.family(checkpoint, embeddings.read(named, checkpoint.text_encoders))
+            loras = yield from loader.loras((lora, self._loras.find(lora.name)) for lora in request.loras)
             merged = in_use.enter_context(self._merger.merged(model.parts.networks, loras))
             self._tell(merged)
-            nets = yield from self._load_nets(request, checkpoint, plan, in_use)
+            nets = yield from loader.networks(networks.asked_for(request, checkpoint, self._networks))
+            upscaler = self._upscaler(request)
             passes = Passes(
                 model=model,
                 prompts=self._prompts_of(model, checkpoint, (merged.text_state, *(each.key for each in named))),
                 nets=nets,
-                upscaler=(yield from self._load_upscaler(request, plan, in_use)),
+                upscaler=upscaler and (yield from loader.part(upscaler, upscaler.folder.name)),
                 preview=functools.partial(self._preview, checkpoint),
             )
             model_hash = self._hashes.of(self._find(request.checkpoint))
@@ -273,96 +272,11 @@ class Engine:
         elif not now.has_memory_of_its_own and plan.needs > now.memory_free + self._models.size_of(own):
             self._models.clear(but=own)
 
-    def _load(
-        self, checkpoint: Checkpoint, plan: MemoryPlan, in_use: ExitStack, words: tuple[Words, ...]
-    ) -> Generator[Event, None, StableDiffusion]:
-        """The checkpoint's parts, from memory where they are there, kept while `in_use` is open; `words`: see
-        core/embeddings.py.
-        """
-        from core.attention import forget_prompts
-        from core.families.sd import Components
-
-        parts: dict[str, Any] = {}
-        for part in checkpoint.parts:
-            if part.key not in self._models:
-                yield Loading(checkpoint.title)
-            parts[part.name] = in_use.enter_context(self._use(part, plan))
-        in_use.callback(forget_prompts, parts["unet"])
-        components = Components(
-            unet=parts["unet"],
-            vae=parts["vae"],
-            text_encoders=tuple(model for name, model in parts.items() if name.startswith("text_encoder")),
-            tokenizers=tuple(model for name, model in parts.items() if name.startswith("tokenizer")),
-            scheduler_config=dict(checkpoint.scheduler_config),
-            options=dict(checkpoint.options),
-            words=words,
-            device=self._machine.device,
-        )
-        model: StableDiffusion = importlib.import_module(FAMILIES[checkpoint.family].module).FAMILY(components)
-        return model
-
-    def _load_loras(
-        self, request: GenerationRequest, in_use: ExitStack
-    ) -> Generator[Event, None, list[tuple[Lora, LoraFile]]]:
-        """Those that have a weight, with their files, from memory where they are there."""
-        loaded = []
-        for lora in request.loras:
-            if lora.weight or lora.for_text:
-                info = renewed(self._loras.find(lora.name))
-                if info.key not in self._models:
-                    yield Loading(f"LoRA {lora.name}")
-                load = functools.partial(read_lora, info)
-                loaded.append((lora, in_use.enter_context(self._models.use(info.key, info.size_bytes, load))))
-        return loaded
-
     def _tell(self, merged: Merged) -> None:
         for report in merged.reports:
             if report != self._reports.get(report.name):
                 log.log(logging.WARNING if report.unmatched else logging.INFO, "LoRA %s", report)
             self._reports[report.name] = report
-
-    def _load_nets(
-        self, request: GenerationRequest, checkpoint: Checkpoint, plan: MemoryPlan, in_use: ExitStack
-    ) -> Generator[Event, None, list[Any]]:
-        nets = []
-        for part in networks.asked_for(request, checkpoint, self._networks):
-            if part.key not in self._models:
-                yield Loading(part.folder.stem)
-            nets.append(in_use.enter_context(self._use(part, plan)))
-        return nets
-
-    def _load_upscaler(
-        self, request: GenerationRequest, plan: MemoryPlan, in_use: ExitStack
-    ) -> Generator[Event, None, Any]:
-        """The super-resolution model of the second pass, None where there is no need of one."""
-        if request.hires is None:
-            return None
-        part = find_upscaler(self.settings.models / "upscalers", request.hires.upscaler)
-        if part is None:
-            return None
-        if part.key not in self._models:
-            yield Loading(request.hires.upscaler)
-        return in_use.enter_context(self._use(part, plan))
-
-    def _use(self, part: Part, plan: MemoryPlan) -> AbstractContextManager[Any]:
-        dtype = plan.vae_dtype if part.name == "vae" else plan.dtype
-        device = "cpu" if plan.way.leaves(part.name) else self._machine.device
-
-        def load() -> Any:
-            import torch
-
-            from core import attention
-
-            model = load_part(part, device, dtype)
-            if part.name == "unet":
-                attention.keep_prompts(model)
-            if part.name == "controlnet":
-                networks.check_weights(part, model)
-            if plan.channels_last and part.weights:
-                model.to(memory_format=torch.channels_last)
-            return model
-
-        return self._models.use(part.key, part.parameters * BYTES[dtype], load)
 
     def _prompts_of(self, model: StableDiffusion, checkpoint: Checkpoint, state: tuple[Any, ...]) -> Prompts:
         """`state`: what else shapes encodings, beside the files of encoders and tokenizers."""
@@ -390,17 +304,20 @@ class Engine:
 
     def _free(self) -> None:
         """Give back all memory that is not in use."""
-        import torch
+        from core.decoding import empty_caches
 
         self._prompts.clear()
         self._models.clear()
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        empty_caches()
 
     def _fitted(self, request: GenerationRequest) -> Checkpoint:
         """The checkpoint of a resolved request, with the VAE that it asks for. Raises as `vaes.with_vae` does."""
         return vaes.with_vae(self._find(request.checkpoint), self.settings.models / "vae", request.vae)
+
+    def _upscaler(self, request: GenerationRequest) -> Part | None:
+        """The super-resolution model of the second pass, None where none is needed. Raises as `find_upscaler`."""
+        return find_upscaler(self.settings.models / "upscalers", request.hires.upscaler) if request.hires else None
 
     def _find(self, name: str | None) -> Checkpoint:
         """The checkpoint of that name, or the first that works if none is named."""

@@ -135,7 +135,7 @@ def test_closing_cancels_from_another_thread_and_leaves_inference_mode(engine, e
 
 
 PLACES = {
-    "load": "core.engine.load_part",
+    "load": "core.loading.load_part",
     "encode": "core.families.sd.StableDiffusion.encode_prompt",
     "step": "core.families.sd.StableDiffusion.predict",
     "decode": "core.decoding.decode",

@@ -117,7 +117,7 @@ def test_a_run_reports_what_it_merged(engine):
 def test_a_lora_already_seen_is_not_read_again(engine, monkeypatch):
     expected = pixels(engine, Lora(name="ink"))
     pixels(engine)
-    monkeypatch.setattr("core.engine.read_lora", lambda info: pytest.fail("read again"))
+    monkeypatch.setattr("core.loading.read_lora", lambda info: pytest.fail("read again"))
     assert pixels(engine, Lora(name="ink")) == expected
 
 

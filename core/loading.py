@@ -1,0 +1,101 @@
+"""What a run works with, from memory where it is there, else from disk."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from core.cache import ModelCache
+from core.checkpoints import Checkpoint, Part, load_part
+from core.events import Event, Loading
+from core.families import FAMILIES
+from core.lora_files import LoraFile, LoraInfo, read_lora, renewed
+from core.machine import BYTES
+from core.memory import MemoryPlan
+from core.networks import check_weights
+from core.units import Lora
+
+if TYPE_CHECKING:
+    from core.families.sd import StableDiffusion
+    from core.tokens import Words
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Loads for one run; all of it is kept in `models` at least while `in_use` is open.
+
+    Each method yields Loading for what has to come from disk, and returns what it is asked for.
+    """
+
+    models: ModelCache
+    device: str
+    plan: MemoryPlan
+    in_use: ExitStack
+
+    def family(self, checkpoint: Checkpoint, words: tuple[Words, ...]) -> Generator[Event, None, StableDiffusion]:
+        """The checkpoint's parts, put together; `words`: see core/embeddings.py."""
+        from core.attention import forget_prompts
+        from core.families.sd import Components
+
+        parts: dict[str, Any] = {}
+        for part in checkpoint.parts:
+            parts[part.name] = yield from self.part(part, checkpoint.title)
+        self.in_use.callback(forget_prompts, parts["unet"])
+        components = Components(
+            unet=parts["unet"],
+            vae=parts["vae"],
+            text_encoders=tuple(model for name, model in parts.items() if name.startswith("text_encoder")),
+            tokenizers=tuple(model for name, model in parts.items() if name.startswith("tokenizer")),
+            scheduler_config=dict(checkpoint.scheduler_config),
+            options=dict(checkpoint.options),
+            words=words,
+            device=self.device,
+        )
+        model: StableDiffusion = importlib.import_module(FAMILIES[checkpoint.family].module).FAMILY(components)
+        return model
+
+    def networks(self, parts: Iterable[Part]) -> Generator[Event, None, list[Any]]:
+        nets = []
+        for part in parts:
+            net = yield from self.part(part, part.folder.stem)
+            nets.append(net)
+        return nets
+
+    def loras(self, wanted: Iterable[tuple[Lora, LoraInfo]]) -> Generator[Event, None, list[tuple[Lora, LoraFile]]]:
+        """Those that have a weight, with their files."""
+        loaded = []
+        for lora, found in wanted:
+            if lora.weight or lora.for_text:
+                info = renewed(found)
+                if info.key not in self.models:
+                    yield Loading(f"LoRA {lora.name}")
+                use = self.models.use(info.key, info.size_bytes, functools.partial(read_lora, info))
+                loaded.append((lora, self.in_use.enter_context(use)))
+        return loaded
+
+    def part(self, part: Part, called: str) -> Generator[Event, None, Any]:
+        """One network or tokenizer, where and as precise as the plan has it."""
+        if part.key not in self.models:
+            yield Loading(called)
+        dtype = self.plan.vae_dtype if part.name == "vae" else self.plan.dtype
+        device = "cpu" if self.plan.way.leaves(part.name) else self.device
+
+        def load() -> Any:
+            import torch
+
+            from core import attention
+
+            model = load_part(part, device, dtype)
+            if part.name == "unet":
+                attention.keep_prompts(model)
+            if part.name == "controlnet":
+                check_weights(part, model)
+            if self.plan.channels_last and part.weights:
+                model.to(memory_format=torch.channels_last)
+            return model
+
+        return self.in_use.enter_context(self.models.use(part.key, part.parameters * BYTES[dtype], load))
