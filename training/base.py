@@ -67,7 +67,8 @@ def train_pocket(recipe: Recipe, run: Path, clock: Clock, out: Path) -> None:
     vae, head = _vae(recipe, run, clock)
     tokenizer = make_tokenizer()
     unet, text_encoder = make_unet(recipe.unet_shape), make_text_encoder(recipe.unet_shape, tokenizer)
-    unet.to(device()), text_encoder.to(device())
+    for module in (unet, text_encoder):
+        module.to(device())
     for plan, count, side in (
         (recipe.small, recipe.small_pictures, recipe.small_side),
         (recipe.large, recipe.large_pictures, SIDE),
@@ -75,7 +76,7 @@ def train_pocket(recipe: Recipe, run: Path, clock: Clock, out: Path) -> None:
         pictures = Pictures(count)
         lesson = Lesson(pictures, _latents(vae, pictures, side, run), tokenizer, text_encoder, unet)
         unet_stage(lesson, plan).train(run, clock)
-    _write(out, StableDiffusionPipeline(
+    pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
@@ -84,19 +85,17 @@ def train_pocket(recipe: Recipe, run: Path, clock: Clock, out: Path) -> None:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ), head)  # fmt: skip
+    )
+    _write(out, pipe, head)
     pixels = CHECKED.pixels()
     print(f"VAE {psnr(vae, pixels):.1f} dB at {SIDE} pixels, previews R² {explained(vae, head, pixels):.3f}")
 
 
 def _vae(recipe: Recipe, run: Path, clock: Clock) -> tuple[AutoencoderKL, Head]:
     """Trained and whitened; kept when it is done, so that it is drawn for only once."""
-    vae, head, done = (
-        make_vae(recipe.vae_shape).to(device()),
-        Head(recipe.vae_shape.latent_channels),
-        run / "vae.safetensors",
-    )
-    head.to(device())
+    vae = make_vae(recipe.vae_shape).to(device())
+    head = Head(recipe.vae_shape.latent_channels).to(device())
+    done = run / "vae.safetensors"
     if done.exists():
         kept = load_file(done)
         vae.load_state_dict({key[4:]: value for key, value in kept.items() if key.startswith("vae.")})
@@ -126,10 +125,13 @@ def _write(out: Path, pipe: StableDiffusionPipeline, head: Head) -> None:
     transformers would load a half one as it is while diffusers loads the rest as float32, and plain `from_pretrained`
     would fail.
     """
-    pipe.unet.half(), pipe.vae.half()
+    parts = (pipe.unet, pipe.vae)
+    for part in parts:
+        part.half()
     pipe.save_pretrained(out)
     save_tokenizer(pipe.tokenizer, out / "tokenizer")
-    pipe.unet.float(), pipe.vae.float()
+    for part in parts:
+        part.float()
     matrix = head.matrix
     facts = {
         "title": "Pocket",

@@ -64,13 +64,12 @@ def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[tuple[float, f
     across, down = OFF_CENTRE[scene.position]
     free = 0.5 * DRAWN - 1.15 * radius  # so far from the middle that all of it stays in
     x, y = (DRAWN / 2 + free * (off * rng.uniform(0.75, 1) + rng.uniform(-0.12, 0.12)) for off in (across, down))
-    middle = (scene.count - 1) / 2
     gap = radius * rng.uniform(2.25, 2.5)
-    jitter = rng.uniform(-0.1, 0.1, scene.count) * radius if scene.count > 1 else [0.0]
-    spread = [
-        (x * (scene.count == 1) + DRAWN / 2 * (scene.count > 1) + (k - middle) * gap) for k in range(scene.count)
-    ]
-    return [((place, y + lift), radius) for place, lift in zip(spread, jitter, strict=True)]
+    if scene.count == 1:
+        return [((x, y), radius)]
+    lifts = rng.uniform(-0.1, 0.1, scene.count) * radius
+    first = (DRAWN - (scene.count - 1) * gap) / 2  # several stand in a row about the middle
+    return [((first + k * gap, y + lift), radius) for k, lift in enumerate(lifts)]
 
 
 def _near(colour: Colour, rng: np.random.Generator) -> Colour:

@@ -35,8 +35,7 @@ class Pen:
 
     def shape(self, points: Points | Sequence[tuple[float, float]], colour: Colour) -> None:
         """A polygon."""
-        corners = np.asarray(points, float) @ self._turn * self._radius + self._centre
-        fixed = [(corners * 2**FRACTION).round().astype(np.int32)]
+        fixed = self._fixed(points)
         if self.outline:
             cv2.polylines(self.layer, fixed, True, colour, self.outline, cv2.LINE_AA, FRACTION)
             cv2.polylines(self.mask, fixed, True, 255, self.outline, cv2.LINE_AA, FRACTION)
@@ -54,8 +53,12 @@ class Pen:
         """Take a shape away again: a hole, with an edge of its own in outlines."""
         if self.outline:
             return
-        corners = points @ self._turn * self._radius + self._centre
-        cv2.fillPoly(self.mask, [(corners * 2**FRACTION).round().astype(np.int32)], 0, cv2.LINE_8, FRACTION)
+        cv2.fillPoly(self.mask, self._fixed(points), 0, cv2.LINE_8, FRACTION)
+
+    def _fixed(self, points: Points | Sequence[tuple[float, float]]) -> list[NDArray[np.int32]]:
+        """Where points of the square lie in the picture, as OpenCV takes them."""
+        corners = np.asarray(points, float) @ self._turn * self._radius + self._centre
+        return [(corners * 2**FRACTION).round().astype(np.int32)]
 
 
 def arc(centre: tuple[float, float], across: float, down: float, begin: float = 0, end: float = 2 * np.pi) -> Points:
