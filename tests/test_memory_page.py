@@ -32,7 +32,7 @@ def test_the_dock_says_how_much_and_what_is_done_about_it() -> None:
         return plan(machine, XL, request(1024)).foretold(machine)
 
     assert words(gpu(24)) == "Needs about 8 GB, 24 GB free"
-    assert words(gpu(8)) == "Needs about 6.8 GB, 8.0 GB free: the VAE decodes in tiles"
+    assert words(gpu(8)) == "Needs about 6.8 GB, 8 GB free: the VAE decodes in tiles"
     assert words(replace(gpu(6), held=GB // 10)).endswith("only while it works; about 40 % slower")
 
 
