@@ -51,7 +51,7 @@ class History:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._lock = threading.RLock()  # one connection, one user at a time
         self._inputs_change = threading.Lock()  # so that no input is swept between its writing and its row
         self._inputs = Inputs(folder / "inputs")
@@ -301,7 +301,7 @@ class History:
     def _weigh(self) -> None:
         """Note the sizes of files whose rows an older version of Darkroom wrote without."""
         for id, *_ in self._rows("SELECT id FROM pictures WHERE bytes = 0"):
-            files = (self._folder / "pictures" / f"{id}.png", self._folder / "thumbnails" / f"{id}.webp")
+            files = (self.folder / "pictures" / f"{id}.png", self.folder / "thumbnails" / f"{id}.webp")
             size = sum(file.stat().st_size for file in files if file.exists())
             self._change("UPDATE pictures SET bytes = ? WHERE id = ?", size, id)
         for name, *_ in self._rows("SELECT DISTINCT fingerprint FROM inputs WHERE bytes = 0"):
@@ -362,8 +362,8 @@ class History:
             **{name: row[name] for name in names},
             index=row["position"],
             favourite=bool(row["favourite"]),
-            path=self._folder / "pictures" / f"{row['id']}.png",
-            thumbnail=self._folder / "thumbnails" / f"{row['id']}.webp",
+            path=self.folder / "pictures" / f"{row['id']}.png",
+            thumbnail=self.folder / "thumbnails" / f"{row['id']}.webp",
             stored_request=row["request"],
         )
 
@@ -394,8 +394,8 @@ class History:
             width=image.width,
             height=image.height,
             favourite=False,
-            path=self._folder / "pictures" / f"{id}.png",
-            thumbnail=self._folder / "thumbnails" / f"{id}.webp",
+            path=self.folder / "pictures" / f"{id}.png",
+            thumbnail=self.folder / "thumbnails" / f"{id}.webp",
             stored_request=finished.request.model_dump_json(),
             kept=Encoded.of(finished, index),
         )
@@ -445,7 +445,7 @@ class History:
         """Remove a folder's temporary files, and those of ours that the query `known` does not name."""
         names = {row[0] for row in self._rows(known)}
         with storage():
-            for path in (self._folder / folder).iterdir():
+            for path in (self.folder / folder).iterdir():
                 if path.suffix == ".tmp" or (OURS.fullmatch(path.name) and path.stem not in names):
                     path.unlink()
 

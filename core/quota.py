@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 from core.errors import StorageError
 from core.history import History
 from core.settings import Limits
-from core.sizes import in_words
+from core.sizes import GB, in_words
+
+SCARCE = 2 * GB
 
 
 def make_room(history: History, owner: str, limits: Limits) -> None:
     """Bring what is kept down to `limits` before `owner` adds to it.
 
-    Raises StorageError if favourites, and what open jobs begin from, fill it alone.
+    Raises StorageError if favourites, and what open jobs begin from, fill it alone, or if the disk itself is nearly
+    full.
     """
+    disk = shutil.disk_usage(history.folder)
+    if disk.used > limits.share_of_disk * disk.total:
+        raise StorageError("This server's disk is nearly full; try again later.")
     quotas = (
         (owner, limits.disk_per_owner, "Your favourites fill the {} that this server keeps for you; delete some."),
         (
@@ -25,3 +34,9 @@ def make_room(history: History, owner: str, limits: Limits) -> None:
         while (over := history.disk_use(who) - most) > 0:
             if not history.shed(who, over):
                 raise StorageError(words.format(in_words(most)))
+
+
+def warning(folder: Path) -> str | None:
+    """What to tell who sits at the machine while its disk can still be cleared."""
+    free = shutil.disk_usage(folder).free
+    return f"only {in_words(free)} left on the disk" if free < SCARCE else None

@@ -56,6 +56,8 @@ def limits() -> str:
 def _limit(name: str, value: float) -> str:
     if value == inf:
         return "no limit"
+    if name.startswith("share"):
+        return f"{value:.0%}"
     return in_words(value) if name.startswith(("upload", "disk")) else f"{value:,.0f}"
 
 

@@ -30,7 +30,7 @@ from core.jobs import JobQueue
 from core.request import GenerationRequest
 from core.settings import Settings
 from core.units import Hires
-from tests.browser import open_page
+from tests.browser import open_page, visit
 from tests.test_browser import HOSTILE
 from tests.test_server import free_port
 from ui.app import HEAD, THEME, build_page
@@ -244,6 +244,14 @@ def test_deleting_asks_and_removes_the_files(page: Page, gallery: Locator, studi
     while any(file.exists() for file in files) and time.monotonic() < deadline:
         page.wait_for_timeout(50)
     assert not any(file.exists() for file in files)
+
+
+def test_a_picture_deleted_by_hand_is_gone_from_the_film(browser: Browser, studio: Studio) -> None:
+    id = add(studio.history, RESOLVED.replace(prompt="deleted by hand"))
+    studio.history.picture(id, "local").thumbnail.unlink()
+    with visit(browser, studio.url) as page:
+        expect(page.locator("#stage .film li").first).to_have_text("gone")
+    studio.history.delete([id], "local")
 
 
 def test_downloads_of_one_and_of_many(page: Page, gallery: Locator, studio: Studio) -> None:

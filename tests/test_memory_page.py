@@ -36,17 +36,19 @@ def test_the_dock_says_how_much_and_what_is_done_about_it() -> None:
     assert words(replace(gpu(6), held=GB // 10)).endswith("only while it works; about 40 % slower")
 
 
-def test_what_is_loaded_is_told_and_unloaded_on_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = room(Settings())
+def test_what_is_loaded_is_told_and_unloaded_on_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = room(Settings(data=tmp_path))
     engine = here._engine
     list(engine.generate(GenerationRequest(prompt="a fish", seed=1, steps=1, width=64, height=64)))
     told = here.look()
     assert "pocket/unet" in dict(told["loaded"])
     assert dict(told["run"])["Size"] == "64 × 64"
-    assert {"Device", "Memory", "Threads", "Numbers", "Attention"} <= dict(told["device"]).keys()
+    assert {"Device", "Memory", "Disk", "Threads", "Numbers", "Attention"} <= dict(told["device"]).keys()
     assert here.unload()["loaded"] == []
     monkeypatch.setenv("SPACE_ID", "someone/darkroom")
-    there = room(Settings())
+    there = room(Settings(data=tmp_path))
     assert (there.look()["loaded"], there.look()["run"], there.look()["unload"]) == ([], [], False)
     with pytest.raises(Exception, match="only by who sits at this machine"):
         there.unload()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +14,7 @@ from PIL import Image
 from core.errors import StorageError
 from core.history import History
 from core.jobs import Status
+from core.quota import warning
 from core.storage import DATABASE
 from tests.darkroom import Darkroom
 
@@ -88,6 +91,23 @@ def test_when_favourites_fill_it_a_new_job_is_refused_until_one_goes(tmp_path: P
     assert darkroom.make("again").status is Status.DONE
     assert id not in [row.id for row in darkroom.history.search("ann")]
     darkroom.stop()
+
+
+def test_a_disk_that_others_fill_takes_no_new_job(tmp_path: Path) -> None:
+    darkroom = Darkroom(tmp_path, share_of_disk=0.0)
+    with pytest.raises(StorageError, match="disk is nearly full"):
+        darkroom.submit()
+    assert darkroom.history.recent("ann") == []
+    darkroom.stop()
+
+
+def test_who_sits_at_the_machine_is_warned_of_a_disk_that_fills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.quota.SCARCE", shutil.disk_usage(tmp_path).total)
+    assert re.fullmatch(r"only [\d.]+ [GT]B left on the disk", warning(tmp_path) or "")
+    monkeypatch.setattr("core.quota.SCARCE", 0)
+    assert warning(tmp_path) is None
 
 
 def test_what_failed_jobs_began_from_goes_before_any_picture(tmp_path: Path, size: int) -> None:

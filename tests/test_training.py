@@ -188,11 +188,11 @@ def test_the_whole_recipe_makes_a_checkpoint_and_addons_for_it(
     plan = Plan("mini", 2, 2, 1e-3)
     net = addons.train_controlnet("fill", addons.Addon(plan, 3), out, tmp_path / "net", Clock(None))
     addons.save_controlnet(net, out, tmp_path / "net" / "out")
-    unet = addons.train_lora("pastel", addons.Addon(plan, 3, rank=2), out, tmp_path / "lora", Clock(None))
-    addons.save_lora(unet, "pastel", out, tmp_path / "pastel.safetensors")
-    for file in (tmp_path / "net" / "out" / addons.WEIGHTS, tmp_path / "pastel.safetensors"):
+    unet = addons.train_lora("night", addons.Addon(plan, 3, rank=2), out, tmp_path / "lora", Clock(None))
+    addons.save_lora(unet, "night", out, tmp_path / "night.safetensors")
+    for file in (tmp_path / "net" / "out" / addons.WEIGHTS, tmp_path / "night.safetensors"):
         assert _base_of(file) == addons.base_hash(out)
-    keys = load_file(tmp_path / "pastel.safetensors")
+    keys = load_file(tmp_path / "night.safetensors")
     assert {key.rpartition(".")[2] for key in keys} == {"weight", "alpha"}
     assert all(key.startswith("lora_unet_") for key in keys)
     assert any(value.abs().max() > 0 for key, value in keys.items() if "lora_up" in key)
@@ -217,12 +217,12 @@ def test_what_is_shipped_is_small() -> None:
     assert max(sizes) <= 16 * MB
 
 
-def test_measures_tell_an_outline_and_a_pastel_picture() -> None:
+def test_measures_tell_an_outline_and_a_night() -> None:
     scene = Scene("heart", "purple", "yellow", size="large")
-    filled, outline, pastel = (render(scene, np.random.default_rng(4), s) for s in ("filled", "outline", "pastel"))
+    filled, outline, night = (render(scene, np.random.default_rng(4), s) for s in ("filled", "outline", "night"))
     assert measures.overlap(measures.silhouette(filled.pixels), filled.silhouette > 0) > 0.9
     assert measures.ink(outline.pixels) < 0.5 * measures.ink(filled.pixels)
-    assert measures.chroma(pastel.pixels) < 0.6 * measures.chroma(filled.pixels)
+    assert measures.daylight(night.pixels) < 20 < measures.daylight(filled.pixels)
     edges = addons.canny(filled.pixels[None], filled.silhouette[None])[0]
     assert measures.edge_f1(filled.pixels, edges) > 0.99
     assert measures.edge_f1(filled.pixels, np.roll(edges, 40, axis=1)) < 0.5

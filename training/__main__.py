@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("name", choices=["canny", "fill"])
     command.set_defaults(work=controlnet)
     command = commands.add_parser("lora", parents=[common, addon], help="a style")
-    command.add_argument("name", choices=["outline", "pastel"])
+    command.add_argument("name", choices=["outline", "night"])
     command.set_defaults(work=lora)
     command = commands.add_parser(
         "judge", parents=[common], help="score a checkpoint on 200 captions it has not seen"

@@ -43,8 +43,8 @@ class Addon:
 
 CONTROLNETS = {name: Addon(Plan(name, 6_000, 8, 1e-3), 4_000) for name in ("canny", "fill")}
 LORAS: dict[Style, Addon] = {
-    "outline": Addon(Plan("outline", 800, 8, 1e-3, ema=0.99), 1_000),
-    "pastel": Addon(Plan("pastel", 500, 8, 1e-3, ema=0.99), 600),
+    "outline": Addon(Plan("outline", 1_000, 8, 1e-3, ema=0.99), 1_000),
+    "night": Addon(Plan("night", 1_000, 8, 1e-3, ema=0.99), 1_000),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 Colour = tuple[int, int, int]
 Position = Literal["centre", "left", "right", "top", "bottom"]
 Size = Literal["small", "medium", "large"]
-Style = Literal["filled", "outline", "pastel"]
+Style = Literal["filled", "outline", "night"]
 
 COLOURS: dict[str, Colour] = {
     "red": (226, 50, 40),
@@ -39,6 +39,8 @@ CLASHES = {("sky", "blue"), ("sunset", "orange"), ("night", "black"), ("snow", "
     ("desert", "orange"),
 }
 """(scene, colour) that can hardly be told apart; plain backgrounds never have their subject's colour either."""
+BACKDROPS: dict[Style, str] = {"outline": "white", "night": "night"}
+"""What a style draws behind everything, whatever background is asked for."""
 HARD = ("ring", "moon", "fish", "flower", "star")  # drawn twice as often as the others
 HELD_OUT = 12  # one triple of subject, colour and background in so many is never trained on
 
@@ -66,14 +68,19 @@ class Scene:
         return hashlib.sha256(triple.encode()).digest()[0] % HELD_OUT == 0
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
+def styled(scene: Scene, style: Style) -> Scene:
+    """What a picture of the scene shows in a style."""
+    return replace(scene, background=BACKDROPS.get(style, scene.background))
+
+
+def draw_scene(rng: np.random.Generator, style: Style = "filled") -> Scene:
     """A scene at random, of those that are trained on."""
     while True:
         hard = rng.random() < len(HARD) / (len(SUBJECTS) + len(HARD))
         subject = str(rng.choice(HARD if hard else SUBJECTS))
         colour, background = str(rng.choice(list(COLOURS))), str(rng.choice(BACKGROUNDS))
         scene = Scene(subject, colour, background, **_placed(rng))
-        if scene.is_sensible and not scene.is_held_out:
+        if scene.is_sensible and not scene.is_held_out and styled(scene, style).is_sensible:
             return scene
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
 
 from training.captions import plain_caption
-from training.domain import BACKGROUNDS, COLOURS, COUNTS, POSITIONS, SIZES, SUBJECTS, Scene
+from training.domain import BACKGROUNDS, COLOURS, COUNTS, POSITIONS, SIZES, SUBJECTS, Scene, styled
 from training.pictures import Pictures, to_tensor
 from training.render import Bytes
 from training.runs import Clock, Plan, Stage, batch_of, generator
@@ -37,8 +37,8 @@ HEADS: dict[str, Sequence[object]] = {
     "size": SIZES,
     "position": POSITIONS,
 }
-PLAN = Plan("judge", 2_400, 32, 2e-3, ema=0.99)
-PICTURES = 6_000
+PLAN = Plan("judge", 4_000, 32, 2e-3, ema=0.99)
+PICTURES = 16_000
 FOLDER = Path(__file__).parent
 WEIGHTS, JUDGED = FOLDER / "judge.safetensors", FOLDER / "judged.jsonl"
 CASES = 200
@@ -87,9 +87,9 @@ class Judge(nn.Module):
 def train_judge(plan: Plan, count: int, run: Path, clock: Clock) -> Judge:
     torch.manual_seed(SALT)
     judge = Judge()
-    sets = [Pictures(count, salt=6), Pictures(count // 4, 7, "outline"), Pictures(count // 4, 8, "pastel")]
+    sets = [Pictures(count, salt=6), Pictures(count // 4, 7, "outline"), Pictures(count // 4, 8, "night")]
     pixels = np.concatenate([pictures.pixels(SIDE) for pictures in sets])
-    scenes = [pictures.scene(index) for pictures in sets for index in range(pictures.count)]
+    scenes = [styled(each.scene(index), each.style) for each in sets for index in range(each.count)]
     targets = {f: torch.tensor([list(w).index(getattr(s, f)) for s in scenes]) for f, w in HEADS.items()}
 
     def loss(step: int) -> Tensor:

@@ -11,14 +11,17 @@ from training.render import Bytes
 BORDER = 8  # pixels
 SLACK = 2  # pixels by which edges may be off
 STANDS_OUT = 40.0  # in RGB of 0 … 255
+NIGHT = (29, 25, 80)  # the middle of the night sky that render.py draws
 
 
 def silhouette(picture: Bytes) -> NDArray[np.bool_]:
     """Where something stands out from the background, which is what the border shows."""
-    pixels = picture.astype(np.float32)
-    edge = [pixels[:BORDER], pixels[-BORDER:], pixels[:, :BORDER], pixels[:, -BORDER:]]
-    background = np.median(np.concatenate([part.reshape(-1, 3) for part in edge]), axis=0)
-    return np.asarray(np.linalg.norm(pixels - background, axis=2) > STANDS_OUT)
+    return np.asarray(np.linalg.norm(picture.astype(np.float32) - _background(picture), axis=2) > STANDS_OUT)
+
+
+def _background(picture: Bytes) -> NDArray[np.float32]:
+    edge = [picture[:BORDER], picture[-BORDER:], picture[:, :BORDER], picture[:, -BORDER:]]
+    return np.asarray(np.median(np.concatenate([part.reshape(-1, 3) for part in edge]), axis=0), np.float32)
 
 
 def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
@@ -44,6 +47,6 @@ def ink(picture: Bytes) -> float:
     return float(silhouette(picture).mean())
 
 
-def chroma(picture: Bytes) -> float:
-    """How far colours are from gray, on average: pastel ones are near."""
-    return float(np.ptp(picture.astype(np.float32), axis=2).mean())
+def daylight(picture: Bytes) -> float:
+    """How far the background is from the night sky, in RGB of 0 … 255."""
+    return float(np.linalg.norm(_background(picture) - np.array(NIGHT, np.float32)))

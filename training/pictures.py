@@ -25,11 +25,11 @@ class Pictures:
     style: Style = "filled"
 
     def scene(self, index: int) -> Scene:
-        return draw_scene(np.random.default_rng([self.salt, index]))
+        return draw_scene(np.random.default_rng([self.salt, index]), self.style)
 
     def picture(self, index: int) -> Picture:
         rng = np.random.default_rng([self.salt, index])
-        return render(draw_scene(rng), rng, self.style)
+        return render(draw_scene(rng, self.style), rng, self.style)
 
     def caption(self, index: int, draw: int) -> str:
         """A caption of picture `index`, another for each `draw`."""

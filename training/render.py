@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.domain import COLOURS, PLAIN, Colour, Scene, Style
+from training.domain import COLOURS, PLAIN, Colour, Scene, Style, styled
 from training.subjects import DRAW, Pen
 
 Bytes = NDArray[np.uint8]
@@ -19,7 +19,6 @@ DRAWN = 2 * SIDE
 RADII = {"small": (0.10, 0.135), "medium": (0.18, 0.25), "large": (0.3, 0.37)}  # shares of the side
 FEW = {2: 0.17, 3: 0.135}  # the largest radius of two or three side by side
 OFF_CENTRE = {"centre": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
-PAPER: Colour = (250, 250, 248)
 
 
 @dataclass(frozen=True)
@@ -33,21 +32,19 @@ class Picture:
 def render(scene: Scene, rng: np.random.Generator, style: Style = "filled") -> Picture:
     """A picture of the scene, another for each state of `rng`.
 
-    "outline" draws the subject's edges in its colour on the same background; "pastel" mixes all with paper.
+    "outline" draws the subject's edges in its colour on white paper; "night" lets night fall behind it.
     """
     pen = Pen(DRAWN, outline=9 if style == "outline" else 0)
     for centre, radius in _places(scene, rng):
         pen.place(centre, radius, rng.uniform(-0.12, 0.12))
         DRAW[scene.subject](pen, _near(COLOURS[scene.colour], rng))
-    canvas = _background(scene.background, rng)
-    if style == "filled":
+    canvas = _background(styled(scene, style).background, rng)
+    if not pen.outline:
         canvas = _shadow(canvas, pen.mask, rng)
     alpha = cv2.resize(pen.mask, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
-    ramp = np.linspace(1.05, 0.9, DRAWN, dtype=np.float32)[:, None, None] if style == "filled" else np.float32(1)
+    ramp = np.linspace(1.05, 0.9, DRAWN, dtype=np.float32)[:, None, None] if not pen.outline else np.float32(1)
     front = _halved((pen.layer * ramp).clip(0, 255) * (pen.mask[..., None] / np.float32(255)))
     pixels = front + canvas * (1 - alpha)
-    if style == "pastel":
-        pixels = pixels * 0.5 + np.array(PAPER, np.float32) * 0.5
     return Picture(pixels.clip(0, 255).round().astype(np.uint8), (alpha[..., 0] > 0.5).astype(np.uint8) * 255)
 
 

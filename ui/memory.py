@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shutil import disk_usage
 from typing import Any
 
 import gradio as gr
@@ -34,9 +35,10 @@ class Room:
 
     def look(self) -> dict[str, Any]:
         """The machine now. What others made and loaded is told on this machine alone."""
-        engine, is_local = self._engine, self._engine.settings.mode == "local"
+        engine, data = self._engine, self._engine.settings.data
+        is_local = engine.settings.mode == "local"
         return {
-            "device": _device(engine.machine()),
+            "device": [*_device(engine.machine()), ("Disk", f"{in_words(disk_usage(data).free)} free")],
             "models": [
                 _model(known, engine.model_hash(known)) for known in engine.checkpoints() if not known.problem
             ],

@@ -23,6 +23,7 @@ from core.images import read_picture
 from core.jobs import FILM_LENGTH, JobQueue, JobState, Status
 from core.line import ENDED
 from core.prompts import MOST_CHUNKS, SECOND_PROMPTS
+from core.quota import warning
 from core.request import GenerationRequest
 from core.samplers import SAMPLERS
 from core.sizes import in_words
@@ -180,6 +181,7 @@ class Desk:
             request = self.engine.resolve(wanted[0])
             drawn = outlook(request)
             memory = self.engine.plan(request).foretold(self.engine.machine())
+            disk = warning(self.engine.settings.data) if self.engine.settings.mode == "local" else None
         except DarkroomError as error:
             return plan | {"problem": str(error)}
         seconds, count = self.queue.estimate(request), len(wanted) * request.batch_size
@@ -192,7 +194,8 @@ class Desk:
         return (
             plan
             | drawn
-            | {"words": words, "memory": memory, "width": width, "height": height, "runs": f"{runs} steps"}
+            | {"words": words, "width": width, "height": height, "runs": f"{runs} steps"}
+            | {"memory": "; ".join(filter(None, (memory, disk)))}
         )
 
     def tokens(self, prompt: str | None, name: str | None) -> dict[str, Any]:

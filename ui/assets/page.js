@@ -252,6 +252,10 @@ window.darkroom = (() => {
     const img = document.createElement("img");
     img.alt = "";
     img.loading = "lazy";
+    img.addEventListener("error", () => { // deleted in another tab, or by hand
+      img.hidden = true;
+      badge.textContent = "gone";
+    });
     const badge = document.createElement("span");
     button.append(img, badge, document.createElement("i"));
     item.append(button);
