@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
@@ -67,22 +67,54 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Iterator[Page]:
+    """A desktop's tab in which one test after another opens the page: gradio's scripts are read only once."""
+    with new_tab(browser) as tab:
+        yield tab
+
+
 @pytest.fixture
-def page(browser: Browser, app_url: str) -> Iterator[Page]:
-    with visit(browser, app_url) as page:
-        yield page
+def page(tab: Page, app_url: str) -> Iterator[Page]:
+    """The page, loaded, for a visitor who has never been here; a script's error fails the test."""
+    try:
+        with without_errors(tab):
+            open_page(tab, app_url)
+            yield tab
+    finally:
+        tab.goto("about:blank")
+        tab.emulate_media(color_scheme="dark")
+        tab.context.clear_cookies()
+        session = tab.context.new_cdp_session(tab)
+        session.send("Storage.clearDataForOrigin", {"origin": app_url.rstrip("/"), "storageTypes": "local_storage"})
+        session.detach()
 
 
 @contextmanager
 def visit(browser: Browser, url: str) -> Iterator[Page]:
-    """The page on a desktop, loaded, in a browser that has never been here; a script's error fails the test."""
+    """The page in a browser of its own; a script's error fails the test."""
+    with new_tab(browser) as tab, without_errors(tab):
+        open_page(tab, url)
+        yield tab
+
+
+@contextmanager
+def new_tab(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="dark")
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    open_page(page, url)
-    yield page
+    yield context.new_page()
     context.close()
+
+
+@contextmanager
+def without_errors(page: Page) -> Iterator[None]:
+    errors: list[str] = []
+
+    def note(error: Error) -> None:
+        errors.append(str(error))
+
+    page.on("pageerror", note)
+    yield
+    page.remove_listener("pageerror", note)
     assert not errors
 
 

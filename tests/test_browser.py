@@ -92,7 +92,7 @@ def test_stop_ends_a_run_within_a_step(page: Page) -> None:
     expect(page.locator("#go")).to_have_accessible_name(re.compile("^Generate"))
 
 
-def test_a_refresh_and_a_second_page_reattach_to_the_running_job(page: Page, browser: Browser, app_url: str) -> None:
+def test_a_refresh_and_a_second_page_reattach_to_the_running_job(page: Page, app_url: str) -> None:
     generate(page, steps=150)
     before = int(wait_for_status(page, r"Step (\d+) of 150")[1])
     job = page.locator("#stage .film li[data-status=running]").get_attribute("data-key")
@@ -106,10 +106,10 @@ def test_a_refresh_and_a_second_page_reattach_to_the_running_job(page: Page, bro
     expect(page.locator("#field-prompt textarea")).to_have_value("what I write next")
     expect(page.locator("#field-steps input[type=number]")).to_have_value("150")
     expect(page.locator("#field-sampler input")).to_have_value("Heun")
-    second = browser.new_context().new_page()
+    second = page.context.new_page()
     open_page(second, app_url)
     assert second.locator("#stage .film li[data-status=running]").get_attribute("data-key") == job
-    second.context.close()
+    second.close()
     stop_all(page)
 
 
@@ -275,14 +275,14 @@ def test_everything_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None:
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-@pytest.mark.parametrize("place", ["Create", "History", "PNG info", "This machine"])
-def test_axe_finds_nothing_serious(page: Page, place: str, theme: str) -> None:
+def test_axe_finds_nothing_serious(page: Page, theme: str) -> None:
     page.emulate_media(color_scheme=theme)
-    page.get_by_role("tab", name=place).click()
-    expect(page.get_by_role("tab", name=place)).to_have_attribute("aria-selected", "true")
-    found = Axe().run(page).response["violations"]
-    serious = [violation for violation in found if violation["impact"] in ("serious", "critical")]
-    assert not [(one["id"], [node["target"] for node in one["nodes"]]) for one in serious]
+    for place in ("Create", "History", "PNG info", "This machine"):
+        page.get_by_role("tab", name=place).click()
+        expect(page.get_by_role("tab", name=place)).to_have_attribute("aria-selected", "true")
+        found = Axe().run(page).response["violations"]
+        serious = [violation for violation in found if violation["impact"] in ("serious", "critical")]
+        assert not [(place, one["id"], [node["target"] for node in one["nodes"]]) for one in serious]
 
 
 def test_generate_works_at_once_beside_sixty_open_pages(page: Page, app_url: str) -> None:

@@ -80,9 +80,9 @@ def test_a_fresh_engine_gives_the_same_bits(expected):
 
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M SDE Karras", "DPM++ SDE"])
 def test_a_batch_is_its_single_runs(engine, sampler):
-    batch = run(engine, sampler=sampler, batch_size=3, steps=6).images
+    batch = run(engine, sampler=sampler, batch_size=2, steps=4).images
     for k, image in enumerate(batch):
-        alone = run(engine, sampler=sampler, seed=7 + k, steps=6).images[0]
+        alone = run(engine, sampler=sampler, seed=7 + k, steps=4).images[0]
         assert np.abs(np.asarray(image, np.int16) - np.asarray(alone, np.int16)).max() <= 1
 
 
@@ -101,7 +101,7 @@ def test_every_sampler_is_finite_at_one_step_and_shows_previews(engine):
 
 def test_the_last_preview_looks_like_the_picture(engine):
     """x0 through the model's matrix, against the picture shrunk to the same size."""
-    for sampler in ("DDIM", "Euler", "DPM++ 2M Karras", "UniPC", "Heun", "PLMS"):
+    for sampler in ("DDIM", "DPM++ 2M Karras", "Heun"):
         *_, step, finished = engine.generate(GenerationRequest(**{**QUICK, "steps": 12, "sampler": sampler}))
         picture = finished.images[0].resize(step.preview.size, Image.Resampling.BOX)
         difference = np.abs(np.asarray(step.preview, float) - np.asarray(picture, float)).mean()

@@ -41,10 +41,10 @@ class Addon:
     rank: int = 8
 
 
-CONTROLNETS = {name: Addon(Plan(name, 6_000, 8, 1e-3), 4_000) for name in ("canny", "fill")}
+CONTROLNETS = {name: Addon(Plan(name, 3_000, 8, 1e-3), 3_000) for name in ("canny", "fill")}
 LORAS: dict[Style, Addon] = {
-    "outline": Addon(Plan("outline", 1_000, 8, 1e-3, ema=0.99), 1_000),
-    "night": Addon(Plan("night", 1_000, 8, 1e-3, ema=0.99), 1_000),
+    "outline": Addon(Plan("outline", 600, 8, 1e-3, ema=0.99), 1_000),
+    "night": Addon(Plan("night", 600, 8, 1e-3, ema=0.99), 1_000),
 }
 
 
