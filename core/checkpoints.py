@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from core.vocabulary import CLIP_MERGES, clip_tokenizer
 
 PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae")
 SWIN2SR = "Swin2SRForImageSuperResolution"
+DEPTH = ("DepthAnythingForDepthEstimation", "DPTForDepthEstimation")
+POSE = ("VitPoseForPoseEstimation",)
 CLASSES = {
     "CLIPTokenizer": "transformers",
     "CLIPTextModel": "transformers",
@@ -35,6 +37,7 @@ CLASSES = {
     "ControlNetUnionModel": "diffusers",
     "AutoencoderKL": "diffusers",
     SWIN2SR: "transformers",
+    **dict.fromkeys((*DEPTH, *POSE), "transformers"),
 }
 """The classes that a model folder may name, and the library of each; no other is ever imported."""
 STEPS: int = GenerationRequest.model_fields["steps"].default
@@ -158,12 +161,19 @@ def find_upscaler(folder: Path, name: str) -> Part | None:
     if name not in known:
         raise RequestError("hires.upscaler", name, "one of " + ", ".join(known), "Hires: Upscaler")
     try:
-        if read_json(folder / name / "config.json").get("architectures") != [SWIN2SR]:
-            raise CheckpointError("it is no Swin2SR of transformers")
-        weights = weights_in(folder / name)
-        return Part("upscaler", folder / name, SWIN2SR, weights, count_parameters(read_shapes(weights)))
+        return sole_part("upscaler", folder / name, (SWIN2SR,))
     except CheckpointError as error:
         raise CheckpointError(f"Upscaler: {name} cannot be used: {error}.") from None
+
+
+def sole_part(name: str, folder: Path, class_names: Sequence[str]) -> Part:
+    """The network in a folder of transformers. Raises CheckpointError if it is of another class, or damaged."""
+    made_by = read_json(folder / "config.json").get("architectures")
+    for class_name in class_names:
+        if made_by == [class_name]:
+            weights = weights_in(folder)
+            return Part(name, folder, class_name, weights, count_parameters(read_shapes(weights)))
+    raise CheckpointError(f"it is no {' or '.join(class_names)} of transformers")
 
 
 def _describe_safely(path: Path) -> Checkpoint:

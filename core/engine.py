@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from core import embeddings, machine, memory, networks, prompts, vaes
 from core.cache import Loaded, ModelCache
 from core.checkpoints import Checkpoint, Part, find_upscaler, list_upscalers, load_part, scan
+from core.detectors import Detectors
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
 from core.events import Event, Finished
 from core.families import FAMILIES
@@ -58,6 +59,7 @@ class Engine:
         self._open = threading.Lock()
         self._door = threading.Lock()  # held by who takes the engine, and while models are unloaded
         self._idle: threading.Timer | None = None
+        self.detectors = Detectors(self.settings.models / "preprocessors", self._models)
         self._loras = LoraShelf(self.settings.models / "loras")
         self._reports: dict[str, LoraReport] = {}
         self.last_run: RunMemory | None = None
@@ -185,6 +187,7 @@ class Engine:
         )
         check_with(resolved, checkpoint)
         networks.asked_for(resolved, checkpoint, self._networks)
+        self.detectors.check(resolved.controls)
         self._fitted(resolved)
         self._upscaler(resolved)
         self.settings.limits.check(resolved)
@@ -233,6 +236,7 @@ class Engine:
         from core.decoding import vae_as
         from core.passes import Passes
         from core.placing import Placed, placed
+        from core.start import Controls
 
         peak = PeakMeter(self._machine.device, resident() - self._models.size)
         self._make_room(plan, checkpoint)
@@ -248,7 +252,7 @@ class Engine:
             passes = Passes(
                 model=model,
                 prompts=self._prompts_of(model, checkpoint, (merged.text_state, *(each.key for each in named))),
-                nets=nets,
+                controls=Controls(nets, self.detectors),
                 upscaler=upscaler and (yield from loader.part(upscaler, upscaler.folder.name)),
                 preview=functools.partial(self._preview, checkpoint),
             )

@@ -17,10 +17,10 @@ from PIL import Image as Pillow
 from PIL import ImageColor
 from PIL.Image import Image
 
+from core.detectors import Detectors
 from core.errors import RequestError
 from core.images import extend, fit, to_mask, to_picture
 from core.parameters import bounds
-from core.preprocess import control_map
 from core.request import GenerationRequest, MaskContent, reject
 from core.units import Control, Outpaint, ResizeMode
 
@@ -105,13 +105,13 @@ class Canvas:
         over_source = self.request.mask_content == "original" and not self.request.outpaint
         return mask if is_met and over_source else _whole_latents(mask)
 
-    def control(self, unit: Control) -> Image:
+    def control(self, unit: Control, detectors: Detectors) -> Image:
         """RGB: the map for a ControlNet unit, made at the size worked at. Its picture shows the whole frame."""
         if unit.image is None:
             picture = self.source
         else:
             picture = fit(to_picture(unit.image), self.request.frame_size, unit.resize_mode)
-        return control_map(self.cut(picture), unit.preprocessor, unit.thresholds)
+        return detectors.control_map(self.cut(picture), unit)
 
     def cut(self, image: Image, resize: Callable[[Image, tuple[int, int], ResizeMode], Image] = fit) -> Image:
         """The region of an image of the frame's size, at the size that is worked at."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,11 +23,11 @@ from core.upscale import enlarged
 
 @dataclass(frozen=True)
 class Passes:
-    """`nets` are the ControlNets of the request, `upscaler` its super-resolution model or None."""
+    """`upscaler` is the super-resolution model of the request, or None."""
 
     model: StableDiffusion
     prompts: Prompts
-    nets: Sequence[Any]
+    controls: start.Controls
     upscaler: Any | None
     preview: Callable[[Denoised], Image | None]
 
@@ -58,7 +58,7 @@ class Passes:
         are done before it, of how many in all.
         """
         done, total = progress
-        run = start.prepare(self.model, self.prompts, request, self.nets, source)
+        run = start.prepare(self.model, self.prompts, request, self.controls, source)
         latents = run.latents
         for index, step in enumerate(denoise(run), start=done + 1):
             latents = step.latents

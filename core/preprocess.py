@@ -1,12 +1,12 @@
 """Preprocessors, as a table: what each is called, its thresholds with their ranges, and the networks that it is for.
 
-All are made by filters, the same bits every time; those named after learned detectors elsewhere say so.
+Most are made by filters, the same bits every time; those named after learned detectors elsewhere say so.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +27,9 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """`function` of core/filters.py makes the map from an RGB picture and the thresholds, in their order. `suits` are
-    parts of the names of networks that were trained on such maps; `control_type` is what a Union takes the map for.
+    """`function` of core/filters.py makes the map from an RGB picture and the thresholds, in their order; with a
+    `network`, of core/learned.py. `suits` are parts of the names of ControlNets that were trained on such maps;
+    `control_type` is what a Union takes the map for.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Preprocessor:
     thresholds: tuple[Threshold, ...] = ()
     suits: tuple[str, ...] = ()
     control_type: str | None = None
+    network: str | None = None
 
 
 CONTROL_TYPES = ("pose", "depth", "soft edges", "lines", "normals", "areas", "tile", "repaint")
@@ -44,12 +46,15 @@ CONTROL_TYPES = ("pose", "depth", "soft edges", "lines", "normals", "areas", "ti
 
 
 def control_map(picture: Image, name: str, thresholds: tuple[float | None, ...]) -> Image:
-    """The map that the preprocessor `name` makes of an RGB picture; a threshold that is None is its own."""
+    """The map that the filter `name` makes of an RGB picture."""
     known = PREPROCESSORS[name]
-    pairs = zip(known.thresholds, thresholds, strict=False)
-    values = [own.default if given is None else given for own, given in pairs]
     function = getattr(importlib.import_module("core.filters"), known.function)
-    return Pillow.fromarray(function(np.asarray(picture), *values)).convert("RGB")
+    return Pillow.fromarray(function(np.asarray(picture), *values(known, thresholds))).convert("RGB")
+
+
+def values(known: Preprocessor, thresholds: Iterable[float | None]) -> list[float]:
+    """The thresholds of a preprocessor; one that is None is its own."""
+    return [own.default if given is None else given for own, given in zip(known.thresholds, thresholds, strict=False)]
 
 
 def suited(network: str) -> str:
@@ -115,5 +120,26 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
         (Threshold("Colours", 8, 2, 32),),
         ("seg",),
         "areas",
+    ),
+    "depth": Preprocessor(
+        "Depth (learned)", "How near everything is, by Depth Anything", "depth", (), ("depth",), "depth", "depth"
+    ),
+    "normals": Preprocessor(
+        "Normals from depth (learned)",
+        "Which way surfaces face, from the depth that Depth Anything sees",
+        "normals",
+        (Threshold("Background", 0.1, 0, 1, 0.05), Threshold("Relief", 1.0, 0.1, 10, 0.1)),
+        ("normal",),
+        "normals",
+        "depth",
+    ),
+    "pose": Preprocessor(
+        "Pose (learned)",
+        "The skeleton of one person who fills the picture, by ViTPose, drawn as OpenPose does",
+        "pose",
+        (Threshold("Least sure", 0.3, 0, 1, 0.05),),
+        ("pose",),
+        "pose",
+        "pose",
     ),
 }

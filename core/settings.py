@@ -117,7 +117,8 @@ class Settings(BaseSettings):
     share: bool = Field(False, description="a public link for friends; a login is made if --auth gives none")
     auth: str | None = Field(None, description="user:password that visitors must give", repr=False)
     models: Path = Field(
-        ROOT / "models", description="folder of checkpoints, controlnet, loras, embeddings, upscalers, vae"
+        ROOT / "models",
+        description="folder of checkpoints, controlnet, loras, embeddings, preprocessors, upscalers, vae",
     )
     data: Path = Field(user_data_path("darkroom", appauthor=False), description="folder of history and pictures")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps")

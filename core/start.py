@@ -17,6 +17,7 @@ from torch import Tensor
 
 from core.control import ControlUnit
 from core.denoise import Blend, Denoising, Guidance
+from core.detectors import Detectors
 from core.families.sd import StableDiffusion
 from core.inpaint import Canvas
 from core.prompts import Prompts, weights
@@ -73,15 +74,23 @@ def beta_timesteps(steps: int, trained: int) -> list[int]:
     return [int(t) for t in np.maximum(falling, steps - 1 - rank)]
 
 
+@dataclass(frozen=True)
+class Controls:
+    """What a request's `controls` need: their loaded ControlNets, in their order, and what makes their maps."""
+
+    nets: Sequence[Any]
+    detectors: Detectors
+
+
 @torch.inference_mode()
 def prepare(
     model: StableDiffusion,
     prompts: Prompts,
     request: GenerationRequest,
-    nets: Sequence[Any],
+    controls: Controls,
     source: Tensor | None = None,
 ) -> Denoising:
-    """Everything the loop needs for a resolved `request`. `nets` are the loaded ControlNets of `request.controls`.
+    """Everything the loop needs for a resolved `request`.
 
     `source` are latents (1, c, h, w) to take in place of the source picture's.
     """
@@ -102,8 +111,10 @@ def prepare(
         guidance=guidance,
         step_options=_step_options(scheduler, noise),
         controls=[
-            ControlUnit.of(net, unit, _pixels(canvas.control(unit), model), conditioning, pictures)
-            for net, unit in zip(nets, request.controls, strict=True)
+            ControlUnit.of(
+                net, unit, _pixels(canvas.control(unit, controls.detectors), model), conditioning, pictures
+            )
+            for net, unit in zip(controls.nets, request.controls, strict=True)
         ],
         blend=start.blend,
         inpaint_channels=start.inpaint_channels,

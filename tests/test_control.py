@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
 from core import Control, Engine, GenerationRequest, Outpaint, Settings
+from core.cache import ModelCache
 from core.control import ControlUnit
+from core.detectors import Detectors
 from core.inpaint import Canvas
 from core.passes import second_pass
 from core.preprocess import control_map
@@ -18,6 +22,8 @@ from tests.edits import differing, draw, finish, mask_of, untouched
 PROMPT = "a red circle on a blue background"
 BOX = (24, 96, 136, 208)  # left, upper, right, lower: where no prompt would put it
 EDGES = {"net": "pocket-canny", "preprocessor": "canny", "threshold_a": 60.0, "threshold_b": 140.0}
+
+FILTERS = Detectors(Path("no learned ones"), ModelCache(0))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +81,7 @@ def test_a_control_picture_of_another_shape_is_brought_to_the_frame() -> None:
     maps = []
     for mode in ("stretch", "crop", "pad"):
         unit = Control(net="a", image=wide, resize_mode=mode)
-        maps.append(Canvas(frame(controls=[unit])).control(unit))
+        maps.append(Canvas(frame(controls=[unit])).control(unit, FILTERS))
     assert [made.size for made in maps] == [(64, 64)] * 3
     spans = [np.ptp(np.asarray(made, int)[32, :, 0]) for made in maps]
     assert spans[0] > 240 and spans[2] > 240 and 40 < spans[1] < 80  # a crop sees a quarter of the gradient
@@ -84,14 +90,14 @@ def test_a_control_picture_of_another_shape_is_brought_to_the_frame() -> None:
 def test_without_a_picture_of_its_own_it_sees_the_source_as_the_run_does(drawing: Image.Image) -> None:
     unit = Control(net="a", preprocessor="canny")
     extended = frame(image=drawing, outpaint=Outpaint(right=32), width=None, height=None, controls=[unit])
-    made = Canvas(extended).control(unit)
+    made = Canvas(extended).control(unit, FILTERS)
     assert made.size == (288, 256)
     own = control_map(drawing, "canny", (None, None))
     assert np.array_equal(np.asarray(made)[:, :250], np.asarray(own)[:, :250])
     mask = mask_of((256, 256), (16, 88, 144, 216))
     cut = Canvas(frame(image=drawing, mask=mask, padding_mask_crop=8, width=256, height=256, controls=[unit]))
     left, upper, right = cut.region[:3]
-    seen = np.argwhere(np.asarray(cut.control(unit))[..., 0])[:, ::-1] * (right - left) / 256 + (left, upper)
+    seen = np.argwhere(np.asarray(cut.control(unit, FILTERS))[..., 0])[:, ::-1] * (right - left) / 256 + (left, upper)
     assert seen.min() >= BOX[0] - 3 and abs(seen.max(axis=0) - (BOX[2], BOX[3])).max() < 4
 
 

@@ -263,7 +263,13 @@ def test_offline_and_elsewhere_nothing_is_asked(
 def test_the_catalogue_names_files_that_run_nothing() -> None:
     catalogue = read_catalogue()
     assert len(catalogue) >= 12
-    assert {known.kind for known in catalogue.values()} == {"checkpoints", "controlnet", "loras", "vae"}
+    assert {known.kind for known in catalogue.values()} == {
+        "checkpoints",
+        "controlnet",
+        "loras",
+        "preprocessors",
+        "vae",
+    }
     for bad in ("model.bin", "model.py", "../model.safetensors", "/model.safetensors", "config.json"):
         with pytest.raises(ValidationError):
             entry(files=[bad])

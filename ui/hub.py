@@ -64,7 +64,13 @@ class Counter:
         }
 
 
-KINDS = {"checkpoints": "model", "controlnet": "ControlNet", "loras": "LoRA", "vae": "VAE"}
+KINDS = {
+    "checkpoints": "model",
+    "controlnet": "ControlNet",
+    "loras": "LoRA",
+    "preprocessors": "preprocessor",
+    "vae": "VAE",
+}
 
 
 def _words(done: int, size: int, problem: str | None) -> str:

@@ -23,6 +23,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from core.cache import ModelCache
+from core.detectors import Detectors
 from core.errors import DarkroomError, NotFound, StorageError
 from core.history import History
 from core.inpaint import Canvas
@@ -83,6 +85,7 @@ def running(page: gr.Blocks, queue: JobQueue, history: History, settings: Settin
     page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL_SECONDS
     login = Login.for_mode(settings)
     guard = Guard(settings, login)
+    detectors = Detectors(settings.models / "preprocessors", ModelCache(0))  # not the engine's: for old maps, seldom
 
     @asynccontextmanager
     async def in_front(app: Starlette) -> AsyncIterator[None]:
@@ -93,7 +96,7 @@ def running(page: gr.Blocks, queue: JobQueue, history: History, settings: Settin
 
     launch = partial(
         page.launch,
-        app_kwargs={"routes": routes(queue, history), "lifespan": in_front, "openapi_url": None},
+        app_kwargs={"routes": routes(queue, history, detectors), "lifespan": in_front, "openapi_url": None},
         server_name=_bracketed(settings.address),
         server_port=settings.port,
         share=settings.mode == "share",
@@ -188,7 +191,7 @@ def _greeting(server: Running, settings: Settings) -> str:
     return "\n".join([f"Darkroom {VERSION}", *lines, "Ctrl+C stops it; waiting pictures go on at the next start."])
 
 
-def routes(queue: JobQueue, history: History) -> list[Route]:
+def routes(queue: JobQueue, history: History, detectors: Detectors) -> list[Route]:
     """What we serve beside the page. An unknown id, and one that belongs to somebody else, get the same answer."""
 
     def picture(request: Request) -> Response:
@@ -216,7 +219,7 @@ def routes(queue: JobQueue, history: History) -> list[Route]:
         if index >= len(made_by.controls):
             raise NotFound("There is no such map.")
         file = BytesIO()
-        Canvas(made_by).control(made_by.controls[index]).save(file, "PNG")
+        Canvas(made_by).control(made_by.controls[index], detectors).save(file, "PNG")
         return Response(file.getvalue(), media_type="image/png", headers=KEEP)
 
     async def livez(_: Request) -> Response:

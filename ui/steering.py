@@ -67,7 +67,7 @@ class Steering:
             request = self._frame(dict(zip(self._desk.fields, values, strict=True)))
             units = read_controls([asked.get("control")], self._desk.engine.settings.limits)
             request = request.replace(controls=units)
-            made = Canvas(request).control(request.controls[0])
+            made = Canvas(request).control(request.controls[0], self._desk.engine.detectors)
         except DarkroomError as error:
             return answer | {"problem": str(error).removeprefix("ControlNet 1: ")}
         return answer | {"map": _uri(made), "size": f"{made.width} × {made.height}"}

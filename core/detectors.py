@@ -1,0 +1,67 @@
+"""The networks of learned preprocessors: depth and pose, from models/preprocessors/<name>.
+
+They work on the CPU, in single precision, which leaves a GPU's memory to the picture.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.cache import ModelCache
+from core.checkpoints import DEPTH, POSE, Part, load_part, sole_part
+from core.errors import CheckpointError, RequestError
+from core.machine import BYTES
+from core.preprocess import PREPROCESSORS, control_map, values
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from core.units import Control
+
+CLASSES = {"depth": DEPTH, "pose": POSE}
+
+
+@dataclass(frozen=True)
+class Detectors:
+    """The networks in `folder`; what was loaded is kept in `models`."""
+
+    folder: Path
+    models: ModelCache
+
+    def check(self, controls: Sequence[Control]) -> None:
+        """Raises RequestError for a unit whose preprocessor lacks its network, CheckpointError for a damaged one."""
+        for k, unit in enumerate(controls, start=1):
+            if PREPROCESSORS[unit.preprocessor].network:
+                self._find(unit, f"ControlNet {k}")
+
+    def control_map(self, picture: Image, unit: Control) -> Image:
+        """The map that a unit's preprocessor makes of an RGB picture, as large. Raises as `check` does."""
+        row = PREPROCESSORS[unit.preprocessor]
+        if row.network is None:
+            return control_map(picture, unit.preprocessor, unit.thresholds)
+        see = getattr(importlib.import_module("core.learned"), row.function)
+        part = self._find(unit, "ControlNet")
+        with self.models.use(
+            part.key, part.parameters * BYTES["float32"], partial(load_part, part, "cpu", "float32")
+        ) as network:
+            made: Image = see(network, part.folder, picture, *values(row, unit.thresholds))
+            return made
+
+    def _find(self, unit: Control, label: str) -> Part:
+        row = PREPROCESSORS[unit.preprocessor]
+        assert row.network
+        folder = self.folder / row.network
+        if not (folder / "config.json").is_file():
+            allowed = (
+                f"another, or first get its network on the page This machine (models/preprocessors/{row.network})"
+            )
+            raise RequestError("controls", row.label, allowed, f"{label}: Preprocessor")
+        try:
+            return sole_part("preprocessor", folder, CLASSES[row.network])
+        except CheckpointError as error:
+            raise CheckpointError(f"{label}: The network of {row.label} cannot be used: {error}.") from None
