@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from core.cache import ModelCache
 from core.checkpoints import DEPTH, POSE, Part, load_part, sole_part
-from core.errors import CheckpointError, RequestError
+from core.errors import CheckpointError
 from core.machine import BYTES
 from core.preprocess import PREPROCESSORS, control_map, values
 
@@ -34,10 +34,10 @@ class Detectors:
     models: ModelCache
 
     def check(self, controls: Sequence[Control]) -> None:
-        """Raises RequestError for a unit whose preprocessor lacks its network, CheckpointError for a damaged one."""
+        """Raises CheckpointError for a unit whose preprocessor's network is not there, or damaged."""
         for k, unit in enumerate(controls, start=1):
             if PREPROCESSORS[unit.preprocessor].network:
-                self._find(unit, f"ControlNet {k}")
+                self._find(unit, f"ControlNet {k}: ")
 
     def control_map(self, picture: Image, unit: Control) -> Image:
         """The map that a unit's preprocessor makes of an RGB picture, as large. Raises as `check` does."""
@@ -45,23 +45,23 @@ class Detectors:
         if row.network is None:
             return control_map(picture, unit.preprocessor, unit.thresholds)
         see = getattr(importlib.import_module("core.learned"), row.function)
-        part = self._find(unit, "ControlNet")
+        part = self._find(unit)
         with self.models.use(
             part.key, part.parameters * BYTES["float32"], partial(load_part, part, "cpu", "float32")
         ) as network:
             made: Image = see(network, part.folder, picture, *values(row, unit.thresholds))
             return made
 
-    def _find(self, unit: Control, label: str) -> Part:
+    def _find(self, unit: Control, whose: str = "") -> Part:
         row = PREPROCESSORS[unit.preprocessor]
         assert row.network
         folder = self.folder / row.network
         if not (folder / "config.json").is_file():
-            allowed = (
-                f"another, or first get its network on the page This machine (models/preprocessors/{row.network})"
+            raise CheckpointError(
+                f"{whose}{row.label} needs a network that is not here; get it on the page This machine, or put it into "
+                f"models/preprocessors/{row.network}."
             )
-            raise RequestError("controls", row.label, allowed, f"{label}: Preprocessor")
         try:
             return sole_part("preprocessor", folder, CLASSES[row.network])
         except CheckpointError as error:
-            raise CheckpointError(f"{label}: The network of {row.label} cannot be used: {error}.") from None
+            raise CheckpointError(f"{whose}The network of {row.label} cannot be used: {error}.") from None
