@@ -58,8 +58,8 @@ class Detectors:
         folder = self.folder / row.network
         if not (folder / "config.json").is_file():
             raise CheckpointError(
-                f"{whose}{row.label} needs a network that is not here; get it on the page This machine, or put it into "
-                f"models/preprocessors/{row.network}."
+                f"{whose}{row.label} needs a network that is not here; get it on the page This machine, or put it "
+                f"into models/preprocessors/{row.network}."
             )
         try:
             return sole_part("preprocessor", folder, CLASSES[row.network])
