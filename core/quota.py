@@ -36,7 +36,7 @@ def make_room(history: History, owner: str, limits: Limits) -> None:
                 raise StorageError(words.format(in_words(most)))
 
 
-def warning(folder: Path) -> str | None:
+def disk_warning(folder: Path) -> str | None:
     """What to tell who sits at the machine while its disk can still be cleared."""
     free = shutil.disk_usage(folder).free
     return f"only {in_words(free)} left on the disk" if free < SCARCE else None

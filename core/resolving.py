@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from core import prompts
 from core.checkpoints import Checkpoint
 from core.parameters import bounds
 from core.request import SMALLEST_SIDE, GenerationRequest, reject
 from core.samplers import SAMPLERS
+
+LEAST, MOST = 0.6, 1.6  # of the side that a model was made for: smaller is crude, larger repeats its subjects
 
 
 def size_with(request: GenerationRequest, checkpoint: Checkpoint) -> tuple[int | None, int | None]:
@@ -42,3 +46,11 @@ def check_with(request: GenerationRequest, checkpoint: Checkpoint) -> None:
         raise reject(
             "checkpoint", checkpoint.name, "a model that is not for inpainting only, or give picture and mask"
         )
+
+
+def size_warning(request: GenerationRequest, checkpoint: Checkpoint) -> str | None:
+    """What to know of a resolved request's size, if the model was made for another one; it runs all the same."""
+    side = checkpoint.native_size
+    if LEAST * side <= math.sqrt(request.passes[0].pixels) <= MOST * side:
+        return None
+    return f"this model draws best near {side} × {side}"

@@ -56,7 +56,7 @@ def test_what_is_loaded_is_told_and_unloaded_on_this_machine_alone(
 
 
 def test_the_chip_opens_the_page_and_the_button_unloads(page: Page) -> None:
-    expect(page.locator("#dock .memory")).to_contain_text("Needs about")
+    expect(page.locator("#dock .notes")).to_contain_text("Needs about")
     page.fill("#field-steps input[type=number]", "1")
     page.click("#go")
     expect(page.locator("#stage .words b")).to_contain_text("Seed", timeout=60_000)

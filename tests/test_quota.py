@@ -14,7 +14,7 @@ from PIL import Image
 from core.errors import StorageError
 from core.history import History
 from core.jobs import Status
-from core.quota import warning
+from core.quota import disk_warning
 from core.storage import DATABASE
 from tests.darkroom import Darkroom
 
@@ -105,9 +105,9 @@ def test_who_sits_at_the_machine_is_warned_of_a_disk_that_fills(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.quota.SCARCE", shutil.disk_usage(tmp_path).total)
-    assert re.fullmatch(r"only [\d.]+ [GT]B left on the disk", warning(tmp_path) or "")
+    assert re.fullmatch(r"only [\d.]+ [GT]B left on the disk", disk_warning(tmp_path) or "")
     monkeypatch.setattr("core.quota.SCARCE", 0)
-    assert warning(tmp_path) is None
+    assert disk_warning(tmp_path) is None
 
 
 def test_what_failed_jobs_began_from_goes_before_any_picture(tmp_path: Path, size: int) -> None:

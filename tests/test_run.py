@@ -19,6 +19,7 @@ from core.history import History
 from core.jobs import JobQueue, JobState, Status
 from core.records import PictureRow
 from core.request import GenerationRequest
+from core.resolving import size_warning
 from core.units import Hires
 from tests.darkroom import LIMITS
 from ui.form import REMEMBERED, read_form
@@ -102,6 +103,16 @@ def test_what_a_browser_kept_is_looked_at_again(desk: Desk) -> None:
     texts = [json.dumps(list((kept | change).values())) for change in wrong]
     for text in (*texts, "", None, "[]", "{}", "7", "[" * 100_000, "no JSON"):
         assert desk.recall(text) == [gr.skip()] * len(REMEMBERED)
+
+
+@pytest.mark.parametrize(
+    ("size", "is_far"),
+    [((256, 256), False), ((384, 256), False), ((128, 128), True), ((512, 512), True), ((1024, 64), False)],
+)
+def test_a_size_that_the_model_was_not_made_for_is_warned_of(size: tuple[int, int], is_far: bool) -> None:
+    width, height = size
+    said = size_warning(GenerationRequest(prompt="a fish", width=width, height=height, steps=1), SMALL)
+    assert said == ("this model draws best near 256 × 256" if is_far else None)
 
 
 def test_second_prompts_stand_only_with_a_model_that_reads_them(desk: Desk) -> None:

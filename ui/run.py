@@ -23,8 +23,9 @@ from core.images import read_picture
 from core.jobs import FILM_LENGTH, JobQueue, JobState, Status
 from core.line import ENDED
 from core.prompts import MOST_CHUNKS, SECOND_PROMPTS
-from core.quota import warning
+from core.quota import disk_warning
 from core.request import GenerationRequest
+from core.resolving import size_warning
 from core.samplers import SAMPLERS
 from core.sizes import in_words
 from ui.controls import OWN_VAE
@@ -180,8 +181,7 @@ class Desk:
             wanted = self.read(given)
             request = self.engine.resolve(wanted[0])
             drawn = outlook(request)
-            memory = self.engine.plan(request).foretold(self.engine.machine())
-            disk = warning(self.engine.settings.data) if self.engine.settings.mode == "local" else None
+            notes = "; ".join(self._notes(request))
         except DarkroomError as error:
             return plan | {"problem": str(error)}
         seconds, count = self.queue.estimate(request), len(wanted) * request.batch_size
@@ -192,11 +192,17 @@ class Desk:
         again = "".join(f" + {run.steps}" for run in request.passes[1:2])
         words = [TASKS[request.task], _size(request), f"{runs}{again} steps", *pictures, *about]
         return (
-            plan
-            | drawn
-            | {"words": words, "width": width, "height": height, "runs": f"{runs} steps"}
-            | {"memory": "; ".join(filter(None, (memory, disk)))}
+            plan | drawn | {"words": words, "notes": notes, "width": width, "height": height, "runs": f"{runs} steps"}
         )
+
+    def _notes(self, request: GenerationRequest) -> Iterator[str]:
+        """What to know before a resolved request runs: its memory, and what may be wrong with it."""
+        yield self.engine.plan(request).foretold(self.engine.machine())
+        checkpoint = self.checkpoint(request.checkpoint)
+        if checkpoint and (warned := size_warning(request, checkpoint)):
+            yield warned
+        if self.engine.settings.mode == "local" and (warned := disk_warning(self.engine.settings.data)):
+            yield warned
 
     def tokens(self, prompt: str | None, name: str | None) -> dict[str, Any]:
         """How long the prompt is for the model; nothing for what it cannot read."""

@@ -353,7 +353,7 @@ window.darkroom = (() => {
         span.textContent = word;
         return span;
       }));
-      write($(".memory", element), view.plan.memory || "");
+      write($(".notes", element), view.plan.notes || "");
       draw();
     });
   }
