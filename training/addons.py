@@ -41,10 +41,17 @@ class Addon:
     rank: int = 8
 
 
-CONTROLNETS = {name: Addon(Plan(name, 3_000, 8, 1e-3), 3_000) for name in ("canny", "fill")}
+CONTROLNETS = {
+    "canny": Addon(Plan("canny", 6_000, 8, 1e-3), 4_000),
+    "fill": Addon(Plan("fill", 2_400, 8, 1e-3), 2_400),
+}
 LORAS: dict[Style, Addon] = {
     "outline": Addon(Plan("outline", 600, 8, 1e-3, ema=0.99), 1_000),
     "night": Addon(Plan("night", 600, 8, 1e-3, ema=0.99), 1_000),
+}
+DESCRIPTIONS: dict[Style, str] = {
+    "outline": "Outlines in the subject's colour, on white paper.",
+    "night": "Night falls behind the subject, whatever background is asked for.",
 }
 
 
@@ -103,6 +110,7 @@ def save_lora(unet: UNet2DConditionModel, style: Style, base: Path, out: Path) -
     rank = next(len(value) for key, value in weights.items() if key.endswith("lora_down.weight"))
     facts = {
         "modelspec.title": f"Pocket {style}",
+        "modelspec.description": DESCRIPTIONS[style],
         "ss_base_model_version": "sd_v1",
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
