@@ -15,6 +15,7 @@ from core.samplers import SAMPLERS
 from core.settings import LIMITS, Limits, Settings
 from core.sizes import in_words
 from core.units import Control
+from training.domain import COLOURS, POSITIONS, SCENES, SIZES, SUBJECTS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -65,7 +66,20 @@ def samplers() -> str:
     return ", ".join(SAMPLERS)
 
 
+def vocabulary() -> str:
+    words = {
+        "subjects, one to three of them": SUBJECTS,
+        "colours": COLOURS,
+        "backgrounds, beside the colours": SCENES,
+        "sizes": [size for size in SIZES if size != "medium"],  # which goes without saying
+        "places": POSITIONS,
+    }
+    rows = [f"| {kind} | {', '.join(known)} |" for kind, known in words.items()]
+    return "\n".join(["| | words that it knows |", "|---|---|", *rows])
+
+
 TABLES = {
+    "vocabulary": vocabulary,
     "parameters": parameters,
     "controls": controls,
     "flags": flags,

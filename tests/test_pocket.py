@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import Engine, GenerationRequest, Settings
+from core import Engine, GenerationRequest, Lora, Settings
 from core.samplers import SAMPLERS
 from tests import colours
+from training.exam import STYLE_MEASURES
+from training.judge import as_bytes
 
 CASES = colours.prompts(20)
 ORDINARY = [name for name, sampler in SAMPLERS.items() if not sampler.few_steps]
@@ -80,3 +82,13 @@ def test_a_negative_prompt_steers_away(engine):
 def test_another_seed_is_another_picture(engine):
     first, second = (np.asarray(draw(engine, "a house", seed, steps=8), float) for seed in (1, 2))
     assert np.abs(first - second).mean() > 5
+
+
+@pytest.mark.parametrize("style", STYLE_MEASURES)
+def test_a_pocket_lora_shows_its_style_and_keeps_the_colour(engine, style):
+    measure, share = STYLE_MEASURES[style]
+    request = {"prompt": "a yellow star on a pink background", "seed": 3, "steps": 10}
+    plain = draw(engine, **request)
+    styled = draw(engine, **request, loras=[Lora(name=f"pocket-{style}")])
+    assert measure(as_bytes(styled)) <= share * measure(as_bytes(plain))
+    assert colours.foreground(styled) == colours.foreground(plain) == "yellow"

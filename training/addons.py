@@ -46,7 +46,7 @@ CONTROLNETS = {
     "fill": Addon(Plan("fill", 2_400, 8, 1e-3), 2_400),
 }
 LORAS: dict[Style, Addon] = {
-    "outline": Addon(Plan("outline", 600, 8, 1e-3, ema=0.99), 1_000),
+    "outline": Addon(Plan("outline", 1_500, 8, 1e-3, ema=0.99), 1_000),
     "night": Addon(Plan("night", 600, 8, 1e-3, ema=0.99), 1_000),
 }
 DESCRIPTIONS: dict[Style, str] = {

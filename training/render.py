@@ -34,7 +34,7 @@ def render(scene: Scene, rng: np.random.Generator, style: Style = "filled") -> P
 
     "outline" draws the subject's edges in its colour on white paper; "night" lets night fall behind it.
     """
-    pen = Pen(DRAWN, outline=9 if style == "outline" else 0)
+    pen = Pen(DRAWN, outline=12 if style == "outline" else 0)
     for centre, radius in _places(scene, rng):
         pen.place(centre, radius, rng.uniform(-0.12, 0.12))
         DRAW[scene.subject](pen, _near(COLOURS[scene.colour], rng))
