@@ -6,8 +6,9 @@ They work on the CPU, in single precision, which leaves a GPU's memory to the pi
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,10 +29,11 @@ CLASSES = {"depth": DEPTH, "pose": POSE}
 
 @dataclass(frozen=True)
 class Detectors:
-    """The networks in `folder`; what was loaded is kept in `models`."""
+    """The networks in `folder`; what was loaded is kept in `models`. One works at a time: each takes all cores."""
 
     folder: Path
     models: ModelCache
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self, controls: Sequence[Control]) -> None:
         """Raises CheckpointError for a unit whose preprocessor's network is not there, or damaged."""
@@ -46,9 +48,8 @@ class Detectors:
             return control_map(picture, unit.preprocessor, unit.thresholds)
         see = getattr(importlib.import_module("core.learned"), row.function)
         part = self._find(unit)
-        with self.models.use(
-            part.key, part.parameters * BYTES["float32"], partial(load_part, part, "cpu", "float32")
-        ) as network:
+        load = partial(load_part, part, "cpu", "float32")
+        with self._turn, self.models.use(part.key, part.parameters * BYTES["float32"], load) as network:
             made: Image = see(network, part.folder, picture, *values(row, unit.thresholds))
             return made
 

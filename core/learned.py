@@ -14,10 +14,8 @@ from PIL.Image import Image
 from transformers import AutoImageProcessor
 
 Floats = NDArray[np.float32]
-NEAREST = (
-    1000.0  # of depths that normals are told from; MiDaS, whose depths lllyasviel's recipe took, is of that order
-)
-FACING = 2 * np.pi  # how far a normal points at the eye, by the same recipe, "normal_midas"
+FACING = 2 * np.pi  # how far a normal points at the eye, by lllyasviel's recipe, "normal_midas"
+NEAREST = 1000.0  # of the depths whose slopes go with it; MiDaS, which that recipe took, gives such
 NECK = 1
 FROM_COCO = (0, 5, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
 """OpenPose's 18 points among the 17 that ViTPose finds; the neck, which it does not know, is set afterwards."""

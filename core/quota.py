@@ -9,6 +9,7 @@ from core.errors import StorageError
 from core.history import History
 from core.settings import Limits
 from core.sizes import GB, in_words
+from core.storage import storage
 
 SCARCE = 2 * GB
 
@@ -19,7 +20,8 @@ def make_room(history: History, owner: str, limits: Limits) -> None:
     Raises StorageError if favourites, and what open jobs begin from, fill it alone, or if the disk itself is nearly
     full.
     """
-    disk = shutil.disk_usage(history.folder)
+    with storage():
+        disk = shutil.disk_usage(history.folder)
     if disk.used > limits.share_of_disk * disk.total:
         raise StorageError("This server's disk is nearly full; try again later.")
     quotas = (
@@ -38,5 +40,11 @@ def make_room(history: History, owner: str, limits: Limits) -> None:
 
 def disk_warning(folder: Path) -> str | None:
     """What to tell who sits at the machine while its disk can still be cleared."""
-    free = shutil.disk_usage(folder).free
+    free = free_space(folder)
     return f"only {in_words(free)} left on the disk" if free < SCARCE else None
+
+
+def free_space(folder: Path) -> int:
+    """Bytes. Raises StorageError if the folder is gone."""
+    with storage():
+        return shutil.disk_usage(folder).free

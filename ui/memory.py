@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shutil import disk_usage
 from typing import Any
 
 import gradio as gr
@@ -11,6 +10,7 @@ from core.checkpoints import Checkpoint
 from core.errors import DarkroomError
 from core.families import FAMILIES
 from core.machine import Machine, attention_kernel
+from core.quota import free_space
 from core.sizes import in_words
 from ui.facts import Facts
 from ui.live import AT_ONCE, live
@@ -35,10 +35,10 @@ class Room:
 
     def look(self) -> dict[str, Any]:
         """The machine now. What others made and loaded is told on this machine alone."""
-        engine, data = self._engine, self._engine.settings.data
-        is_local = engine.settings.mode == "local"
+        engine, is_local = self._engine, self._engine.settings.mode == "local"
+        disk = [("Disk", f"{in_words(free_space(engine.settings.data))} free")] if is_local else []
         return {
-            "device": [*_device(engine.machine()), ("Disk", f"{in_words(disk_usage(data).free)} free")],
+            "device": _device(engine.machine()) + disk,
             "models": [
                 _model(known, engine.model_hash(known)) for known in engine.checkpoints() if not known.problem
             ],
