@@ -18,6 +18,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.errors import DarkroomError
 from training.base import device, load_base
 from training.domain import Style
 from training.pictures import Pictures
@@ -34,16 +35,17 @@ LORA_LAYERS = r".*(conv1|conv2|conv_shortcut|proj_in|proj_out|attn1\.to_(q|k|v|o
 
 @dataclass(frozen=True)
 class Addon:
-    """A plan, and how many pictures it draws from."""
+    """A plan, and how many pictures it draws from. A ControlNet may go on from another one, which follows already."""
 
     plan: Plan
     pictures: int
     rank: int = 8
+    after: str | None = None
 
 
 CONTROLNETS = {
     "canny": Addon(Plan("canny", 6_000, 8, 1e-3), 4_000),
-    "fill": Addon(Plan("fill", 2_400, 8, 1e-3), 2_400),
+    "fill": Addon(Plan("fill", 900, 8, 5e-4), 1_600, after="canny"),
 }
 LORAS: dict[Style, Addon] = {
     "outline": Addon(Plan("outline", 1_500, 8, 1e-3, ema=0.99), 1_000),
@@ -71,7 +73,8 @@ def train_controlnet(name: str, addon: Addon, base: Path, run: Path, clock: Cloc
     """Raises Interrupted when the minutes are over."""
     pipe, pictures = load_base(base), Pictures(addon.pictures, salt=3)
     torch.manual_seed(0)
-    net = ControlNetModel.from_unet(pipe.unet).requires_grad_(True).to(device())
+    begun = _trained(addon.after, base) if addon.after else ControlNetModel.from_unet(pipe.unet)
+    net = begun.requires_grad_(True).train().to(device())
     pixels = pictures.pixels()
     maps = torch.from_numpy(MAPS[name](pixels, pictures.silhouettes()))
     lesson = _lesson(pipe, pictures, encode(pipe.vae, pixels).cpu())
@@ -81,9 +84,16 @@ def train_controlnet(name: str, addon: Addon, base: Path, run: Path, clock: Cloc
         down, mid = net(noisy, timesteps, prompts, shown, return_dict=False)
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
 
-    facts = {"pictures": addon.pictures, "base": base_hash(base)}
+    facts = {"pictures": addon.pictures, "base": base_hash(base), "after": addon.after}
     Stage(addon.plan, {"net": net}, lambda step: lesson.loss(step, addon.plan, residuals), facts).train(run, clock)
     return net
+
+
+def _trained(name: str, base: Path) -> ControlNetModel:
+    folder = base.parents[1] / "controlnet" / f"pocket-{name}"
+    if not folder.is_dir():
+        raise DarkroomError(f"It goes on from another network; first run python -m training controlnet {name}.")
+    return ControlNetModel.from_pretrained(folder, dtype=torch.float32)
 
 
 def save_controlnet(net: ControlNetModel, base: Path, out: Path) -> None:
