@@ -108,7 +108,10 @@
         change(each.name, { [part]: input.value === "" && part !== "weight" ? undefined : value });
       });
     }
-    range.addEventListener("input", () => { number.value = range.value; });
+    range.addEventListener("input", () => {
+      number.value = range.value;
+      darkroom.slid(range);
+    });
     return make("div", { className: "slide" }, make("span", { textContent: label }), range, number);
   }
 
@@ -117,6 +120,7 @@
     for (const input of row.querySelectorAll("[data-part]")) {
       const own = values?.[input.dataset.part];
       input.value = own ?? values?.weight ?? 1;
+      if (input.type === "range") darkroom.slid(input);
     }
     return row;
   }

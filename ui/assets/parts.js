@@ -33,5 +33,8 @@ Object.assign(window.darkroom, (() => {
     select.value = pairs.some(([of]) => of === value) ? value : "";
   }
 
-  return { $, write, make, list, choices };
+  /* A slider's track is coloured up to its value. */
+  const slid = (range) => range.style.setProperty("--range_progress", `${(100 * (range.value - range.min)) / (range.max - range.min)}%`);
+
+  return { $, write, make, list, choices, slid };
 })());

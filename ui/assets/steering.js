@@ -323,7 +323,7 @@
   function set(node, value) {
     for (const input of node.querySelectorAll("input")) if (Number(input.value) !== value || input.value === "") input.value = value;
     const range = $("[type=range]", node);
-    range.style.setProperty("--range_progress", `${(100 * (value - range.min)) / (range.max - range.min)}%`);
+    darkroom.slid(range);
   }
 
   function press(node, value) {
