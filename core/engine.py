@@ -19,7 +19,7 @@ from core.cache import Loaded, ModelCache
 from core.checkpoints import Checkpoint, Part, find_upscaler, list_upscalers, load_part, scan
 from core.detectors import Detectors
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
-from core.events import Event, Finished
+from core.events import LORA_HASH, Event, Finished
 from core.families import FAMILIES
 from core.hashes import Hashes
 from core.loading import Loader
@@ -27,7 +27,6 @@ from core.lora_files import LoraInfo, LoraShelf
 from core.lora_tags import take_tags, without_tags
 from core.machine import Machine, PeakMeter, resident
 from core.memory import MemoryPlan, RunMemory
-from core.metadata import LORA_HASH
 from core.networks import Network
 from core.prompts import PromptCache, Prompts, TokenCount
 from core.request import SEED_LIMIT, GenerationRequest, reject

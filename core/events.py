@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from core.lora import LoraReport
     from core.request import GenerationRequest
 
+LORA_HASH = "lora_hash:"  # "lora_hash:<name>" in made_with is the hash of that LoRA's file
+
 
 @dataclass(frozen=True)
 class Loading:

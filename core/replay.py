@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy
 from PIL.Image import Image
 
-from core.metadata import LORA_HASH
+from core.events import LORA_HASH
 
 NAMES = {  # made_with's keys, for people
     "model_hash": "model file",

@@ -1,0 +1,123 @@
+"""What the readers have in common: the values they find, and which of them a request takes."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import suppress
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from core.errors import RequestError
+from core.request import GenerationRequest
+from core.samplers import canonical_name
+
+# Schedules of noise levels as A1111 and ComfyUI name them, in lower case, and what our samplers' names end in.
+SCHEDULES = {
+    "": "",
+    "automatic": "",
+    "uniform": "",
+    "normal": "",
+    "karras": " Karras",
+    "exponential": " Exponential",
+    "beta": " Beta",
+}
+# ComfyUI's and InvokeAI's names of samplers; InvokeAI's "_k" at the end means Karras.
+SAMPLERS_ELSEWHERE = {
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "deis": "DEIS",
+    "dpm_2": "DPM2",
+    "dpm_2_ancestral": "DPM2 a",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_gpu": "DPM++ 2M SDE",
+    "dpmpp_3m": "DPM++ 3M",
+    "dpmpp_sde": "DPM++ SDE",
+    "dpmpp_sde_gpu": "DPM++ SDE",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "kdpm_2": "DPM2",
+    "kdpm_2_a": "DPM2 a",
+    "lcm": "LCM",
+    "lms": "LMS",
+    "pndm": "PLMS",
+    "tcd": "TCD",
+    "uni_pc": "UniPC",
+    "uni_pc_bh2": "UniPC",
+    "unipc": "UniPC",
+}
+
+
+class Found(NamedTuple):
+    """A value in a file under the name `key`, meant for a request's `field` (None: for no field of ours)."""
+
+    key: str
+    field: str | None
+    value: Any
+
+
+def check(found: list[Found]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a request takes, as it takes it, and the rest as text."""
+    fields: dict[str, Any] = {}
+    unknown: dict[str, str] = {}
+    for key, name, value in found:
+        accepted = _accepted(name, value) if name else None
+        if name and accepted is not None:
+            fields[name] = accepted
+        else:
+            unknown[clean(key)] = clean(value)
+    return fields, unknown
+
+
+def _accepted(name: str, value: object) -> Any:
+    """`value` as a request takes it for its field `name`, or None."""
+    try:
+        return getattr(GenerationRequest(**{name: value}), name)
+    except (RequestError, RecursionError):  # the latter from values nested a thousand deep
+        return None
+
+
+def clean(value: object) -> str:
+    """`value` as text that can be shown and encoded anywhere."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        text = "nested too deeply"
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def parse_object(text: str) -> dict[str, Any] | None:
+    """A JSON object, or None for anything else (ValueError also covers numbers of thousands of digits)."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def parse_number(text: str) -> int | float | str:
+    """Text as the finite number it spells; other text as it is."""
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        return float(text) if math.isfinite(float(text)) else text
+    return text
+
+
+def sampler_found(name: Found, schedule: str) -> list[Found]:
+    """A sampler and its schedule, which other tools keep apart, as one name of ours if we have it."""
+    ours = SAMPLERS_ELSEWHERE.get(name.value, name.value)
+    suffix = SCHEDULES.get(schedule.lower())
+    if suffix is not None and canonical_name(ours + suffix):
+        return [name._replace(value=ours + suffix)]
+    known = name if canonical_name(ours) is None else name._replace(value=ours)
+    return [known, Found("Schedule type", None, schedule)] if schedule else [known]
+
+
+def stem(path: str) -> str:
+    """ "SDXL\\base.safetensors" is our "base"."""
+    name = PurePosixPath(path.replace("\\", "/")).name
+    return name.removesuffix(".safetensors").removesuffix(".ckpt")
