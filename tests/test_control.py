@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from core import Control, Engine, GenerationRequest, Outpaint, Settings
-from core.cache import ModelCache
 from core.control import ControlUnit
-from core.detectors import Detectors
 from core.inpaint import Canvas
 from core.passes import second_pass
 from core.preprocess import control_map
 from core.units import Hires
 from tests.edits import differing, draw, finish, mask_of, untouched
+from tests.tiny import FILTERS
 
 PROMPT = "a red circle on a blue background"
 BOX = (24, 96, 136, 208)  # left, upper, right, lower: where no prompt would put it
 EDGES = {"net": "pocket-canny", "preprocessor": "canny", "threshold_a": 60.0, "threshold_b": 140.0}
 
-FILTERS = Detectors(Path("no learned ones"), ModelCache(0))
+AREAS = {"net": "pocket-fill", "preprocessor": "threshold"}
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +43,11 @@ def overlap(result: Image.Image, drawing: Image.Image) -> float:
     return float((ours & theirs).sum() / (ours | theirs).sum())
 
 
-def test_pictures_follow_the_edges_of_a_drawing(engine: Engine, drawing: Image.Image) -> None:
+@pytest.mark.parametrize("unit", [EDGES, AREAS], ids=["canny", "fill"])
+def test_pictures_follow_a_drawing(engine: Engine, drawing: Image.Image, unit: dict[str, object]) -> None:
+    shown = drawing if unit is EDGES else ImageOps.invert(drawing)
     fields = {"prompt": PROMPT, "seed": 1, "steps": 6}
-    steered = finish(engine, **fields, batch_size=3, controls=[Control(**EDGES, image=drawing)]).images
+    steered = finish(engine, **fields, batch_size=3, controls=[Control(**unit, image=shown)]).images
     assert min(overlap(image, drawing) for image in steered) > 0.8
     assert overlap(draw(engine, **fields), drawing) < 0.5
 

@@ -63,7 +63,7 @@ def model_of(pipeline, **changes) -> StableDiffusion:
 
 def our_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor:
     model = model_of(pipeline)
-    *_, last = denoise(start.prepare(model, Prompts(model), request, nets))
+    *_, last = denoise(start.prepare(model, Prompts(model), request, start.Controls(nets, tiny.FILTERS)))
     return last.latents
 
 

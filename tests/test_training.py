@@ -188,6 +188,14 @@ def test_the_whole_recipe_makes_a_checkpoint_and_addons_for_it(
     plan = Plan("mini", 2, 2, 1e-3)
     net = addons.train_controlnet("fill", addons.Addon(plan, 3), out, tmp_path / "net", Clock(None))
     addons.save_controlnet(net, out, tmp_path / "net" / "out")
+    begun = addons.Addon(Plan("more", 1, 2, 1e-3), 3, after="canny")
+    with pytest.raises(DarkroomError, match="first run python -m training controlnet canny"):
+        addons.train_controlnet("fill", begun, out, tmp_path / "net", Clock(None))
+    addons.save_controlnet(net, out, tmp_path / "models" / "controlnet" / "pocket-canny")
+    went_on = addons.train_controlnet("fill", begun, out, tmp_path / "net", Clock(None))
+    kept = {key: value.float() for key, value in net.state_dict().items()}
+    moved = max((value - kept[key]).abs().max() for key, value in went_on.state_dict().items())
+    assert 0 < moved < 0.01
     unet = addons.train_lora("night", addons.Addon(plan, 3, rank=2), out, tmp_path / "lora", Clock(None))
     addons.save_lora(unet, "night", out, tmp_path / "night.safetensors")
     for file in (tmp_path / "net" / "out" / addons.WEIGHTS, tmp_path / "night.safetensors"):

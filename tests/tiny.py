@@ -19,7 +19,11 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from core.cache import ModelCache
+from core.detectors import Detectors
+
 POCKET = Path(__file__).resolve().parent.parent / "models" / "checkpoints" / "pocket"
+FILTERS = Detectors(Path("no networks"), ModelCache(0))
 SCHEDULER = {
     "beta_start": 0.00085,
     "beta_end": 0.012,

@@ -45,7 +45,7 @@ class Addon:
 
 CONTROLNETS = {
     "canny": Addon(Plan("canny", 6_000, 8, 1e-3), 4_000),
-    "fill": Addon(Plan("fill", 900, 8, 5e-4), 1_600, after="canny"),
+    "fill": Addon(Plan("fill", 500, 8, 5e-4), 1_000, after="canny"),
 }
 LORAS: dict[Style, Addon] = {
     "outline": Addon(Plan("outline", 1_500, 8, 1e-3, ema=0.99), 1_000),
@@ -73,8 +73,9 @@ def train_controlnet(name: str, addon: Addon, base: Path, run: Path, clock: Cloc
     """Raises Interrupted when the minutes are over."""
     pipe, pictures = load_base(base), Pictures(addon.pictures, salt=3)
     torch.manual_seed(0)
-    begun = _trained(addon.after, base) if addon.after else ControlNetModel.from_unet(pipe.unet)
-    net = begun.requires_grad_(True).train().to(device())
+    net = ControlNetModel.from_unet(pipe.unet).requires_grad_(True).to(device())
+    if addon.after:
+        net.load_state_dict(_trained(addon.after, base))
     pixels = pictures.pixels()
     maps = torch.from_numpy(MAPS[name](pixels, pictures.silhouettes()))
     lesson = _lesson(pipe, pictures, encode(pipe.vae, pixels).cpu())
@@ -89,11 +90,11 @@ def train_controlnet(name: str, addon: Addon, base: Path, run: Path, clock: Cloc
     return net
 
 
-def _trained(name: str, base: Path) -> ControlNetModel:
-    folder = base.parents[1] / "controlnet" / f"pocket-{name}"
-    if not folder.is_dir():
+def _trained(name: str, base: Path) -> dict[str, Tensor]:
+    file = base.parents[1] / "controlnet" / f"pocket-{name}" / WEIGHTS
+    if not file.is_file():
         raise DarkroomError(f"It goes on from another network; first run python -m training controlnet {name}.")
-    return ControlNetModel.from_pretrained(folder, dtype=torch.float32)
+    return load_file(file)
 
 
 def save_controlnet(net: ControlNetModel, base: Path, out: Path) -> None:
