@@ -22,7 +22,8 @@ def make_room(history: History, owner: str, limits: Limits) -> None:
     """
     with storage():
         disk = shutil.disk_usage(history.folder)
-    if disk.used > limits.share_of_disk * disk.total:
+    # A container may be told of its host's disk, which others fill: what is free counts too
+    if disk.used > limits.share_of_disk * disk.total and disk.free < limits.disk_in_all:
         raise StorageError("This server's disk is nearly full; try again later.")
     quotas = (
         (owner, limits.disk_per_owner, "Your favourites fill the {} that this server keeps for you; delete some."),

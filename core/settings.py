@@ -38,7 +38,7 @@ class Limits(BaseModel):
     upload_bytes: int = Field(description="upload")
     disk_per_owner: float = Field(inf, description="kept on disk for one visitor")
     disk_in_all: float = Field(inf, description="kept on disk in all")
-    share_of_disk: float = Field(inf, description="of the disk itself in use when a job is taken")
+    share_of_disk: float = Field(inf, description="of the disk itself in use, once less than that is free")
 
     def check(self, request: GenerationRequest) -> None:
         """Raises RequestError if a resolved `request` asks for more than is allowed."""

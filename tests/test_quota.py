@@ -99,6 +99,9 @@ def test_a_disk_that_others_fill_takes_no_new_job(tmp_path: Path) -> None:
         darkroom.submit()
     assert darkroom.history.recent("ann") == []
     darkroom.stop()
+    darkroom = Darkroom(tmp_path, share_of_disk=0.0, disk_in_all=2**20)  # of which there is more: it is the host's
+    assert darkroom.make().status is Status.DONE
+    darkroom.stop()
 
 
 def test_who_sits_at_the_machine_is_warned_of_a_disk_that_fills(
