@@ -57,6 +57,7 @@ class Engine:
         self._hashes = Hashes(self.settings.data)
         self._open = threading.Lock()
         self._door = threading.Lock()  # held by who takes the engine, and while models are unloaded
+        self._importing = threading.Lock()
         self._idle: threading.Timer | None = None
         self.detectors = Detectors(self.settings.models / "preprocessors", self._models)
         self._loras = LoraShelf(self.settings.models / "loras")
@@ -144,6 +145,7 @@ class Engine:
 
     def count_tokens(self, text: str, name: str | None) -> TokenCount:
         """How long a prompt is for the checkpoint `name`."""
+        self.prepare()  # transformers, imported half by another thread, would look damaged
         checkpoint = self._find(name)
         part = next(part for part in checkpoint.parts if part.weights is None)
         words = embeddings.lengths(embeddings.named_in(text, self._embeddings, checkpoint))
@@ -152,18 +154,19 @@ class Engine:
 
     def prepare(self) -> None:
         """Import what a run needs, a few seconds' work the first time, and settle torch's threads."""
-        import torch
-        import transformers
+        with self._importing:
+            import torch
+            import transformers
 
-        for module in (
-            "core.attention",
-            "core.lora",
-            "core.passes",
-            *(family.module for family in FAMILIES.values()),
-        ):
-            importlib.import_module(module)
-        torch.set_num_threads(self._machine.threads)
-        transformers.utils.logging.disable_progress_bar()
+            for module in (
+                "core.attention",
+                "core.lora",
+                "core.passes",
+                *(family.module for family in FAMILIES.values()),
+            ):
+                importlib.import_module(module)
+            torch.set_num_threads(self._machine.threads)
+            transformers.utils.logging.disable_progress_bar()
 
     def resolve(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the model's own values and a seed filled in, checked against model and limits.
