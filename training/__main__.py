@@ -13,6 +13,7 @@ from platformdirs import user_cache_path
 
 from core.errors import DarkroomError
 from core.settings import ROOT
+from training.domain import BACKDROPS
 from training.runs import Clock
 
 MODELS = ROOT / "models"
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("name", choices=["canny", "fill"])
     command.set_defaults(work=controlnet)
     command = commands.add_parser("lora", parents=[common, addon], help="a style")
-    command.add_argument("name", choices=["outline", "night"])
+    command.add_argument("name", choices=list(BACKDROPS))
     command.set_defaults(work=lora)
     command = commands.add_parser(
         "judge", parents=[common], help="score a checkpoint on 200 captions it has not seen"

@@ -6,12 +6,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.render import Bytes
+from training.render import NIGHT, Bytes
 
 BORDER = 8  # pixels
 SLACK = 2  # pixels by which edges may be off
 STANDS_OUT = 40.0  # in RGB of 0 … 255
-NIGHT = (29, 25, 80)  # the middle of the night sky that render.py draws
 
 
 def silhouette(picture: Bytes) -> NDArray[np.bool_]:
@@ -48,5 +47,5 @@ def ink(picture: Bytes) -> float:
 
 
 def daylight(picture: Bytes) -> float:
-    """How far the background is from the night sky, in RGB of 0 … 255."""
-    return float(np.linalg.norm(_background(picture) - np.array(NIGHT, np.float32)))
+    """How far the background is from the middle of the night sky, in RGB of 0 … 255."""
+    return float(np.linalg.norm(_background(picture) - np.mean(NIGHT, axis=0)))

@@ -18,6 +18,7 @@ SIDE = 256
 DRAWN = 2 * SIDE
 RADII = {"small": (0.10, 0.135), "medium": (0.18, 0.25), "large": (0.3, 0.37)}  # shares of the side
 FEW = {2: 0.17, 3: 0.135}  # the largest radius of two or three side by side
+NIGHT: tuple[Colour, Colour] = (12, 12, 56), (46, 38, 104)  # its sky, from top to bottom
 OFF_CENTRE = {"centre": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 
 
@@ -126,7 +127,7 @@ def _sunset(canvas: Bytes, rng: np.random.Generator) -> None:
 
 
 def _night(canvas: Bytes, rng: np.random.Generator) -> None:
-    _gradient(canvas, (12, 12, 56), (46, 38, 104))
+    _gradient(canvas, *NIGHT)
     _dots(canvas, rng, int(rng.integers(14, 26)), 4)
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from core.dialects.found import Found, parse_object, sampler_found, stem
 
-Graph = Mapping[
-    str, Mapping[str, Any]
-]  # the inputs of each node, by its id; an input is a value or a link [id, output]
+Graph = Mapping[str, Mapping[str, Any]]
+"""The inputs of each node, by its id; an input is a value or a link [id, output]."""
 SIDES = ("positive", "negative")
 KSAMPLER = {*SIDES, "latent_image", "steps", "sampler_name"}
 NUMBERS = {"seed": "seed", "noise_seed": "seed", "steps": "steps", "cfg": "guidance_scale"}
