@@ -40,9 +40,9 @@ class Recipe:
 
 RECIPES = {
     "cpu": Recipe(
-        vae=Plan("vae", 9_000, 12, 1.6e-3),
-        small=Plan("small", 9_000, 32, 1e-3),
-        large=Plan("large", 8_000, 16, 7e-4),
+        vae=Plan("vae", 6_500, 8, 1.6e-3),
+        small=Plan("small", 8_000, 32, 1e-3),
+        large=Plan("large", 7_000, 16, 7e-4),
         vae_pictures=3_000,
         small_pictures=24_000,
         large_pictures=16_000,

@@ -18,6 +18,7 @@ SALT = 101
 FACTOR = 8  # pixels a latent is wide
 NOISE = 0.15  # of the latents' own spread, at most: what the decoder must bear
 SMALL, LARGE, LARGE_SHARE = 64, 128, 0.25  # sides of the crops, and how many steps see the large ones
+RECOLOURED, BLEND = 0.35, 0.7  # share of the crops in other colours, and how far these go at most
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def vae_stage(vae: AutoencoderKL, head: Head, pixels: Bytes, plan: Plan) -> Stag
 
     def loss(step: int) -> Tensor:
         source = generator(SALT, step)
-        crops = _crops(pixels, step, plan.batch).to(vae.device)
+        crops = _recoloured(_crops(pixels, step, plan.batch), source).to(vae.device)
         mean = vae.encode(crops).latent_dist.mean
         strength = NOISE * torch.rand((), generator=source) * mean.detach().std()
         noise = torch.randn(mean.shape, generator=source).to(mean.device)
@@ -86,6 +87,20 @@ def _crops(pixels: Bytes, step: int, batch: int) -> Tensor:
     return to_tensor(
         np.stack([pixels[k, y : y + side, x : x + side] for k, (y, x) in zip(chosen, corners, strict=True)])
     )
+
+
+def _recoloured(crops: Tensor, source: torch.Generator) -> Tensor:
+    """Some of them with channels exchanged and blended with one colour: pale, dark or tinted.
+
+    A VAE that saw only the ten colours of the domain draws none between them, in no style and from no photograph.
+    """
+    count = len(crops)
+    order = torch.rand(count, 3, generator=source).argsort(1)
+    exchanged = crops.gather(1, order[:, :, None, None].expand_as(crops))
+    colour = 2 * torch.rand(count, 3, 1, 1, generator=source) - 1
+    share = BLEND * torch.rand(count, 1, 1, 1, generator=source)
+    chosen = torch.rand(count, 1, 1, 1, generator=source) < RECOLOURED
+    return torch.where(chosen, exchanged.lerp(colour, share), crops)
 
 
 def _gradients(drawn: Tensor, crops: Tensor) -> Tensor:
