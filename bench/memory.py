@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from core.errors import OutOfMemory
 from core.machine import Machine
-from core.memory import FIGURES, Footprint, MemoryPlan, plan
+from core.memory import FIGURES, TRANSFORMER_VALUES, UNET_VALUES_BELOW, Footprint, MemoryPlan, plan
 from core.request import GenerationRequest
 from core.sizes import GB, in_words
 
@@ -17,7 +17,7 @@ RAM = 32  # GB beside the card
 
 @dataclass(frozen=True)
 class Model:
-    """Parameters as counted on the published shapes; text encoders: CLIP L, and OpenCLIP bigG for XL."""
+    """Parameters as counted on the published shapes; text encoders: CLIP L, OpenCLIP bigG from XL on, and T5 XXL."""
 
     title: str
     side: int
@@ -29,7 +29,14 @@ MODELS = (
     Model(
         "SDXL, 1024 × 1024",
         1024,
-        Footprint((123_060_480, 694_659_840), 2_567_463_684, 83_653_863, 320, 128, attends=False, wide_vae=True),
+        Footprint((123_060_480, 694_659_840), 2_567_463_684, 83_653_863, 320, 128, UNET_VALUES_BELOW, wide_vae=True),
+    ),
+    Model(
+        "SD 3.5 medium, 1024 × 1024",
+        1024,
+        Footprint(
+            (123_650_304, 694_659_840, 4_762_310_656), 2_469_663_936, 83_819_683, 1536, 128, TRANSFORMER_VALUES
+        ),
     ),
 )
 

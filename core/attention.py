@@ -48,11 +48,15 @@ def keep_prompts(unet: Any) -> None:
             module.set_processor(KeptPromptAttention())
 
 
-def forget_prompts(unet: Any) -> None:
+def forget_prompts(denoiser: Any) -> None:
     """Drop what a run left behind, and with it the memory; also when weights have changed."""
-    for processor in unet.attn_processors.values():
-        if isinstance(processor, KeptPromptAttention):
-            processor.forget()
+    for layer in keeping_prompts(denoiser):
+        layer.processor.forget()
+
+
+def keeping_prompts(model: Any) -> list[Any]:
+    """The layers of a model that keep what they projected."""
+    return [m for m in model.modules() if isinstance(getattr(m, "processor", None), KeptPromptAttention)]
 
 
 def _is_plain(attn: Any) -> bool:

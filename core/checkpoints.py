@@ -15,7 +15,17 @@ from core.cache import Key
 from core.defaults import FewSteps, few_steps
 from core.errors import CheckpointError, RequestError
 from core.families import FAMILIES, Family, LatentFormat
-from core.headers import count_parameters, model_paths, read_json, read_metadata, read_shapes, weights_in
+from core.headers import (
+    count_parameters,
+    is_half,
+    model_paths,
+    read_all_shapes,
+    read_json,
+    read_metadata,
+    read_shapes,
+    shards,
+    weights_in,
+)
 from core.layouts import Layout, identify, noise_schedule, pieces
 from core.memory import Footprint, is_out_of_memory
 from core.request import GenerationRequest
@@ -24,7 +34,12 @@ from core.shapes import Config
 from core.units import UPSCALERS
 from core.vocabulary import CLIP_MERGES, clip_tokenizer
 
-PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae")
+PARTS = (
+    *("tokenizer", "tokenizer_2", "tokenizer_3"),
+    *("text_encoder", "text_encoder_2", "text_encoder_3"),
+    *("unet", "transformer", "vae"),
+)
+OPTIONAL = ("tokenizer_3", "text_encoder_3")  # 10 GB of T5, which people delete: models were trained to do without
 SWIN2SR = "Swin2SRForImageSuperResolution"
 DEPTH = ("DepthAnythingForDepthEstimation", "DPTForDepthEstimation")
 POSE = ("VitPoseForPoseEstimation",)
@@ -32,7 +47,11 @@ CLASSES = {
     "CLIPTokenizer": "transformers",
     "CLIPTextModel": "transformers",
     "CLIPTextModelWithProjection": "transformers",
+    "T5TokenizerFast": "transformers",
+    "T5Tokenizer": "transformers",
+    "T5EncoderModel": "transformers",
     "UNet2DConditionModel": "diffusers",
+    "SD3Transformer2DModel": "diffusers",
     "ControlNetModel": "diffusers",
     "ControlNetUnionModel": "diffusers",
     "AutoencoderKL": "diffusers",
@@ -41,6 +60,7 @@ CLASSES = {
 }
 """The classes that a model folder may name, and the library of each; no other is ever imported."""
 STEPS: int = GenerationRequest.model_fields["steps"].default
+CLIP_SIDE = ("sdxl", "sd3")  # families that never read CLIP's last layer
 SCHEDULER_SAMPLERS = {"DDIMScheduler": "DDIM"}
 """Schedulers that tell how a model was trained; the others of model folders are only what was in use that year."""
 
@@ -70,7 +90,7 @@ class Part:
     @property
     def variant(self) -> str | None:
         """What diffusers calls weights in half precision that are so named."""
-        return "fp16" if self.weights and ".fp16." in self.weights.name else None
+        return "fp16" if self.weights and is_half(self.weights) else None
 
     @property
     def key(self) -> Key:
@@ -83,6 +103,11 @@ class Part:
         return (self.folder, file.st_size if self.weights else 0, file.st_mtime_ns)
 
     @property
+    def files(self) -> list[Path]:
+        """Those of its weights."""
+        return shards(self.weights) if self.weights else []
+
+    @property
     def called(self) -> tuple[str, str]:
         """What it is called in messages: a label, and itself."""
         return ("ControlNet", self.folder.name) if self.name == "controlnet" else ("Model", f"its {self.name}")
@@ -92,7 +117,8 @@ class Part:
 class Checkpoint:
     """A model of the list. One with a `problem` cannot be used; then only name, title and problem mean anything.
 
-    `context_width` is that of the text embeddings its U-Net reads.
+    `context_width` is that of the text embeddings its U-Net or transformer reads, `most_side` the longest side in
+    pixels that it has places for (None: any).
     """
 
     name: str
@@ -106,6 +132,7 @@ class Checkpoint:
     clip_skips: int = 0
     inpaints_only: bool = False
     context_width: int = 0
+    most_side: int | None = None
     examples: tuple[str, ...] = ()
     problem: str | None = None
     latent_format: LatentFormat | None = None
@@ -113,7 +140,7 @@ class Checkpoint:
     parts: tuple[Part, ...] = ()
     scheduler_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    unet_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    denoiser_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     vae_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -212,7 +239,7 @@ def _describe_file(path: Path) -> Checkpoint:
         ),
         parts=parts,
         scheduler_config=scheduler,
-        unet_config=unet,
+        denoiser_config=unet,
         vae_config=vae,
     )
 
@@ -229,33 +256,44 @@ def _file_parts(path: Path, layout: Layout, found: Mapping[str, tuple[Config, An
 
 def _describe(folder: Path) -> Checkpoint:
     index = read_json(folder / "model_index.json")
-    configs = {name: read_json(folder / name / "config.json") for name in ("unet", "vae", "text_encoder")}
+    predicting = "transformer" if "transformer" in index else "unet"
+    configs = {name: read_json(folder / name / "config.json") for name in (predicting, "vae", "text_encoder")}
+    name = _family(index, configs)
     parts = tuple(_parts(folder, index))
     card = _card(folder / "darkroom.json")
-    name = _family(index, configs)
     family = FAMILIES[name]
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     scheduler_class = str(scheduler.get("_class_name", ""))
-    unet, vae = configs["unet"], configs["vae"]
+    denoiser, vae = configs[predicting], configs["vae"]
+    if scheduler.get("use_dynamic_shifting"):
+        raise CheckpointError("its noise levels go by the size of the picture, a kind that Darkroom does not know")
+    pixels = 2 ** (len(vae["block_out_channels"]) - 1)
     return Checkpoint(
         name=folder.name,
         title=card.title or folder.name,
         family=name,
-        size_bytes=sum(part.weights.stat().st_size for part in parts if part.weights),
-        native_size=unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1),
+        size_bytes=sum(file.stat().st_size for part in parts for file in part.files),
+        native_size=denoiser["sample_size"] * pixels,
         **_best(family, few_steps(folder.name, scheduler_class), card, SCHEDULER_SAMPLERS.get(scheduler_class)),
-        clip_skips=configs["text_encoder"]["num_hidden_layers"] - (1 if name == "sdxl" else 0),
-        inpaints_only=unet["in_channels"] == 9,
-        context_width=unet["cross_attention_dim"],
+        clip_skips=configs["text_encoder"]["num_hidden_layers"] - (1 if name in CLIP_SIDE else 0),
+        inpaints_only=denoiser["in_channels"] == 9,
+        context_width=denoiser.get("cross_attention_dim") or denoiser["joint_attention_dim"],
+        most_side=_most_side(denoiser, pixels),
         examples=tuple(card.examples),
         latent_format=_latent_format(card) or family.latent_format,
-        footprint=_footprint(name, parts, unet, vae),
+        footprint=_footprint(name, parts, denoiser, vae),
         parts=parts,
         scheduler_config=scheduler,
         options={key: value for key, value in index.items() if not isinstance(value, list)},
-        unet_config=unet,
+        denoiser_config=denoiser,
         vae_config=vae,
     )
+
+
+def _most_side(denoiser: Mapping[str, Any], pixels: int) -> int | None:
+    """A transformer looks positions up in a table of so many patches; a U-Net has none."""
+    table = denoiser.get("pos_embed_max_size")
+    return table and table * denoiser["patch_size"] * pixels
 
 
 def _family(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -265,6 +303,8 @@ def _family(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) 
         return "sdxl"
     if pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionInpaint", "StableDiffusionImg2Img")):
         return "sd2" if configs["text_encoder"].get("hidden_act") == "gelu" else "sd1"
+    if pipeline.startswith("StableDiffusion3"):
+        return "sd3"
     raise CheckpointError(f"it is made for {pipeline[:60]}, which Darkroom does not know")
 
 
@@ -296,11 +336,13 @@ def _parts(folder: Path, index: Mapping[str, Any]) -> Iterator[Part]:
             continue
         if class_name not in CLASSES:
             raise CheckpointError(f"its {name} is a {str(class_name)[:60]}, which Darkroom does not know")
+        if name in OPTIONAL and not all((folder / each).is_dir() for each in OPTIONAL):
+            continue
         if name.startswith("tokenizer"):
             yield Part(name, folder / name, class_name)
             continue
         weights = weights_in(folder / name)
-        yield Part(name, folder / name, class_name, weights, count_parameters(read_shapes(weights)))
+        yield Part(name, folder / name, class_name, weights, count_parameters(read_all_shapes(weights)))
 
 
 def _card(path: Path) -> Card:

@@ -48,8 +48,14 @@ def picture(model: StableDiffusion, latents: Tensor) -> Generator[Notice, None, 
 def decode(model: StableDiffusion, latents: Tensor) -> Tensor:
     """Latents (1, c, h, w) to pixels (1, 3, 8h, 8w) in −1 … 1."""
     vae = model.parts.vae
-    pixels: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
+    centred = latents / vae.config.scaling_factor + shift_of(vae)
+    pixels: Tensor = vae.decode(centred.to(vae.dtype), return_dict=False)[0]
     return pixels
+
+
+def shift_of(vae: Any) -> float:
+    """Where the middle of a VAE's own latents lies: 0 but for those of Stable Diffusion 3."""
+    return vae.config.shift_factor or 0.0
 
 
 def _decode_if_it_fits(model: StableDiffusion, latents: Tensor) -> Tensor | None:

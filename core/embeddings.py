@@ -21,7 +21,7 @@ from core.tokens import Words, names_pattern
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEYS = (("emb_params",), ("clip_l", "clip_g"))  # by the number of a model's text encoders, less one
+KEYS = {1: ("emb_params",), 2: ("clip_l", "clip_g")}  # by the number of a model's text encoders
 PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 MOST_VECTORS = 75  # what a chunk of CLIP's holds
 
@@ -41,9 +41,13 @@ class Embedding:
 
     def fits(self, checkpoint: Checkpoint) -> bool:
         """Whether its vectors are those of a model's text encoders, as far as their widths tell."""
-        keys = KEYS[checkpoint.text_encoders - 1]
+        keys = KEYS.get(checkpoint.text_encoders, ())
         shapes = [self.shapes.get(key, ()) for key in keys]
-        if len(self.shapes) != len(keys) or not all(len(s) == 2 and 0 < s[0] <= MOST_VECTORS for s in shapes):
+        if (
+            not keys
+            or len(self.shapes) != len(keys)
+            or not all(len(s) == 2 and 0 < s[0] <= MOST_VECTORS for s in shapes)
+        ):
             return False
         return sum(width for _, width in shapes) == checkpoint.context_width
 
@@ -84,7 +88,7 @@ def read(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, ...]:
     words: tuple[dict[str, Tensor], ...] = tuple({} for _ in range(encoders))
     for embedding in embeddings:
         tensors = _tensors(embedding)
-        for own, key in zip(words, KEYS[encoders - 1], strict=True):
+        for own, key in zip(words, KEYS[encoders], strict=True):
             own[embedding.name.lower()] = tensors[key]
     return words
 

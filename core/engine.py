@@ -247,7 +247,7 @@ class Engine:
             named = embeddings.named_in(embeddings.all_prompts(request), self._embeddings, checkpoint)
             model = yield from loader.family(checkpoint, embeddings.read(named, checkpoint.text_encoders))
             loras = yield from loader.loras((lora, self._loras.find(lora.name)) for lora in request.loras)
-            merged = in_use.enter_context(self._merger.merged(model.parts.networks, loras))
+            merged = in_use.enter_context(self._merger.merged(model.networks, loras))
             self._tell(merged)
             nets = yield from loader.networks(networks.asked_for(request, checkpoint, self._networks))
             upscaler = self._upscaler(request)
@@ -260,7 +260,7 @@ class Engine:
             )
             model_hash = self._hashes.of(self._find(request.checkpoint))
             parts = model.parts
-            modules = Placed(parts.text_encoders, parts.unet, parts.vae, nets)
+            modules = Placed(parts.text_encoders, parts.denoiser, parts.vae, nets)
             in_use.enter_context(placed(modules, plan.way, self._machine.device))
             in_use.enter_context(vae_as(parts.vae, plan.way.tiles))
             images = yield from passes.run(request)

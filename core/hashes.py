@@ -60,7 +60,7 @@ class Hashes:
 
 def _files(checkpoint: Checkpoint) -> list[Path]:
     """The weights, each once: the parts of a single file share it, and its hash is then the one A1111 shows."""
-    return list(dict.fromkeys(part.weights for part in checkpoint.parts if part.weights))
+    return list(dict.fromkeys(file for part in checkpoint.parts for file in part.files))
 
 
 def _key(files: list[Path]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ def model_paths(folder: Path) -> list[Path]:
 
 
 def weights_in(folder: Path) -> Path:
-    """The one safetensors file of a component; the full-precision one where both are there."""
-    files = sorted(folder.glob("*.safetensors"), key=lambda path: (".fp16." in path.name, path.name))
+    """A component's safetensors file, or the first of its shards; of full precision where there is half as well."""
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: (is_half(path), path.name))
     if not files and any(folder.glob("*.bin")):
         raise CheckpointError(
             f"its {folder.name} is a pickle (.bin), which is never loaded; convert it to safetensors"
@@ -39,6 +40,31 @@ def weights_in(folder: Path) -> Path:
     if not files:
         raise CheckpointError(f"its {folder.name} has no weights")
     return files[0]
+
+
+def is_half(weights: Path) -> bool:
+    """Whether weights are a component's second ones, of half precision, as diffusers names them."""
+    return ".fp16" in weights.name
+
+
+def shards(weights: Path) -> list[Path]:
+    """All files of which `weights` is the first: model-00001-of-00002.safetensors has another one.
+
+    Raises CheckpointError if one is missing.
+    """
+    numbered = re.search(r"-00001-of-(\d{5})", weights.name)
+    if not numbered:
+        return [weights]
+    names = (weights.name.replace("-00001-of-", f"-{k + 1:05}-of-") for k in range(int(numbered[1])))
+    files = [weights.with_name(name) for name in names]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise CheckpointError(f"its {weights.parent.name} is not complete: {missing[0]} is missing")
+    return files
+
+
+def read_all_shapes(weights: Path) -> dict[str, tuple[int, ...]]:
+    """As `read_shapes`, of all shards."""
+    return {name: shape for file in shards(weights) for name, shape in read_shapes(file).items()}
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:

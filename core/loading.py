@@ -44,9 +44,10 @@ class Loader:
         parts: dict[str, Any] = {}
         for part in checkpoint.parts:
             parts[part.name] = yield from self.part(part, checkpoint.title)
-        self.in_use.callback(forget_prompts, parts["unet"])
+        denoiser = parts.get("unet") or parts["transformer"]
+        self.in_use.callback(forget_prompts, denoiser)
         components = Components(
-            unet=parts["unet"],
+            denoiser=denoiser,
             vae=parts["vae"],
             text_encoders=tuple(model for name, model in parts.items() if name.startswith("text_encoder")),
             tokenizers=tuple(model for name, model in parts.items() if name.startswith("tokenizer")),

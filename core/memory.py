@@ -31,21 +31,31 @@ class Figure:
 COUNTED = "counted: live tensors of the published shapes on the meta device, tests/test_memory.py"
 UNET_VALUES = Figure(26, "values a latent, for each channel of a U-Net with attention at full resolution", COUNTED)
 UNET_VALUES_BELOW = Figure(15.75, "the same for a U-Net without, such as XL's", COUNTED)
+TRANSFORMER_VALUES = Figure(3.56, "the same for a transformer of Stable Diffusion 3, for each of its width", COUNTED)
 VAE_VALUES = Figure(6, "values a pixel, for each channel of a VAE that decodes", COUNTED)
 NET_VALUES = Figure(6, "values a latent and channel that a ControlNet hands over")
-STREAMED = Figure(0.12, "GB of a U-Net that are on the GPU while it is streamed: two of its largest layers")
+STREAMED = {
+    "unet": Figure(0.12, "GB of what predicts that are on the GPU while it is streamed: two of its largest layers"),
+    "text": Figure(0.35, "GB of a text encoder, likewise: T5's words and a layer"),
+}
 RESERVE = Figure(0.4, "GB left free for workspaces and fragmentation")
-FIGURES = (UNET_VALUES, UNET_VALUES_BELOW, VAE_VALUES, NET_VALUES, STREAMED, RESERVE)
+FIGURES = (
+    *(UNET_VALUES, UNET_VALUES_BELOW, TRANSFORMER_VALUES, VAE_VALUES, NET_VALUES),
+    *(*STREAMED.values(), RESERVE),
+)
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a run does with less memory. `leaving` are the parts that are on the device only while they work."""
+    """How a run does with less memory.
+
+    `leaving` are the parts that are on the device only while they work, `streams` those that are so layer by layer.
+    """
 
     words: str
     tiles: bool = True
     leaving: frozenset[str] = frozenset()
-    streams: bool = False
+    streams: frozenset[str] = frozenset()
     slower: str = ""
 
     def leaves(self, part: str) -> bool:
@@ -53,7 +63,11 @@ class Way:
         return STAGES.get(part) in self.leaving
 
 
-STAGES = {"text_encoder": "text", "text_encoder_2": "text", "unet": "unet", "controlnet": "unet", "vae": "vae"}
+STAGES = {
+    **dict.fromkeys(("text_encoder", "text_encoder_2", "text_encoder_3"), "text"),
+    **dict.fromkeys(("unet", "transformer", "controlnet"), "unet"),
+    "vae": "vae",
+}
 """What `leaving` calls a part."""
 EVERYTHING = frozenset({"text", "unet", "vae"})
 WAYS = (
@@ -61,7 +75,18 @@ WAYS = (
     Way("the VAE decodes in tiles"),
     Way("the VAE decodes in tiles and the text encoders leave the GPU after encoding", leaving=frozenset({"text"})),
     Way("each part is on the GPU only while it works", leaving=EVERYTHING, slower="about 40 % slower"),
-    Way("the U-Net goes through the GPU layer by layer", leaving=EVERYTHING, streams=True, slower="up to 4 × slower"),
+    Way(
+        "each part is on the GPU only while it works, the text encoders layer by layer",
+        leaving=EVERYTHING,
+        streams=frozenset({"text"}),
+        slower="about 40 % slower",
+    ),
+    Way(
+        "the model goes through the GPU layer by layer",
+        leaving=EVERYTHING,
+        streams=frozenset({"text", "unet"}),
+        slower="up to 4 × slower",
+    ),
 )
 """From the fastest to the one that needs least. How much slower is published: model offload of SDXL at batch 4 takes
 16.1 instead of 11.4 s (https://huggingface.co/blog/simple_sdxl_optimizations), leaf-level group offload of FLUX 1.86
@@ -74,33 +99,43 @@ WITHOUT_OFFLOAD = WAYS[:2]  # where the device's memory is the RAM
 class Footprint:
     """A model's parameters by part, counted from its files' headers, and the widths that its work goes by.
 
-    `encoders` of each text encoder, `nets` of each ControlNet that joins in; widths are the channels at full
-    resolution. `attends`: the U-Net has attention there. `wide_vae`: float16 is too narrow for this VAE.
+    `encoders` of each text encoder, `denoiser` of the U-Net or transformer, `nets` of each ControlNet that joins in;
+    widths are the channels at full resolution, `values` what the denoiser holds for each of them. `wide_vae`: float16
+    is too narrow for this VAE.
     """
 
     encoders: tuple[int, ...] = ()
-    unet: int = 0
+    denoiser: int = 0
     vae: int = 0
-    unet_width: int = 0
+    width: int = 0
     vae_width: int = 0
-    attends: bool = True
+    values: Figure = UNET_VALUES
     pixels_a_latent: int = 64
     wide_vae: bool = False
     nets: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, unet: Any, vae: Any, parameters: dict[str, int], wide_vae: bool) -> Footprint:
-        """From the configs of U-Net and VAE, and the parameters of each part."""
+    def of(cls, denoiser: Any, vae: Any, parameters: dict[str, int], wide_vae: bool) -> Footprint:
+        """From the configs of U-Net or transformer and VAE, and the parameters of each part."""
+        width, values = _density(denoiser)
         return cls(
             encoders=tuple(count for name, count in parameters.items() if name.startswith("text_encoder")),
-            unet=parameters["unet"],
+            denoiser=parameters.get("unet") or parameters["transformer"],
             vae=parameters["vae"],
-            unet_width=unet["block_out_channels"][0],
+            width=width,
             vae_width=vae["block_out_channels"][0],
-            attends=unet["down_block_types"][0].startswith("Cross"),
+            values=values,
             pixels_a_latent=4 ** (len(vae["block_out_channels"]) - 1),
             wide_vae=wide_vae,
         )
+
+
+def _density(denoiser: Any) -> tuple[int, Figure]:
+    """The width of a U-Net or transformer, from its config, and the values that it holds for each latent and width."""
+    if "block_out_channels" not in denoiser:
+        return denoiser["num_attention_heads"] * denoiser["attention_head_dim"], TRANSFORMER_VALUES
+    attends = denoiser["down_block_types"][0].startswith("Cross")
+    return denoiser["block_out_channels"][0], UNET_VALUES if attends else UNET_VALUES_BELOW
 
 
 @dataclass(frozen=True)
@@ -190,7 +225,7 @@ def _weights(footprint: Footprint, own: MemoryPlan) -> dict[str, int]:
     item = BYTES[own.dtype]
     return {
         "text": sum(footprint.encoders) * item,
-        "unet": (footprint.unet + sum(footprint.nets)) * item,
+        "unet": (footprint.denoiser + sum(footprint.nets)) * item,
         "vae": footprint.vae * BYTES[own.vae_dtype],
     }
 
@@ -201,8 +236,8 @@ def _peak(footprint: Footprint, work: Work, own: MemoryPlan, weights: dict[str, 
     passing = {name: weights[name] for name in way.leaving}
     if "text" in passing:  # one encoder at a time
         passing["text"] = max(footprint.encoders, default=0) * BYTES[own.dtype]
-    if way.streams:
-        passing["unet"] = min(passing["unet"], int(STREAMED.value * GB))
+    for name in way.streams:
+        passing[name] = min(passing[name], int(STREAMED[name].value * GB))
     decoded = min(work.pixels, TILE**2) if way.tiles else work.pixels
     stages = {
         "text": 0,
@@ -214,10 +249,9 @@ def _peak(footprint: Footprint, work: Work, own: MemoryPlan, weights: dict[str, 
 
 
 def _forward(footprint: Footprint, work: Work) -> int:
-    """Values that one prediction of the U-Net holds at its peak."""
+    """Values that one prediction holds at its peak."""
     latents = work.predictions * work.pictures * work.pixels // footprint.pixels_a_latent
-    values = UNET_VALUES if footprint.attends else UNET_VALUES_BELOW
-    return int(latents * footprint.unet_width * (values.value + NET_VALUES.value * len(footprint.nets)))
+    return int(latents * footprint.width * (footprint.values.value + NET_VALUES.value * len(footprint.nets)))
 
 
 def _what_fits(machine: Machine, footprint: Footprint, work: Work) -> str:

@@ -55,7 +55,7 @@ class Network:
     begins: Control | None = None
 
     def fits(self, checkpoint: Checkpoint) -> bool:
-        return all(_plain(self.config.get(name)) == _plain(checkpoint.unet_config.get(name)) for name in FITTING)
+        return all(_plain(self.config.get(name)) == _plain(checkpoint.denoiser_config.get(name)) for name in FITTING)
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from accelerate.utils import send_to_device
 from diffusers.hooks import HookRegistry, apply_group_offloading
 from diffusers.models.attention_processor import AttnProcessor2_0
 
+from core.attention import keeping_prompts
 from core.decoding import empty_caches
 from core.memory import Way
 
@@ -26,7 +27,7 @@ class Placed:
     """The modules of a run, by the names that a plan's `leaving` has for them."""
 
     encoders: Sequence[Any]
-    unet: Any
+    denoiser: Any
     vae: Any
     nets: Sequence[Any] = ()
 
@@ -34,7 +35,7 @@ class Placed:
         """Each text encoder works alone, U-Net and ControlNets in the same step."""
         return [
             *(("text", (encoder,)) for encoder in self.encoders),
-            ("unet", (self.unet, *self.nets)),
+            ("unet", (self.denoiser, *self.nets)),
             ("vae", (self.vae,)),
         ]
 
@@ -46,13 +47,13 @@ def placed(modules: Placed, way: Way, device: str) -> Iterator[None]:
     with ExitStack() as undo:
         for name, unit in modules.units():
             for module in unit:
-                if name == "unet" and way.streams:
+                if name in way.streams:
                     undo.enter_context(_streamed(module, device))
                 elif name in way.leaving:
                     undo.enter_context(_hooked(module, turn, unit))
                 else:
                     module.to(device)
-        alone = modules.unet.register_forward_pre_hook(lambda *_: turn.let_go_of_others(modules.unet))
+        alone = modules.denoiser.register_forward_pre_hook(lambda *_: turn.let_go_of_others(modules.denoiser))
         undo.callback(alone.remove)
         undo.callback(turn.give_to, ())
         yield
@@ -108,8 +109,9 @@ def _streamed(module: Any, device: str) -> Iterator[None]:
     diffusers fetches in the order of the first step, in which every layer must run in the later ones too: attention
     that keeps what it projected from the prompt would leave some out.
     """
-    kept = dict(module.attn_processors)
-    module.set_attn_processor(AttnProcessor2_0())
+    keeping = {layer: layer.processor for layer in keeping_prompts(module)}
+    for layer in keeping:
+        layer.set_processor(AttnProcessor2_0())
     on_gpu = device.startswith("cuda")
     module.to("cpu")
     apply_group_offloading(module, torch.device(device), offload_type="leaf_level", use_stream=on_gpu)
@@ -120,4 +122,5 @@ def _streamed(module: Any, device: str) -> Iterator[None]:
         for name in STREAMING_HOOKS:
             registry.remove_hook(name, recurse=True)
         module.to("cpu")
-        module.set_attn_processor(kept)
+        for layer, processor in keeping.items():
+            layer.set_processor(processor)

@@ -86,13 +86,13 @@ class GenerationRequest(Parameters):
         None,
         max_length=10_000,
         title="Second prompt",
-        description="For the second text encoder of XL; none: as the first",
+        description="For the second text encoder, from XL on; none: as the first",
     )
     negative_prompt_2: SecondText = Field(
         None,
         max_length=10_000,
         title="Second negative",
-        description="For the second text encoder of XL; none: as the first",
+        description="For the second text encoder, from XL on; none: as the first",
     )
     checkpoint: Name | None = Field(None, title="Model", description="A name from the model list")
     vae: Name | None = Field(

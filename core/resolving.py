@@ -39,6 +39,9 @@ def check_with(request: GenerationRequest, checkpoint: Checkpoint) -> None:
     for run in request.passes:
         if most and run.of > most:
             raise reject(run.steps_field, run.of, f"at most {most} with {request.sampler}")
+        if checkpoint.most_side and max(run.size) > checkpoint.most_side:
+            size, title = "{} × {}".format(*run.size), checkpoint.title
+            raise reject(run.field, size, f"sides of at most {checkpoint.most_side} pixels with {title}")
     prompts.check(request, checkpoint.text_encoders)
     if request.clip_skip > checkpoint.clip_skips:
         raise reject("clip_skip", request.clip_skip, f"at most {checkpoint.clip_skips} with {checkpoint.title}")

@@ -83,8 +83,24 @@ ZERO_SNR = frozenset(
 """Schedulers that can begin at pure noise, as models whose noise levels end there need it."""
 
 
+FLOW: Mapping[str, str] = {
+    "Euler": "FlowMatchEulerDiscreteScheduler",
+    "Heun": "FlowMatchHeunDiscreteScheduler",
+    "DPM++ 2M": "DPMSolverMultistepScheduler",
+    "UniPC": "UniPCMultistepScheduler",
+}
+"""The samplers that models of flow matching have, by the same names, and the schedulers that do it there."""
+
+
+def is_flow(levels: Mapping[str, Any]) -> bool:
+    """Whether a model's noise `levels` are those of flow matching: shifted, where others have betas."""
+    return "shift" in levels
+
+
 def usable(levels: Mapping[str, Any]) -> tuple[str, ...]:
     """The samplers that can follow a model's noise `levels`, the config of its scheduler."""
+    if is_flow(levels):
+        return tuple(FLOW)
     zero_snr = bool(levels.get("rescale_betas_zero_snr"))
     return tuple(name for name, sampler in SAMPLERS.items() if not zero_snr or sampler.scheduler in ZERO_SNR)
 

@@ -16,13 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from core.control import ControlUnit
+from core.decoding import shift_of
 from core.denoise import Blend, Denoising, Guidance
 from core.detectors import Detectors
 from core.families.sd import StableDiffusion
+from core.flow import flow_scheduler
 from core.inpaint import Canvas
 from core.prompts import Prompts, weights
 from core.request import GenerationRequest, Pass, first_step
-from core.samplers import SAMPLERS
+from core.samplers import SAMPLERS, is_flow
 
 SCHEDULES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 SOLVER = ("algorithm_type", "solver_order", "solver_type")
@@ -49,6 +51,10 @@ def make_scheduler(request: GenerationRequest, config: Mapping[str, Any], device
     """A fresh scheduler, its timesteps set: the checkpoint's noise levels (`config`), the sampler's method."""
     assert request.sampler is not None
     assert request.seed is not None
+    if is_flow(config):
+        scheduler = flow_scheduler(request.sampler, config)
+        scheduler.set_timesteps(request.steps, device=device)
+        return scheduler
     sampler = SAMPLERS[request.sampler]
     scheduler_class = getattr(diffusers, sampler.scheduler)
     options = dict(sampler.config)
@@ -138,8 +144,8 @@ class _Ingredients:
     source: Tensor | None
 
     @property
-    def unet(self) -> Any:
-        return self.model.parts.unet
+    def denoiser(self) -> Any:
+        return self.model.parts.denoiser
 
     def encoded(self, picture: Tensor) -> Tensor:
         """The source picture's latents, one for each picture of the batch."""
@@ -183,7 +189,7 @@ class _Start:
     def masked(cls, given: _Ingredients, task: _Masked) -> _Start:
         """Inpainting. The order of the draws is diffusers': source, noise, masked source, each only if it is used."""
         model, vae = given.model, given.model.parts.vae
-        knows_masks = given.unet.config.in_channels > vae.config.latent_channels
+        knows_masks = given.denoiser.config.in_channels > vae.config.latent_channels
         small = _shrink(task.mask, model)
         blends = task.is_grey or not knows_masks
         from_noise = task.strength == 1  # then nothing of the source remains under the mask
@@ -244,7 +250,7 @@ def encode(model: StableDiffusion, pixels: Tensor, noise: Noise) -> Tensor:
     vae = model.parts.vae
     posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
     drawn = torch.cat([posterior.sample(generator) for generator in noise.generators])
-    latents: Tensor = (vae.config.scaling_factor * drawn).to(model.dtype)
+    latents: Tensor = (vae.config.scaling_factor * (drawn - shift_of(vae))).to(model.dtype)
     return latents
 
 

@@ -45,7 +45,7 @@ def split_tokens(tokenizer: Any, wording: Wording, words: Words | None = None) -
 
     As in A1111, a chunk that is full ends after its last comma, if one is near.
     """
-    room, (comma, *_) = tokenizer.model_max_length - SPECIAL_TOKENS, _ids(tokenizer, ",")
+    room, (comma, *_) = tokenizer.model_max_length - SPECIAL_TOKENS, token_ids(tokenizer, ",")
     chunks: list[list[Token]] = []
     for block in wording:
         chunk: list[Token] = []
@@ -70,7 +70,7 @@ def _units(tokenizer: Any, span: Span, words: Words) -> Iterator[list[Token]]:
         if place % 2:
             yield [Token(0, span.weight, vector) for vector in words[text.lower()]]
         elif text.strip():
-            yield from ([Token(id, span.weight)] for id in _ids(tokenizer, text))
+            yield from ([token] for token in plain_tokens(token_ids(tokenizer, text), span.weight))
 
 
 def names_pattern(words: Iterable[str]) -> re.Pattern[str]:
@@ -78,7 +78,11 @@ def names_pattern(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)({names})(?!\w)", re.IGNORECASE)
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def plain_tokens(ids: Iterable[int], weight: float = 1.0) -> list[Token]:
+    return [Token(id, weight) for id in ids]
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     return ids
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -31,7 +31,15 @@ SDXL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
-"""The published shapes; what is not said is as UNet2DConditionModel has it."""
+SD35 = {
+    "num_layers": 24,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "pos_embed_max_size": 384,
+    "dual_attention_layers": tuple(range(13)),
+    "qk_norm": "rms_norm",
+}
+"""The published shapes, of 3.5 medium; what is not said is as diffusers has it."""
 
 
 class _FlashAttention(TorchFunctionMode):
@@ -92,9 +100,22 @@ def unet_peak(config: dict[str, Any], batch: int, side: int) -> tuple[int, int]:
     return unet.num_parameters(), size // 4
 
 
-def vae_peak(side: int) -> tuple[int, int]:
+def transformer_peak(config: dict[str, Any], batch: int, side: int) -> tuple[int, int]:
+    """The same of a transformer of Stable Diffusion 3."""
+    with torch.device("meta"):
+        transformer = SD3Transformer2DModel(**config)
+        prompt, pooled = torch.empty(batch, 77 + 256, 4096), torch.empty(batch, 2048)
+        latents = torch.empty(batch, 16, side, side)
+        size = peak(lambda: transformer(latents, prompt, pooled, torch.empty(batch), return_dict=False))
+    positions = transformer.pos_embed.pos_embed.numel()  # a buffer: as good as a weight, and met again on the way
+    return transformer.num_parameters() + positions, size // 4 - positions
+
+
+def vae_peak(side: int, **changes: Any) -> tuple[int, int]:
     """The same of the VAE of Stable Diffusion, for decoding side × side pixels."""
     with torch.device("meta"):
-        vae = AutoencoderKL(**VAE)
-        size = peak(lambda: vae.decode(torch.empty(1, 4, side // 8, side // 8), return_dict=False))
+        vae = AutoencoderKL(**VAE | changes)
+        size = peak(
+            lambda: vae.decode(torch.empty(1, vae.config.latent_channels, side // 8, side // 8), return_dict=False)
+        )
     return vae.num_parameters(), size // 4

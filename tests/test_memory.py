@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from bench.memory import CARDS, MODELS, card, table
 from core.errors import DarkroomError, OutOfMemory
 from core.machine import BYTES, Machine, inspect
-from core.memory import GB, UNET_VALUES, UNET_VALUES_BELOW, VAE_VALUES, WAYS, Work, is_out_of_memory, plan, plans
+from core.memory import GB, VAE_VALUES, WAYS, Work, is_out_of_memory, plan, plans
 from core.request import GenerationRequest
-from tests.peaks import SD1, SDXL, unet_peak, vae_peak
+from tests.peaks import SD1, SD35, SDXL, transformer_peak, unet_peak, vae_peak
 
-SD15, XL = (model.footprint for model in MODELS)
+SD15, XL, SD35_MEDIUM = (model.footprint for model in MODELS)
 CPU = Machine("cpu", "CPU", threads=2, memory_total=8 * GB, memory_free=6 * GB, ram_free=6 * GB)
 
 
@@ -32,7 +32,7 @@ def request(side: int, batch: int = 1) -> GenerationRequest:
 def test_weights_count_by_dtype() -> None:
     small = request(64)
     on_cpu, on_gpu = plan(CPU, SD15, small), plan(gpu(24), SD15, small)
-    parameters = sum(SD15.encoders) + SD15.unet + SD15.vae
+    parameters = sum(SD15.encoders) + SD15.denoiser + SD15.vae
     assert on_cpu.needs == pytest.approx(parameters * BYTES["float32"], rel=0.01)
     assert on_gpu.needs == pytest.approx(parameters * BYTES["bfloat16"], rel=0.01)
     assert (on_cpu.dtype, on_cpu.channels_last) == ("float32", False)
@@ -45,9 +45,14 @@ def test_more_pixels_pictures_and_prompts_need_more() -> None:
     assert needs == sorted(set(needs))
 
 
-@pytest.mark.parametrize(("free", "way"), [(24, 0), (8, 1), (7, 2), (6, 3), (4, 4)])
+@pytest.mark.parametrize(("free", "way"), [(24, 0), (8, 1), (7, 2), (6, 3), (4, 5)])
 def test_the_fastest_way_that_fits_is_taken(free: float, way: int) -> None:
     assert plan(gpu(free), XL, request(1024)).way == WAYS[way]
+
+
+@pytest.mark.parametrize(("free", "way"), [(24, 0), (12, 3), (8, 4), (4, 5)])
+def test_a_text_encoder_that_is_larger_than_all_else_goes_layer_by_layer_first(free: float, way: int) -> None:
+    assert plan(gpu(free), SD35_MEDIUM, request(1024)).way == WAYS[way]
 
 
 def test_each_way_needs_less_or_as_much_and_knows_the_next() -> None:
@@ -97,11 +102,14 @@ def test_without_room_in_ram_nothing_can_be_moved_out() -> None:
         plan(replace(gpu(4), ram_free=GB), XL, request(1024))
 
 
-@pytest.mark.parametrize(("config", "figure", "footprint"), [(SD1, UNET_VALUES, SD15), (SDXL, UNET_VALUES_BELOW, XL)])
-def test_the_unets_figures_are_counted(config, figure, footprint) -> None:
-    parameters, values = unet_peak(config, batch=2, side=32)
-    assert parameters == footprint.unet
-    assert values / (2 * 32 * 32 * footprint.unet_width) == pytest.approx(figure.value, rel=0.01)
+@pytest.mark.parametrize(
+    ("counted", "config", "side", "footprint"),
+    [(unet_peak, SD1, 32, SD15), (unet_peak, SDXL, 32, XL), (transformer_peak, SD35, 128, SD35_MEDIUM)],
+)
+def test_the_denoisers_figures_are_counted(counted, config, side, footprint) -> None:
+    parameters, values = counted(config, batch=2, side=side)
+    assert parameters == footprint.denoiser
+    assert values / (2 * side**2 * footprint.width) == pytest.approx(footprint.values.value, rel=0.01)
 
 
 def test_the_text_encoders_are_counted() -> None:
@@ -112,10 +120,21 @@ def test_the_text_encoders_are_counted() -> None:
     assert tuple(encoder.num_parameters() for encoder in encoders) == XL.encoders == (*SD15.encoders, XL.encoders[1])
 
 
+def test_the_text_encoders_of_stable_diffusion_3_are_counted() -> None:
+    layers = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "projection_dim": 768}
+    t5 = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "feed_forward_proj": "gated-gelu"}
+    with torch.device("meta"):
+        first = CLIPTextModelWithProjection(CLIPTextConfig(**layers))
+        third = T5EncoderModel(T5Config(**t5))
+    assert SD35_MEDIUM.encoders == (first.num_parameters(), XL.encoders[1], third.num_parameters())
+
+
 def test_the_vaes_figure_is_counted() -> None:
     parameters, values = vae_peak(256)
     assert parameters == SD15.vae == XL.vae
     assert values / (256 * 256 * SD15.vae_width) == pytest.approx(VAE_VALUES.value, rel=0.01)
+    sixteen = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
+    assert vae_peak(64, **sixteen)[0] == SD35_MEDIUM.vae
 
 
 def test_the_sum_is_near_what_was_published_for_an_a100() -> None:

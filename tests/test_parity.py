@@ -14,17 +14,23 @@ from PIL import Image
 from core import start
 from core.denoise import denoise
 from core.families.sd import Components, StableDiffusion
+from core.families.sd3 import StableDiffusion3
 from core.families.sdxl import StableDiffusionXL
 from core.preprocess import CONTROL_TYPES
 from core.prompts import Prompts
 from core.request import GenerationRequest
-from core.samplers import SAMPLERS
+from core.samplers import FLOW, SAMPLERS
 from core.units import Control
 from tests import tiny
 
 RUNS = ((3, 1.0), (2**63, 7.0))  # seed, guidance
 SIZE = 64
 FAMILIES = ("StableDiffusion", "StableDiffusionXL")
+MODELS = {
+    "StableDiffusion": StableDiffusion,
+    "StableDiffusionXL": StableDiffusionXL,
+    "StableDiffusion3": StableDiffusion3,
+}
 
 
 def picture(seed: int, mode: str = "RGB") -> Image.Image:
@@ -41,16 +47,15 @@ def picture(seed: int, mode: str = "RGB") -> Image.Image:
 
 @pytest.fixture(scope="module")
 def pipelines():
-    return {"StableDiffusion": tiny.sd(), "StableDiffusionXL": tiny.sdxl()}
+    return {"StableDiffusion": tiny.sd(), "StableDiffusionXL": tiny.sdxl(), "StableDiffusion3": tiny.sd3()}
 
 
 def model_of(pipeline, **changes) -> StableDiffusion:
     """Our model of a diffusers pipeline's components."""
     parts = pipeline.components
-    xl = "text_encoder_2" in parts
-    names = ("", "_2") if xl else ("",)
+    names = [name for name in ("", "_2", "_3") if parts.get(f"text_encoder{name}")]
     components = Components(
-        unet=parts["unet"],
+        denoiser=parts.get("unet") or parts["transformer"],
         vae=parts["vae"],
         text_encoders=tuple(parts[f"text_encoder{n}"] for n in names),
         tokenizers=tuple(parts[f"tokenizer{n}"] for n in names),
@@ -58,7 +63,7 @@ def model_of(pipeline, **changes) -> StableDiffusion:
         options={},
         **changes,
     )
-    return (StableDiffusionXL if xl else StableDiffusion)(components)
+    return MODELS[type(pipeline).__name__.removesuffix("Pipeline")](components)
 
 
 def our_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor:
@@ -69,7 +74,8 @@ def our_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor:
 
 def their_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor:
     """The same request, as somebody would write it with diffusers."""
-    parts = {**pipeline.components, "scheduler": their_scheduler(pipeline, request)}
+    scheduler = their_flow_scheduler if "transformer" in pipeline.components else their_scheduler
+    parts = {**pipeline.components, "scheduler": scheduler(pipeline, request)}
     name = type(pipeline).__name__.removesuffix("Pipeline")
     suffix = {"text": "", "image": "Img2Img", "inpaint": "Inpaint"}[request.task]
     options = {"height": SIZE, "width": SIZE}
@@ -86,10 +92,10 @@ def their_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor
         options["controlnet_conditioning_scale"] = _one_or_all([c.weight for c in request.controls])
         options["control_guidance_start"] = [c.start for c in request.controls]
         options["control_guidance_end"] = [c.end for c in request.controls]
-    if not name.startswith("StableDiffusionXL"):
-        parts["requires_safety_checker"] = False
-    elif request.task == "text" or nets:
+    if name.startswith("StableDiffusionXL") and (request.task == "text" or nets):
         parts["add_watermarker"] = False
+    if name in ("StableDiffusion", "StableDiffusionControlNet"):
+        parts["requires_safety_checker"] = False
     runner = getattr(diffusers, f"{name}{suffix}Pipeline")(**parts)
     runner.set_progress_bar_config(disable=True)
     return runner(
@@ -109,6 +115,21 @@ def their_scheduler(pipeline, request: GenerationRequest):
     if sampler.scheduler == "DPMSolverSDEScheduler":
         options["noise_sampler_seed"] = request.seed
     return getattr(diffusers, sampler.scheduler).from_config(pipeline.scheduler.config, **options)
+
+
+def their_flow_scheduler(pipeline, request: GenerationRequest):
+    """As diffusers' documentation has it for Stable Diffusion 3, whose own scheduler says how far to shift.
+
+    Its pipelines from pictures ask for `scale_noise`, which the schedulers of noise have under another name.
+    """
+    shift = pipeline.scheduler.config.shift
+    flow = {"use_flow_sigmas": True, "flow_shift": shift, "prediction_type": "flow_prediction"}
+    if request.sampler in ("Euler", "Heun"):
+        return getattr(diffusers, f"FlowMatch{request.sampler}DiscreteScheduler")(shift=shift)
+    names = {"DPM++ 2M": "DPMSolverMultistepScheduler", "UniPC": "UniPCMultistepScheduler"}
+    scheduler = getattr(diffusers, names[request.sampler])(**flow)
+    scheduler.scale_noise = lambda sample, timestep, noise: scheduler.add_noise(sample, noise, timestep)
+    return scheduler
 
 
 def their_steps(request: GenerationRequest) -> dict:
@@ -226,3 +247,16 @@ def test_an_empty_negative_prompt(pipelines):
 def test_second_prompts_of_xl(pipelines):
     xl = pipelines["StableDiffusionXL"]
     assert_same_bits(xl, prompt_2="a green tree", negative_prompt_2="a small circle")
+
+
+@pytest.mark.parametrize("sampler", FLOW)
+@pytest.mark.parametrize("task", ["text", "image", "inpaint"])
+def test_stable_diffusion_3(pipelines, task, sampler):
+    fields = {} if task == "text" else {"image": picture(1), "strength": 0.75}
+    fields |= {"mask": picture(1, "L")} if task == "inpaint" else {}
+    assert_same_bits(pipelines["StableDiffusion3"], sampler=sampler, **fields)
+
+
+def test_stable_diffusion_3_in_its_other_forms():
+    assert_same_bits(tiny.sd3(t5=False))
+    assert_same_bits(tiny.sd3(qk_norm="rms_norm", dual_attention_layers=(0,)))

@@ -13,11 +13,22 @@ from diffusers import (
     ControlNetModel,
     ControlNetUnionModel,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from core.cache import ModelCache
 from core.detectors import Detectors
@@ -83,14 +94,17 @@ XL = {
 }
 
 
-def vae() -> AutoencoderKL:
+def vae(**changes: Any) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(16, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=64,
+        **{
+            "block_out_channels": (16, 32),
+            "down_block_types": ("DownEncoderBlock2D",) * 2,
+            "up_block_types": ("UpDecoderBlock2D",) * 2,
+            "latent_channels": 4,
+            "norm_num_groups": 4,
+            "sample_size": 64,
+            **changes,
+        }
     ).eval()
 
 
@@ -124,6 +138,36 @@ def sdxl(**unet_changes: Any) -> StableDiffusionXLPipeline:
             tokenizer_2=tokenizer(),
             scheduler=EulerDiscreteScheduler(**SCHEDULER),
             add_watermarker=False,
+        )
+    )
+
+
+@functools.cache
+def t5_tokenizer() -> T5Tokenizer:
+    """It knows the letters and a few words."""
+    pieces = ("<pad>", "</s>", "<unk>", "▁", "▁red", "▁blue", "▁circle", *"abcdefghijklmnopqrstuvwxyz")
+    return T5Tokenizer([(piece, -float(k)) for k, piece in enumerate(pieces)], extra_ids=0)
+
+
+def sd3(t5: bool = True, **transformer_changes: Any) -> StableDiffusion3Pipeline:
+    """A Stable Diffusion 3 of 64 × 64 pixels, latents of 32 × 32; without `t5` as many have it."""
+    torch.manual_seed(0)
+    shape = {"num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4, "caption_projection_dim": 32}
+    widths = {"joint_attention_dim": 72, "pooled_projection_dim": 64, "sample_size": 32, "pos_embed_max_size": 24}
+    t5_config = T5Config(vocab_size=64, d_model=72, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    projecting = text_config(projection_dim=32)
+    latents = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
+    return _quiet(
+        StableDiffusion3Pipeline(
+            transformer=SD3Transformer2DModel(**{**shape, **widths, **transformer_changes}).eval(),
+            vae=vae(**latents, use_quant_conv=False, use_post_quant_conv=False),
+            text_encoder=CLIPTextModelWithProjection(projecting).eval(),
+            text_encoder_2=CLIPTextModelWithProjection(projecting).eval(),
+            text_encoder_3=T5EncoderModel(t5_config).eval() if t5 else None,
+            tokenizer=tokenizer(),
+            tokenizer_2=tokenizer(),
+            tokenizer_3=t5_tokenizer() if t5 else None,
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         )
     )
 

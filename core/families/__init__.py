@@ -29,7 +29,7 @@ class Family:
     native_size: int
     sampler: str
     guidance_scale: float
-    context_width: int  # of the text embeddings that its U-Net reads
+    context_width: int  # of the text embeddings that its U-Net or transformer reads
     latent_format: LatentFormat
 
 
@@ -42,11 +42,34 @@ _SDXL_LATENTS = LatentFormat(
     ((0.471, 0.471, 0.471), (-0.471, -0.039, 0.078), (0.196, 0.118, -0.039), (-0.549, -0.392, -0.275)),
     (0.176, 0.098, 0.020),
 )
+# Fitted by Stability AI and ComfyUI, https://github.com/comfyanonymous/ComfyUI/blob/master/comfy/latent_formats.py
+_SD3_LATENTS = LatentFormat(
+    (
+        (-0.0922, -0.0175, 0.0749),
+        (0.0311, 0.0633, 0.0954),
+        (0.1994, 0.0927, 0.0458),
+        (0.0856, 0.0339, 0.0902),
+        (0.0587, 0.0272, -0.0496),
+        (-0.0006, 0.1104, 0.0309),
+        (0.0978, 0.0306, 0.0427),
+        (-0.0042, 0.1038, 0.1358),
+        (-0.0194, 0.0020, 0.0669),
+        (-0.0488, 0.0130, -0.0268),
+        (0.0922, 0.0988, 0.0951),
+        (-0.0278, 0.0524, -0.0542),
+        (0.0332, 0.0456, 0.0895),
+        (-0.0069, -0.0030, -0.0810),
+        (-0.0596, -0.0465, -0.0293),
+        (-0.1448, -0.1463, -0.1189),
+    ),
+    (0.2394, 0.2135, 0.1925),
+)
 
 FAMILIES: Mapping[str, Family] = {
     "sd1": Family("Stable Diffusion 1", "core.families.sd", 512, "DPM++ 2M Karras", 7.0, 768, _SD_LATENTS),
     "sd2": Family("Stable Diffusion 2", "core.families.sd", 768, "DPM++ 2M Karras", 7.0, 1024, _SD_LATENTS),
     "sdxl": Family("Stable Diffusion XL", "core.families.sdxl", 1024, "DPM++ 2M Karras", 6.0, 2048, _SDXL_LATENTS),
+    "sd3": Family("Stable Diffusion 3", "core.families.sd3", 1024, "Euler", 4.5, 4096, _SD3_LATENTS),
 }
 
 BY_CONTEXT_WIDTH: Mapping[int, str] = {family.context_width: name for name, family in FAMILIES.items()}

@@ -20,11 +20,13 @@ Texts = tuple[Wording, ...]
 
 @dataclass(frozen=True)
 class Components:
-    """What a checkpoint of this kind consists of, loaded. `options` are the pipeline's own, of model_index.json;
-    `words` the textual inversions of each text encoder; `device` is where they run, wherever they wait.
+    """What a checkpoint of this kind consists of, loaded: `denoiser` is the U-Net or the transformer that predicts.
+
+    `options` are the pipeline's own, of model_index.json; `words` the textual inversions of each text encoder;
+    `device` is where they run, wherever they wait.
     """
 
-    unet: Any
+    denoiser: Any
     vae: Any
     text_encoders: tuple[Any, ...]
     tokenizers: tuple[Any, ...]
@@ -32,11 +34,6 @@ class Components:
     options: dict[str, Any]
     words: tuple[Words, ...] = ({}, {})
     device: str = "cpu"
-
-    @property
-    def networks(self) -> dict[str, Any]:
-        """What LoRAs change, by the names of the folders."""
-        return {"unet": self.unet, **dict(zip(("text_encoder", "text_encoder_2"), self.text_encoders, strict=False))}
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,14 @@ class StableDiffusion:
     @property
     def dtype(self) -> torch.dtype:
         """Of latents and of all that the U-Net is told."""
-        dtype: torch.dtype = self.parts.unet.dtype
+        dtype: torch.dtype = self.parts.denoiser.dtype
         return dtype
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """What LoRAs change, by the names of the folders."""
+        encoders = zip(("text_encoder", "text_encoder_2"), self.parts.text_encoders, strict=False)
+        return {"unet": self.parts.denoiser, **dict(encoders)}
 
     def count_chunks(self, texts: Texts) -> int:
         """How many chunks of tokens the longest of `texts` fills."""
@@ -88,7 +91,7 @@ class StableDiffusion:
     def predict(
         self, conditioning: Conditioning, model_input: Tensor, timestep: Tensor, residuals: Residuals
     ) -> Tensor:
-        output: Tensor = self.parts.unet(model_input, timestep, **conditioning, **residuals, return_dict=False)[0]
+        output: Tensor = self.parts.denoiser(model_input, timestep, **conditioning, **residuals, return_dict=False)[0]
         return output
 
 
