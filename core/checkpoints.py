@@ -218,11 +218,11 @@ def _describe_file(path: Path) -> Checkpoint:
     found = pieces(layout, shapes)
     family = FAMILIES[layout.family]
     few = few_steps(path.stem)
-    scheduler = noise_schedule(layout.family, shapes, read_metadata(path), path.stem)
+    scheduler = noise_schedule(layout, shapes, read_metadata(path), path.stem)
     scheduler |= few.levels if few else {}
-    text, unet, vae = (found[name][0] for name in ("text_encoder", "unet", "vae"))
+    text, denoiser, vae = (found[name][0] for name in ("text_encoder", layout.denoiser, "vae"))
     parts = tuple(_file_parts(path, layout, found))
-    small = layout.family == "sd2" and scheduler["prediction_type"] == "epsilon"
+    small = layout.family == "sd2" and scheduler.get("prediction_type") == "epsilon"
     return Checkpoint(
         name=path.name,
         title=path.stem,
@@ -230,16 +230,17 @@ def _describe_file(path: Path) -> Checkpoint:
         size_bytes=path.stat().st_size,
         native_size=512 if small else family.native_size,
         **_best(family, few),
-        clip_skips=text["num_hidden_layers"] - (1 if layout.family == "sdxl" else 0),
-        inpaints_only=unet["in_channels"] == 9,
-        context_width=unet["cross_attention_dim"],
+        clip_skips=text["num_hidden_layers"] - (1 if layout.family in CLIP_SIDE else 0),
+        inpaints_only=denoiser["in_channels"] == 9,
+        context_width=_context_width(denoiser),
+        most_side=_most_side(denoiser, vae),
         latent_format=family.latent_format,
         footprint=Footprint.of(
-            unet, vae, {part.name: part.parameters for part in parts}, is_wide(layout.family, vae)
+            denoiser, vae, {part.name: part.parameters for part in parts}, is_wide(layout.family, vae)
         ),
         parts=parts,
         scheduler_config=scheduler,
-        denoiser_config=unet,
+        denoiser_config=denoiser,
         vae_config=vae,
     )
 
@@ -267,18 +268,17 @@ def _describe(folder: Path) -> Checkpoint:
     denoiser, vae = configs[predicting], configs["vae"]
     if scheduler.get("use_dynamic_shifting"):
         raise CheckpointError("its noise levels go by the size of the picture, a kind that Darkroom does not know")
-    pixels = 2 ** (len(vae["block_out_channels"]) - 1)
     return Checkpoint(
         name=folder.name,
         title=card.title or folder.name,
         family=name,
         size_bytes=sum(file.stat().st_size for part in parts for file in part.files),
-        native_size=denoiser["sample_size"] * pixels,
+        native_size=denoiser["sample_size"] * _pixels(vae),
         **_best(family, few_steps(folder.name, scheduler_class), card, SCHEDULER_SAMPLERS.get(scheduler_class)),
         clip_skips=configs["text_encoder"]["num_hidden_layers"] - (1 if name in CLIP_SIDE else 0),
         inpaints_only=denoiser["in_channels"] == 9,
-        context_width=denoiser.get("cross_attention_dim") or denoiser["joint_attention_dim"],
-        most_side=_most_side(denoiser, pixels),
+        context_width=_context_width(denoiser),
+        most_side=_most_side(denoiser, vae),
         examples=tuple(card.examples),
         latent_format=_latent_format(card) or family.latent_format,
         footprint=_footprint(name, parts, denoiser, vae),
@@ -290,10 +290,21 @@ def _describe(folder: Path) -> Checkpoint:
     )
 
 
-def _most_side(denoiser: Mapping[str, Any], pixels: int) -> int | None:
+def _pixels(vae: Mapping[str, Any]) -> int:
+    """That a latent is wide."""
+    width: int = 2 ** (len(vae["block_out_channels"]) - 1)
+    return width
+
+
+def _context_width(denoiser: Mapping[str, Any]) -> int:
+    width: int = denoiser.get("cross_attention_dim") or denoiser["joint_attention_dim"]
+    return width
+
+
+def _most_side(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int | None:
     """A transformer looks positions up in a table of so many patches; a U-Net has none."""
     table = denoiser.get("pos_embed_max_size")
-    return table and table * denoiser["patch_size"] * pixels
+    return table and table * denoiser["patch_size"] * _pixels(vae)
 
 
 def _family(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> str:

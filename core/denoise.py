@@ -142,26 +142,33 @@ def denoise(run: Denoising) -> Iterator[Denoised]:
 def predict_x0(scheduler: Scheduler, timestep: Tensor, model_input: Tensor, prediction: Tensor) -> Tensor:
     """The clean latents that one prediction implies, the same way for every sampler.
 
-    With flow matching x0 = x − σ·v, where σ is the timestep's share of all (see core/flow.py). Else the U-Net always sees x = √ᾱ·x0 + √(1−ᾱ)·ε, whatever scale the sampler keeps its own latents at, so
+    With flow matching x0 = x − σ·v, where σ is the timestep's share of all, see core/flow.py.
+
+    Else the U-Net always sees x = √ᾱ·x0 + √(1−ᾱ)·ε, whatever scale the sampler keeps its own latents at, so
     x0 = (x − √(1−ᾱ)·ε) / √ᾱ, or √ᾱ·x − √(1−ᾱ)·v (Salimans & Ho 2022, appendix D). Samplers that go between
     timesteps give fractions: log ᾱ is interpolated there.
     """
     kind = scheduler.config.get("prediction_type", FLOW_PREDICTION)
-    if kind == FLOW_PREDICTION:
-        return model_input - float(timestep) / scheduler.config.num_train_timesteps * prediction
-    table = scheduler.alphas_cumprod
-    low = min(max(int(timestep), 0), len(table) - 1)
-    high = min(low + 1, len(table) - 1)
-    alpha_bar = torch.lerp(table[low].log(), table[high].log(), float(timestep) - low).exp().item()
-    alpha, sigma = max(alpha_bar, 1e-8) ** 0.5, (1 - alpha_bar) ** 0.5
     x0: Tensor
-    if kind == "v_prediction":
-        x0 = alpha * model_input - sigma * prediction
+    if kind == FLOW_PREDICTION:
+        x0 = model_input - float(timestep) / scheduler.config.num_train_timesteps * prediction
     elif kind == "sample":
         x0 = prediction
     else:
-        x0 = (model_input - sigma * prediction) / alpha
+        alpha, sigma = _shares(scheduler.alphas_cumprod, float(timestep))
+        if kind == "v_prediction":
+            x0 = alpha * model_input - sigma * prediction
+        else:
+            x0 = (model_input - sigma * prediction) / alpha
     return x0
+
+
+def _shares(table: Tensor, timestep: float) -> tuple[float, float]:
+    """√ᾱ and √(1−ᾱ), how much of picture and of noise there is at a timestep."""
+    low = min(max(int(timestep), 0), len(table) - 1)
+    high = min(low + 1, len(table) - 1)
+    alpha_bar = torch.lerp(table[low].log(), table[high].log(), timestep - low).exp().item()
+    return max(alpha_bar, 1e-8) ** 0.5, (1 - alpha_bar) ** 0.5
 
 
 def _with_inpaint_channels(model_input: Tensor, extra: Tensor | None) -> Tensor:

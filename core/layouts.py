@@ -11,8 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import CheckpointError
-from core.shapes import Config, Shapes, clip_config, open_clip_config, sd2_text_config, unet_config, vae_config
+from core.shapes import (
+    Config,
+    Shapes,
+    clip_config,
+    open_clip_config,
+    sd2_text_config,
+    transformer_config,
+    unet_config,
+    vae_config,
+)
 
+PROJECTING = "CLIPTextModelWithProjection"
 END, ZERO = "<|endoftext|>", "!"  # what fills up a short prompt: OpenAI's way and OpenCLIP's
 
 
@@ -35,7 +45,13 @@ class Layout:
     marker: str
     pieces: tuple[Piece, ...]
     pad_tokens: tuple[str, ...]
-    channels: tuple[int, ...] = (4, 9)  # that the U-Net takes: latents alone, or with mask and masked picture
+    channels: tuple[int, ...] = (4, 9)  # that the model takes: latents alone, or with mask and masked picture
+    shift: float | None = None  # of the noise levels of flow matching
+
+    @property
+    def denoiser(self) -> str:
+        """The piece that predicts."""
+        return next(piece.name for piece in self.pieces if piece.name in ("unet", "transformer"))
 
 
 def _unet(sample_size: int) -> Piece:
@@ -43,8 +59,8 @@ def _unet(sample_size: int) -> Piece:
     return Piece("unet", "UNet2DConditionModel", prefix, unet_config, {"sample_size": sample_size})
 
 
-def _vae(sample_size: int, scaling_factor: float) -> Piece:
-    facts = {"sample_size": sample_size, "scaling_factor": scaling_factor}
+def _vae(sample_size: int, scaling_factor: float, **more: float) -> Piece:
+    facts = {"sample_size": sample_size, "scaling_factor": scaling_factor, **more}
     return Piece("vae", "AutoencoderKL", "first_stage_model.", vae_config, facts)
 
 
@@ -76,7 +92,7 @@ LAYOUTS = (
             Piece("text_encoder", "CLIPTextModel", "conditioner.embedders.0.transformer.", clip_config, {}),
             Piece(
                 "text_encoder_2",
-                "CLIPTextModelWithProjection",
+                PROJECTING,
                 "conditioner.embedders.1.model.",
                 open_clip_config,
                 {},
@@ -85,6 +101,31 @@ LAYOUTS = (
             _vae(1024, 0.13025),
         ),
         (END, ZERO),
+    ),
+    Layout(
+        "sd3",
+        "text_encoders.clip_g.",
+        (
+            Piece("text_encoder", PROJECTING, "text_encoders.clip_l.transformer.", clip_config, {}),
+            Piece(
+                "text_encoder_2",
+                PROJECTING,
+                "text_encoders.clip_g.transformer.",
+                clip_config,
+                {"hidden_act": "gelu"},
+            ),
+            Piece(
+                "transformer",
+                "SD3Transformer2DModel",
+                "model.diffusion_model.",
+                transformer_config,
+                {"sample_size": 128},
+            ),
+            _vae(1024, 1.5305, shift_factor=0.0609),
+        ),
+        (END, ZERO),
+        channels=(16,),
+        shift=3.0,
     ),
 )
 
@@ -98,7 +139,10 @@ INCOMPLETE = (
     (r"^conditioner\.embedders\.0\.model\.", "it is the refiner of SDXL, which cannot draw alone"),
     (r"^(encoder|decoder)\.conv_in\.", "it is a VAE alone, not a whole model"),
     (r"double_blocks\.", "it is a FLUX model, which Darkroom does not know"),
-    (r"joint_blocks\.", "it is a Stable Diffusion 3, which Darkroom does not know yet"),
+    (
+        r"joint_blocks\.",
+        "it is a Stable Diffusion 3 without text encoders; use the file that has CLIP, or the folder",
+    ),
     (r"^down_blocks\.", "it is the U-Net of a diffusers folder; put the whole folder here"),
     (r"^model\.diffusion_model\.", "it has no text encoder that Darkroom knows"),
 )
@@ -131,17 +175,19 @@ def pieces(layout: Layout, shapes: Shapes) -> dict[str, tuple[Config, Shapes]]:
         except (KeyError, IndexError, StopIteration, ValueError):
             problem = "is not built as this family's is" if own else "is not in the file"
             raise CheckpointError(f"its {piece.name} {problem}") from None
-    channels = found["unet"][0]["in_channels"]
+    channels = found[layout.denoiser][0]["in_channels"]
     if channels not in layout.channels:
-        raise CheckpointError(f"its U-Net takes {channels} channels, a kind that Darkroom does not know")
+        raise CheckpointError(f"its {layout.denoiser} takes {channels} channels, a kind that Darkroom does not know")
     return found
 
 
-def noise_schedule(family: str, shapes: Shapes, metadata: Mapping[str, Any], name: str) -> Config:
-    """The scheduler's config: 1000 levels as Stable Diffusion has them, and what the U-Net predicts.
+def noise_schedule(layout: Layout, shapes: Shapes, metadata: Mapping[str, Any], name: str) -> Config:
+    """The scheduler's config: 1000 levels as the family has them, and what the U-Net predicts.
 
     Raises CheckpointError where neither header nor name tells that of a Stable Diffusion 2.
     """
+    if layout.shift:
+        return {"num_train_timesteps": 1000, "shift": layout.shift}
     config = {
         "beta_start": 0.00085,
         "beta_end": 0.012,
@@ -151,7 +197,7 @@ def noise_schedule(family: str, shapes: Shapes, metadata: Mapping[str, Any], nam
         "timestep_spacing": "leading",
         "set_alpha_to_one": False,
         "clip_sample": False,
-        "prediction_type": _prediction(family, shapes, metadata, name),
+        "prediction_type": _prediction(layout.family, shapes, metadata, name),
     }
     if "ztsnr" in shapes:
         config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}

@@ -131,7 +131,7 @@ class Footprint:
 
 
 def _density(denoiser: Any) -> tuple[int, Figure]:
-    """The width of a U-Net or transformer, from its config, and the values that it holds for each latent and width."""
+    """The width of a U-Net or transformer, from its config, and what it holds for each latent and that width."""
     if "block_out_channels" not in denoiser:
         return denoiser["num_attention_heads"] * denoiser["attention_head_dim"], TRANSFORMER_VALUES
     attends = denoiser["down_block_types"][0].startswith("Cross")

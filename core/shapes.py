@@ -7,6 +7,7 @@ is the same for every model of a layout and stands in core/layouts.py. A key tha
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -137,6 +138,27 @@ def _size_embedding(shapes: Shapes, key: str) -> Config:
     }
 
 
+def transformer_config(shapes: Shapes) -> Config:
+    """Of an SD3Transformer2DModel, from keys such as joint_blocks.0.x_block.attn.qkv.weight."""
+    width, channels, patch, _ = shapes["x_embedder.proj.weight"]
+    block = "joint_blocks.{}.x_block."
+    depth = count(shapes, block + "attn.qkv.weight")
+    return {
+        "in_channels": channels,
+        "out_channels": shapes["final_layer.linear.weight"][0] // patch**2,
+        "patch_size": patch,
+        "num_layers": depth,
+        "attention_head_dim": HEAD_WIDTH,
+        "num_attention_heads": width // HEAD_WIDTH,
+        "caption_projection_dim": shapes["context_embedder.weight"][0],
+        "joint_attention_dim": shapes["context_embedder.weight"][1],
+        "pooled_projection_dim": shapes["y_embedder.mlp.0.weight"][1],
+        "pos_embed_max_size": math.isqrt(shapes["pos_embed"][1]),
+        "dual_attention_layers": [k for k in range(depth) if block.format(k) + "attn2.qkv.weight" in shapes],
+        "qk_norm": "rms_norm" if block.format(0) + "attn.ln_q.weight" in shapes else None,
+    }
+
+
 def vae_config(shapes: Shapes) -> Config:
     """Of an AutoencoderKL, from keys such as encoder.down.0.block.0.conv1.weight."""
     levels = count(shapes, "encoder.down.{}.block.0.conv1.weight")
@@ -154,16 +176,15 @@ def vae_config(shapes: Shapes) -> Config:
 
 
 def clip_config(shapes: Shapes) -> Config:
-    """Of OpenAI's CLIP text model, from keys such as text_model.encoder.layers.0.mlp.fc1.weight."""
+    """Of a CLIP text model as transformers names it, from keys such as text_model.encoder.layers.0.mlp.fc1.weight."""
     model = "text_model." if any(key.startswith("text_model.") for key in shapes) else ""
+    tokens = shapes[f"{model}embeddings.token_embedding.weight"]
     return {
         "hidden_act": "quick_gelu",
+        "projection_dim": shapes.get("text_projection.weight", tokens[1:])[0],
         "num_hidden_layers": count(shapes, model + "encoder.layers.{}.mlp.fc1.weight"),
         "intermediate_size": shapes[f"{model}encoder.layers.0.mlp.fc1.weight"][0],
-        **_text_config(
-            shapes[f"{model}embeddings.token_embedding.weight"],
-            shapes[f"{model}embeddings.position_embedding.weight"],
-        ),
+        **_text_config(tokens, shapes[f"{model}embeddings.position_embedding.weight"]),
     }
 
 

@@ -14,6 +14,7 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
+    convert_sd3_transformer_checkpoint_to_diffusers,
 )
 from safetensors import safe_open
 
@@ -27,7 +28,10 @@ def _text_encoder(model: Any, state: State, prefix: str) -> State:
     if any(key.startswith(f"{prefix}transformer.resblocks.") for key in state):
         renamed = convert_open_clip_checkpoint(model, state, prefix=prefix)
     else:
-        renamed = convert_ldm_clip_checkpoint(state)
+        renamed = convert_ldm_clip_checkpoint(state, prefix)
+    if hasattr(model, "text_projection"):  # which CLIP L leaves out in files of Stable Diffusion 3
+        width, like = model.config.projection_dim, next(iter(renamed.values()))
+        renamed.setdefault("text_projection.weight", torch.eye(width).to(like))
     if hasattr(model, "text_model"):
         return dict(renamed)
     return {key.removeprefix("text_model."): tensor for key, tensor in renamed.items()}
@@ -35,6 +39,7 @@ def _text_encoder(model: Any, state: State, prefix: str) -> State:
 
 CONVERT: dict[str, Callable[[Any, State, str], State]] = {
     "UNet2DConditionModel": lambda model, state, _: convert_ldm_unet_checkpoint(state, config=model.config),
+    "SD3Transformer2DModel": lambda model, state, _: convert_sd3_transformer_checkpoint_to_diffusers(state),
     "ControlNetModel": lambda model, state, _: convert_controlnet_checkpoint(state, model.config),
     "ControlNetUnionModel": lambda model, state, _: state,
     "AutoencoderKL": lambda model, state, _: convert_ldm_vae_checkpoint(state, config=model.config),

@@ -118,7 +118,71 @@ def _swap(text: str, names: dict[str, str]) -> str:
     return text
 
 
+def transformer(model: Any) -> State:
+    """Of a Stable Diffusion 3. Queries, keys and values lie in one matrix there."""
+    state, last = model.state_dict(), model.config.num_layers - 1
+    result = {}
+    for key, tensor in state.items():
+        name = _swap(key, MMDIT_HEADS)
+        if match := re.match(r"transformer_blocks\.(\d+)\.(.*)", key):
+            name = _mmdit_block(match[1], match[2])
+        if key.startswith("norm_out.") or key.startswith(f"transformer_blocks.{last}.norm1_context."):
+            tensor = torch.cat(tensor.chunk(2)[::-1])
+        if match := re.match(r"(.*)\.(to_q|add_q_proj)\.(weight|bias)$", key):
+            parts = [state[key.replace("to_q", f"to_{k}").replace("add_q", f"add_{k}")] for k in "qkv"]
+            result[name] = torch.cat(parts)
+        elif not re.search(r"\.(to_[kv]|add_[kv]_proj)\.", key):
+            result[name] = tensor
+    return result
+
+
+def _mmdit_block(number: str, rest: str) -> str:
+    side = "context_block" if re.search(r"context|add", rest) else "x_block"
+    return f"joint_blocks.{number}.{side}.{_swap(rest, MMDIT_BLOCK)}"
+
+
+MMDIT_HEADS = {
+    "pos_embed.pos_embed": "pos_embed",
+    "pos_embed.proj": "x_embedder.proj",
+    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
+MMDIT_BLOCK = {
+    "attn.to_q.": "attn.qkv.",
+    "attn2.to_q.": "attn2.qkv.",
+    "attn.add_q_proj.": "attn.qkv.",
+    "norm_added_q": "ln_q",
+    "norm_added_k": "ln_k",
+    "norm_q": "ln_q",
+    "norm_k": "ln_k",
+    "to_out.0": "proj",
+    "to_add_out": "proj",
+    "norm1_context.linear": "adaLN_modulation.1",
+    "norm1.linear": "adaLN_modulation.1",
+    "ff_context.net.0.proj": "mlp.fc1",
+    "ff_context.net.2": "mlp.fc2",
+    "ff.net.0.proj": "mlp.fc1",
+    "ff.net.2": "mlp.fc2",
+}
+
+
+def _plain(model: Any) -> State:
+    return dict(model.state_dict())
+
+
+def _without_projection(model: Any) -> State:
+    return {key: tensor for key, tensor in model.state_dict().items() if key != "text_projection.weight"}
+
+
 ENCODERS = {
+    "sd3": {
+        "text_encoder": ("text_encoders.clip_l.transformer.", _without_projection),
+        "text_encoder_2": ("text_encoders.clip_g.transformer.", _plain),
+    },
     "sd1": {"text_encoder": ("cond_stage_model.transformer.", clip)},
     "sd2": {"text_encoder": ("cond_stage_model.model.", open_clip)},
     "sdxl": {
@@ -130,7 +194,12 @@ ENCODERS = {
 
 def state_dict(pipeline: Any, family: str) -> State:
     """All of a pipeline's weights as its family's original files name them."""
-    rows = {"unet": ("model.diffusion_model.", unet), "vae": ("first_stage_model.", vae), **ENCODERS[family]}
+    denoiser = ("transformer", transformer) if family == "sd3" else ("unet", unet)
+    rows = {
+        denoiser[0]: ("model.diffusion_model.", denoiser[1]),
+        "vae": ("first_stage_model.", vae),
+        **ENCODERS[family],
+    }
     return {
         prefix + key: tensor
         for name, (prefix, rename) in rows.items()

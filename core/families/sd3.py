@@ -56,7 +56,7 @@ class StableDiffusion3(StableDiffusion):
     def predict(
         self, conditioning: Conditioning, model_input: Tensor, timestep: Tensor, residuals: Residuals
     ) -> Tensor:
-        """Latents that do not divide into the transformer's patches are extended by their edge for it, as in ComfyUI."""
+        """Latents that do not divide into the transformer's patches are extended by their edge, as in ComfyUI."""
         height, width = model_input.shape[2:]
         patch = self.parts.denoiser.config.patch_size
         whole = pad(model_input, (0, -width % patch, 0, -height % patch), mode="replicate")
