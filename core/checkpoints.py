@@ -39,6 +39,7 @@ PARTS = (
     *("text_encoder", "text_encoder_2", "text_encoder_3"),
     *("unet", "transformer", "vae"),
 )
+OPTIONS = {"refiner": {"force_zeros_for_empty_prompt": False}}  # of the published model, for its single files
 OPTIONAL = ("tokenizer_3", "text_encoder_3")  # 10 GB of T5, which people delete: models were trained to do without
 SWIN2SR = "Swin2SRForImageSuperResolution"
 DEPTH = ("DepthAnythingForDepthEstimation", "DPTForDepthEstimation")
@@ -60,7 +61,8 @@ CLASSES = {
 }
 """The classes that a model folder may name, and the library of each; no other is ever imported."""
 STEPS: int = GenerationRequest.model_fields["steps"].default
-CLIP_SIDE = ("sdxl", "sd3")  # families that never read CLIP's last layer
+REFINES = "it is the refiner of SDXL, which cannot draw alone; choose it as refiner of a model of SDXL"
+CLIP_SIDE = ("sdxl", "refiner", "sd3")  # families that never read CLIP's last layer
 SCHEDULER_SAMPLERS = {"DDIMScheduler": "DDIM"}
 """Schedulers that tell how a model was trained; the others of model folders are only what was in use that year."""
 
@@ -115,7 +117,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model of the list. One with a `problem` cannot be used; then only name, title and problem mean anything.
+    """A model of the list. One with a `problem` cannot be used; then only name, title and problem mean anything, but
+    for a refiner, which is whole.
 
     `context_width` is that of the text embeddings its U-Net or transformer reads, `most_side` the longest side in
     pixels that it has places for (None: any).
@@ -142,6 +145,11 @@ class Checkpoint:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     denoiser_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     vae_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_refiner(self) -> bool:
+        """Whether it goes on where another one stopped; it cannot be chosen as a request's checkpoint."""
+        return self.problem == REFINES
 
     @property
     def text_encoders(self) -> int:
@@ -220,7 +228,8 @@ def _describe_file(path: Path) -> Checkpoint:
     few = few_steps(path.stem)
     scheduler = noise_schedule(layout, shapes, read_metadata(path), path.stem)
     scheduler |= few.levels if few else {}
-    text, denoiser, vae = (found[name][0] for name in ("text_encoder", layout.denoiser, "vae"))
+    text = next(config for name, (config, _) in found.items() if name.startswith("text_encoder"))
+    denoiser, vae = (found[name][0] for name in (layout.denoiser, "vae"))
     parts = tuple(_file_parts(path, layout, found))
     small = layout.family == "sd2" and scheduler.get("prediction_type") == "epsilon"
     return Checkpoint(
@@ -234,6 +243,8 @@ def _describe_file(path: Path) -> Checkpoint:
         inpaints_only=denoiser["in_channels"] == 9,
         context_width=_context_width(denoiser),
         most_side=_most_side(denoiser, vae),
+        problem=REFINES if layout.family == "refiner" else None,
+        options=OPTIONS.get(layout.family, {}),
         latent_format=family.latent_format,
         footprint=Footprint.of(
             denoiser, vae, {part.name: part.parameters for part in parts}, is_wide(layout.family, vae)
@@ -258,8 +269,9 @@ def _file_parts(path: Path, layout: Layout, found: Mapping[str, tuple[Config, An
 def _describe(folder: Path) -> Checkpoint:
     index = read_json(folder / "model_index.json")
     predicting = "transformer" if "transformer" in index else "unet"
-    configs = {name: read_json(folder / name / "config.json") for name in (predicting, "vae", "text_encoder")}
-    name = _family(index, configs)
+    reading = "text_encoder" if (index.get("text_encoder") or [None])[0] else "text_encoder_2"
+    configs = {name: read_json(folder / name / "config.json") for name in (predicting, "vae", reading)}
+    name = _family(index, configs[reading])
     parts = tuple(_parts(folder, index))
     card = _card(folder / "darkroom.json")
     family = FAMILIES[name]
@@ -275,10 +287,11 @@ def _describe(folder: Path) -> Checkpoint:
         size_bytes=sum(file.stat().st_size for part in parts for file in part.files),
         native_size=denoiser["sample_size"] * _pixels(vae),
         **_best(family, few_steps(folder.name, scheduler_class), card, SCHEDULER_SAMPLERS.get(scheduler_class)),
-        clip_skips=configs["text_encoder"]["num_hidden_layers"] - (1 if name in CLIP_SIDE else 0),
+        clip_skips=configs[reading]["num_hidden_layers"] - (1 if name in CLIP_SIDE else 0),
         inpaints_only=denoiser["in_channels"] == 9,
         context_width=_context_width(denoiser),
         most_side=_most_side(denoiser, vae),
+        problem=REFINES if name == "refiner" else None,
         examples=tuple(card.examples),
         latent_format=_latent_format(card) or family.latent_format,
         footprint=_footprint(name, parts, denoiser, vae),
@@ -307,13 +320,13 @@ def _most_side(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int | Non
     return table and table * denoiser["patch_size"] * _pixels(vae)
 
 
-def _family(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> str:
-    """The family, from the classes and the text encoder; never a guess for what is unknown."""
+def _family(index: Mapping[str, Any], encoder: Mapping[str, Any]) -> str:
+    """The family, from the classes and the config of the first text encoder; never a guess for what is unknown."""
     pipeline = str(index.get("_class_name"))
     if pipeline.startswith("StableDiffusionXL"):
-        return "sdxl"
+        return "refiner" if index.get("requires_aesthetics_score") else "sdxl"
     if pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionInpaint", "StableDiffusionImg2Img")):
-        return "sd2" if configs["text_encoder"].get("hidden_act") == "gelu" else "sd1"
+        return "sd2" if encoder.get("hidden_act") == "gelu" else "sd1"
     if pipeline.startswith("StableDiffusion3"):
         return "sd3"
     raise CheckpointError(f"it is made for {pipeline[:60]}, which Darkroom does not know")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -50,6 +50,10 @@ class ControlUnit:
             softness=1.0 if unit.mode == "balanced" else SOFT,
             spared=count if unit.mode == "control" and predictions > 1 else 0,
         )
+
+    def until(self, share: float) -> ControlUnit:
+        """The same, at work no longer than up to a share of the steps."""
+        return replace(self, end=min(self.end, share))
 
     def __call__(self, model_input: Tensor, timestep: Tensor, progress: tuple[int, int]) -> Residuals | None:
         index, total = progress

@@ -18,6 +18,8 @@ Conditioning = Mapping[str, Any]
 """What the U-Net is told beside the latents, as its keyword arguments."""
 Residuals = dict[str, Any]
 """What ControlNets add inside the U-Net, as its keyword arguments; empty when none is at work."""
+Predict = Callable[[Tensor, Tensor, Residuals], Tensor]
+"""(model_input, timestep, residuals) -> what the model predicts."""
 
 
 class Scheduler(Protocol):
@@ -98,13 +100,12 @@ class Guidance:
 class Denoising:
     """One run, ready to go.
 
-    predict(conditioning, model_input, timestep, residuals) is the U-Net; conditioning: one for each of `timesteps`.
+    predict: for each of `timesteps` the model that is asked then, with what it is told.
     latents: (n, c, h, w), already at the noise level of `timesteps[0]`.
     inpaint_channels: (n, 5, h, w), mask and masked latents, for 9-channel U-Nets.
     """
 
-    predict: Callable[[Conditioning, Tensor, Tensor, Residuals], Tensor]
-    conditioning: Sequence[Conditioning]
+    predict: Sequence[Predict]
     scheduler: Scheduler
     timesteps: Tensor
     latents: Tensor
@@ -131,7 +132,7 @@ def denoise(run: Denoising) -> Iterator[Denoised]:
         scaled = run.scheduler.scale_model_input(torch.cat([latents] * run.guidance.predictions), timestep)
         residuals = _steer(run.controls, scaled, timestep, (index, total))
         model_input = _with_inpaint_channels(scaled, run.inpaint_channels)
-        prediction = run.guidance(run.predict(run.conditioning[index], model_input, timestep, residuals))
+        prediction = run.guidance(run.predict[index](model_input, timestep, residuals))
         x0 = predict_x0(run.scheduler, timestep, scaled[: len(latents)], prediction)
         latents = run.scheduler.step(prediction, timestep, latents, **run.step_options, return_dict=False)[0]
         if run.blend:

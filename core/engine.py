@@ -8,7 +8,7 @@ import importlib
 import logging
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from core.denoise import Denoised
     from core.families.sd import EncodedPrompt, StableDiffusion
     from core.lora import LoraReport, Merged, Merger
+    from core.start import Refining
 
 log = logging.getLogger(__name__)
 CACHE_SHARE = 0.6  # of the RAM that is free when the engine starts
@@ -99,6 +100,10 @@ class Engine:
         """What became of a LoRA when it was last merged; None if it has not been yet."""
         return self._reports.get(name)
 
+    def refiners(self) -> tuple[Checkpoint, ...]:
+        """The models that may draw the last steps of a run of XL."""
+        return tuple(checkpoint for checkpoint in self._checkpoints if checkpoint.is_refiner)
+
     def vaes(self) -> tuple[str, ...]:
         return vaes.list_vaes(self.settings.models / "vae")
 
@@ -114,6 +119,8 @@ class Engine:
         checkpoint = self._fitted(request)
         nets = networks.asked_for(request, checkpoint, self._networks)
         footprint = replace(checkpoint.footprint, nets=tuple(net.parameters for net in nets))
+        if refiner := self._refiner(request, checkpoint):
+            footprint = footprint.with_refiner(refiner.footprint)
         return memory.plan(self.machine(), footprint, request)
 
     def loaded(self) -> list[Loaded]:
@@ -190,7 +197,7 @@ class Engine:
         check_with(resolved, checkpoint)
         networks.asked_for(resolved, checkpoint, self._networks)
         self.detectors.check(resolved.controls)
-        self._fitted(resolved)
+        self._refiner(resolved, self._fitted(resolved))
         self._upscaler(resolved)
         self.settings.limits.check(resolved)
         if resolved.image or resolved.hires:
@@ -238,10 +245,11 @@ class Engine:
         from core.decoding import vae_as
         from core.passes import Passes
         from core.placing import Placed, placed
-        from core.start import Controls
+        from core.start import Company
 
         peak = PeakMeter(self._machine.device, resident() - self._models.size)
-        self._make_room(plan, checkpoint)
+        refiner = self._refiner(request, checkpoint)
+        self._make_room(plan, [checkpoint, *([refiner] if refiner else [])])
         with ExitStack() as in_use:
             loader = Loader(self._models, self._machine.device, plan, in_use)
             named = embeddings.named_in(embeddings.all_prompts(request), self._embeddings, checkpoint)
@@ -254,24 +262,34 @@ class Engine:
             passes = Passes(
                 model=model,
                 prompts=self._prompts_of(model, checkpoint, (merged.text_state, *(each.key for each in named))),
-                controls=Controls(nets, self.detectors),
+                company=Company(nets, self.detectors, (yield from self._refining(loader, refiner))),
                 upscaler=upscaler and (yield from loader.part(upscaler, upscaler.folder.name)),
                 preview=functools.partial(self._preview, checkpoint),
             )
-            model_hash = self._hashes.of(self._find(request.checkpoint))
+            files = {"model_hash": self._hashes.of(self._find(request.checkpoint))}
+            if refiner:
+                files["refiner_hash"] = self._hashes.of(refiner)
             parts = model.parts
-            modules = Placed(parts.text_encoders, parts.denoiser, parts.vae, nets)
-            in_use.enter_context(placed(modules, plan.way, self._machine.device))
+            in_use.enter_context(placed(Placed.of(model, passes.company), plan.way, self._machine.device))
             in_use.enter_context(vae_as(parts.vae, plan.way.tiles))
             images = yield from passes.run(request)
             self.last_run = RunMemory(checkpoint.title, request.result_size, plan, peak.read())
             decoded = "tiled" if parts.vae.use_tiling else "whole"
-            made_with = self._made_with(plan, model_hash.result(), merged) | {"vae": decoded}
+            hashes = {name: found.result() for name, found in files.items()}
+            made_with = self._made_with(plan, hashes, merged) | {"vae": decoded}
             yield Finished(images, request, made_with, merged.reports)
 
-    def _make_room(self, plan: MemoryPlan, checkpoint: Checkpoint) -> None:
+    def _refining(self, loader: Loader, refiner: Checkpoint | None) -> Generator[Event, None, Refining | None]:
+        from core.start import Refining
+
+        if refiner is None:
+            return None
+        model = yield from loader.family(refiner, ({},))
+        return Refining(model, self._prompts_of(model, refiner, ()))
+
+    def _make_room(self, plan: MemoryPlan, used: Sequence[Checkpoint]) -> None:
         """Where it is needed, models that this run does not use leave the device: for the RAM, or for good."""
-        own, now = [part.key for part in checkpoint.parts], self.machine()
+        own, now = [part.key for checkpoint in used for part in checkpoint.parts], self.machine()
         if now.has_memory_of_its_own and plan.needs > now.memory_free:
             for _, _, model in self._models.models(but=own):
                 model.to("cpu")
@@ -296,9 +314,9 @@ class Engine:
             return None
         return latent_preview(step.x0[0], checkpoint.latent_format)
 
-    def _made_with(self, plan: MemoryPlan, model_hash: str, merged: Merged) -> dict[str, str]:
+    def _made_with(self, plan: MemoryPlan, hashes: Mapping[str, str], merged: Merged) -> dict[str, str]:
         return {
-            "model_hash": model_hash,
+            **hashes,
             **{f"{LORA_HASH}{report.name}": report.hash for report in merged.reports},
             "darkroom": VERSION,
             "torch": version("torch"),
@@ -320,6 +338,17 @@ class Engine:
     def _fitted(self, request: GenerationRequest) -> Checkpoint:
         """The checkpoint of a resolved request, with the VAE that it asks for. Raises as `vaes.with_vae` does."""
         return vaes.with_vae(self._find(request.checkpoint), self.settings.models / "vae", request.vae)
+
+    def _refiner(self, request: GenerationRequest, checkpoint: Checkpoint) -> Checkpoint | None:
+        """The refiner of a resolved request, for its `checkpoint`; None if it wants none. Raises RequestError."""
+        if request.refiner is None:
+            return None
+        if checkpoint.family != "sdxl":
+            raise reject("refiner", request.refiner, f"none with {checkpoint.title}, which is no model of SDXL")
+        known = {refiner.name: refiner for refiner in self.refiners()}
+        if request.refiner not in known:
+            raise reject("refiner", request.refiner, "one of " + ", ".join(known or ["none, as there is none yet"]))
+        return known[request.refiner]
 
     def _upscaler(self, request: GenerationRequest) -> Part | None:
         """The super-resolution model of the second pass, None where none is needed. Raises as `find_upscaler`."""

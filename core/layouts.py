@@ -103,6 +103,17 @@ LAYOUTS = (
         (END, ZERO),
     ),
     Layout(
+        "refiner",
+        "conditioner.embedders.0.model.",
+        (
+            Piece("text_encoder_2", PROJECTING, "conditioner.embedders.0.model.", open_clip_config, {}),
+            _unet(128),
+            _vae(1024, 0.13025),
+        ),
+        (ZERO,),
+        channels=(4,),
+    ),
+    Layout(
         "sd3",
         "text_encoders.clip_g.",
         (
@@ -136,7 +147,6 @@ REFUSED = (
 )
 """What is often put into the folder and is no checkpoint: a pattern of its keys, and what to say."""
 INCOMPLETE = (
-    (r"^conditioner\.embedders\.0\.model\.", "it is the refiner of SDXL, which cannot draw alone"),
     (r"^(encoder|decoder)\.conv_in\.", "it is a VAE alone, not a whole model"),
     (r"double_blocks\.", "it is a FLUX model, which Darkroom does not know"),
     (

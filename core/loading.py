@@ -43,12 +43,13 @@ class Loader:
 
         parts: dict[str, Any] = {}
         for part in checkpoint.parts:
-            parts[part.name] = yield from self.part(part, checkpoint.title)
+            if part.name != "vae" or not checkpoint.is_refiner:  # which works on the other's latents
+                parts[part.name] = yield from self.part(part, checkpoint.title)
         denoiser = parts.get("unet") or parts["transformer"]
         self.in_use.callback(forget_prompts, denoiser)
         components = Components(
             denoiser=denoiser,
-            vae=parts["vae"],
+            vae=parts.get("vae"),
             text_encoders=tuple(model for name, model in parts.items() if name.startswith("text_encoder")),
             tokenizers=tuple(model for name, model in parts.items() if name.startswith("tokenizer")),
             scheduler_config=dict(checkpoint.scheduler_config),

@@ -99,9 +99,9 @@ WITHOUT_OFFLOAD = WAYS[:2]  # where the device's memory is the RAM
 class Footprint:
     """A model's parameters by part, counted from its files' headers, and the widths that its work goes by.
 
-    `encoders` of each text encoder, `denoiser` of the U-Net or transformer, `nets` of each ControlNet that joins in;
-    widths are the channels at full resolution, `values` what the denoiser holds for each of them. `wide_vae`: float16
-    is too narrow for this VAE.
+    `encoders` of each text encoder, `denoiser` of the U-Net or transformer, `nets` of each ControlNet that joins in,
+    `refiner` of a refiner's U-Net. Widths are the channels at full resolution, `values` what the denoiser holds for
+    each of them. `wide_vae`: float16 is too narrow for this VAE.
     """
 
     encoders: tuple[int, ...] = ()
@@ -113,6 +113,7 @@ class Footprint:
     pixels_a_latent: int = 64
     wide_vae: bool = False
     nets: tuple[int, ...] = ()
+    refiner: int = 0
 
     @classmethod
     def of(cls, denoiser: Any, vae: Any, parameters: dict[str, int], wide_vae: bool) -> Footprint:
@@ -128,6 +129,11 @@ class Footprint:
             pixels_a_latent=4 ** (len(vae["block_out_channels"]) - 1),
             wide_vae=wide_vae,
         )
+
+    def with_refiner(self, other: Footprint) -> Footprint:
+        """Of a run whose last steps the model with the footprint `other` draws."""
+        encoders, width = (*self.encoders, *other.encoders), max(self.width, other.width)
+        return replace(self, encoders=encoders, refiner=other.denoiser, width=width)
 
 
 def _density(denoiser: Any) -> tuple[int, Figure]:
@@ -225,7 +231,7 @@ def _weights(footprint: Footprint, own: MemoryPlan) -> dict[str, int]:
     item = BYTES[own.dtype]
     return {
         "text": sum(footprint.encoders) * item,
-        "unet": (footprint.denoiser + sum(footprint.nets)) * item,
+        "unet": (footprint.denoiser + sum(footprint.nets) + footprint.refiner) * item,
         "vae": footprint.vae * BYTES[own.vae_dtype],
     }
 
@@ -236,6 +242,8 @@ def _peak(footprint: Footprint, work: Work, own: MemoryPlan, weights: dict[str, 
     passing = {name: weights[name] for name in way.leaving}
     if "text" in passing:  # one encoder at a time
         passing["text"] = max(footprint.encoders, default=0) * BYTES[own.dtype]
+    if "unet" in passing:  # one model at a time
+        passing["unet"] = max(footprint.denoiser + sum(footprint.nets), footprint.refiner) * BYTES[own.dtype]
     for name in way.streams:
         passing[name] = min(passing[name], int(STREAMED[name].value * GB))
     decoded = min(work.pixels, TILE**2) if way.tiles else work.pixels

@@ -27,7 +27,7 @@ class Passes:
 
     model: StableDiffusion
     prompts: Prompts
-    controls: start.Controls
+    company: start.Company
     upscaler: Any | None
     preview: Callable[[Denoised], Image | None]
 
@@ -46,10 +46,16 @@ class Passes:
             if request.hires.upscaler == LATENT:
                 latents = start.source_latents(self.model, request) if latents is None else latents
                 source = start.enlarge(self.model, latents[k : k + 1], second)
-            again = replace(self, prompts=replace(self.prompts, before=1))
-            _, (images[k],) = yield from again._pass(second, (done, total), source)
+            _, (images[k],) = yield from self._again()._pass(second, (done, total), source)
             done += count
         return images
+
+    def _again(self) -> Passes:
+        """For a second pass, at the end of which words that come later stand from the start."""
+        prompts, refining = replace(self.prompts, before=1), self.company.refining
+        if refining:
+            refining = replace(refining, prompts=replace(refining.prompts, before=1))
+        return replace(self, prompts=prompts, company=replace(self.company, refining=refining))
 
     def _pass(
         self, request: GenerationRequest, progress: tuple[int, int], source: Tensor | None = None
@@ -58,7 +64,7 @@ class Passes:
         are done before it, of how many in all.
         """
         done, total = progress
-        run = start.prepare(self.model, self.prompts, request, self.controls, source)
+        run = start.prepare(self.model, self.prompts, request, self.company, source)
         latents = run.latents
         for index, step in enumerate(denoise(run), start=done + 1):
             latents = step.latents

@@ -15,7 +15,9 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 
 from core.attention import keeping_prompts
 from core.decoding import empty_caches
+from core.families.sd import StableDiffusion
 from core.memory import Way
+from core.start import Company
 
 Unit = tuple[Any, ...]
 """Modules that work together, so that they come and go together."""
@@ -30,12 +32,23 @@ class Placed:
     denoiser: Any
     vae: Any
     nets: Sequence[Any] = ()
+    refiner: Any | None = None
+
+    @classmethod
+    def of(cls, model: StableDiffusion, company: Company) -> Placed:
+        parts, refining = model.parts, company.refining
+        encoders = (*parts.text_encoders, *(refining.model.parts.text_encoders if refining else ()))
+        return cls(encoders, parts.denoiser, parts.vae, company.nets, refining and refining.model.parts.denoiser)
+
+    @property
+    def denoisers(self) -> list[Any]:
+        return [self.denoiser, *([self.refiner] if self.refiner else [])]
 
     def units(self) -> list[tuple[str, Unit]]:
-        """Each text encoder works alone, U-Net and ControlNets in the same step."""
+        """Each text encoder works alone, U-Net and ControlNets in the same step, a refiner after them."""
         return [
             *(("text", (encoder,)) for encoder in self.encoders),
-            ("unet", (self.denoiser, *self.nets)),
+            *(("unet", (denoiser, *nets)) for denoiser, nets in zip(self.denoisers, (self.nets, ()), strict=False)),
             ("vae", (self.vae,)),
         ]
 
@@ -53,8 +66,9 @@ def placed(modules: Placed, way: Way, device: str) -> Iterator[None]:
                     undo.enter_context(_hooked(module, turn, unit))
                 else:
                     module.to(device)
-        alone = modules.denoiser.register_forward_pre_hook(lambda *_: turn.let_go_of_others(modules.denoiser))
-        undo.callback(alone.remove)
+        for denoiser in modules.denoisers:
+            alone = denoiser.register_forward_pre_hook(lambda module, _: turn.let_go_of_others(module))
+            undo.callback(alone.remove)
         undo.callback(turn.give_to, ())
         yield
 

@@ -12,6 +12,7 @@ from core.events import LORA_HASH
 
 NAMES = {  # made_with's keys, for people
     "model_hash": "model file",
+    "refiner_hash": "refiner file",
     "darkroom": "Darkroom",
     "torch": "torch",
     "diffusers": "diffusers",

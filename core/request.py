@@ -98,6 +98,17 @@ class GenerationRequest(Parameters):
     vae: Name | None = Field(
         None, title="VAE", description="A folder or file of models/vae in place of the model's own"
     )
+    refiner: Name | None = Field(
+        None, title="Refiner", description="A refiner of XL from the model list, for a run's last steps"
+    )
+    refiner_start: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        title="Refiner from",
+        description="The share of the steps after which the refiner goes on",
+        json_schema_extra={"step": 0.05},
+    )
     sampler: Annotated[str, AfterValidator(_sampler)] | None = Field(
         None, title="Sampler", description="How noise becomes a picture"
     )

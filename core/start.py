@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from core.control import ControlUnit
 from core.decoding import shift_of
-from core.denoise import Blend, Denoising, Guidance
+from core.denoise import Blend, Denoising, Guidance, Predict
 from core.detectors import Detectors
 from core.families.sd import StableDiffusion
 from core.flow import flow_scheduler
@@ -81,11 +82,22 @@ def beta_timesteps(steps: int, trained: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Controls:
-    """What a request's `controls` need: their loaded ControlNets, in their order, and what makes their maps."""
+class Refining:
+    """A refiner, and its own way with the prompts."""
+
+    model: StableDiffusion
+    prompts: Prompts
+
+
+@dataclass(frozen=True)
+class Company:
+    """What joins the model: the loaded ControlNets of a request's `controls`, in their order, what makes their maps,
+    and the loaded refiner.
+    """
 
     nets: Sequence[Any]
     detectors: Detectors
+    refining: Refining | None = None
 
 
 @torch.inference_mode()
@@ -93,7 +105,7 @@ def prepare(
     model: StableDiffusion,
     prompts: Prompts,
     request: GenerationRequest,
-    controls: Controls,
+    company: Company,
     source: Tensor | None = None,
 ) -> Denoising:
     """Everything the loop needs for a resolved `request`.
@@ -106,11 +118,15 @@ def prepare(
     noise = Noise.of(request)
     start = _Start.of(_Ingredients(model, scheduler, noise, source), canvas)
     conditioning = prompts.conditioning(request, len(start.timesteps))
+    predict: list[Predict] = [functools.partial(model.predict, told) for told in conditioning]
+    handed_over = 1.0
+    if company.refining and request.hires is None:  # else its second pass is refined
+        handed_over, refined = _refine(company.refining, request, len(start.timesteps))
+        predict[len(predict) - len(refined) :] = refined
     guidance = Guidance.of(request.guidance_scale, weights(request))
     pictures = request.batch_size, guidance.predictions
     return Denoising(
-        predict=model.predict,
-        conditioning=conditioning,
+        predict=predict,
         scheduler=scheduler,
         timesteps=start.timesteps,
         latents=start.latents,
@@ -118,13 +134,22 @@ def prepare(
         step_options=_step_options(scheduler, noise),
         controls=[
             ControlUnit.of(
-                net, unit, _pixels(canvas.control(unit, controls.detectors), model), conditioning, pictures
-            )
-            for net, unit in zip(controls.nets, request.controls, strict=True)
+                net, unit, _pixels(canvas.control(unit, company.detectors), model), conditioning, pictures
+            ).until(handed_over)
+            for net, unit in zip(company.nets, request.controls, strict=True)
         ],
         blend=start.blend,
         inpaint_channels=start.inpaint_channels,
     )
+
+
+def _refine(refining: Refining, request: GenerationRequest, evaluations: int) -> tuple[float, list[Predict]]:
+    """The share of the `evaluations` after which the refiner goes on, and its predictions from there."""
+    told = refining.prompts.conditioning(request, evaluations)
+    before = round(request.refiner_start * request.steps) - (request.steps - request.steps_run)
+    rest = [told[k] for k in range(evaluations) if k * request.steps_run // evaluations >= before]
+    predict: list[Predict] = [functools.partial(refining.model.predict, each) for each in rest]
+    return (evaluations - len(rest)) / evaluations, predict
 
 
 def _step_options(scheduler: Any, noise: Noise) -> dict[str, Any]:

@@ -179,6 +179,7 @@ def _without_projection(model: Any) -> State:
 
 
 ENCODERS = {
+    "refiner": {"text_encoder_2": ("conditioner.embedders.0.model.", open_clip)},
     "sd3": {
         "text_encoder": ("text_encoders.clip_l.transformer.", _without_projection),
         "text_encoder_2": ("text_encoders.clip_g.transformer.", _plain),

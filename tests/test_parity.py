@@ -68,7 +68,7 @@ def model_of(pipeline, **changes) -> StableDiffusion:
 
 def our_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor:
     model = model_of(pipeline)
-    *_, last = denoise(start.prepare(model, Prompts(model), request, start.Controls(nets, tiny.FILTERS)))
+    *_, last = denoise(start.prepare(model, Prompts(model), request, start.Company(nets, tiny.FILTERS)))
     return last.latents
 
 

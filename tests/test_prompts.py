@@ -224,6 +224,6 @@ def test_a_run_denoises_with_what_changes(sd):
     for sampler in ("Euler", "Heun", "PLMS"):
         wanted = request("[red|blue] circle AND [a:b:2]", sampler=sampler)
         model = model_of(sd)
-        run = start.prepare(model, Prompts(model), wanted, start.Controls([], tiny.FILTERS))
-        assert len(run.conditioning) == len(run.timesteps)
+        run = start.prepare(model, Prompts(model), wanted, start.Company([], tiny.FILTERS))
+        assert len(run.predict) == len(run.timesteps)
         assert all(torch.isfinite(step.latents).all() for step in denoise(run))

@@ -232,7 +232,7 @@ def test_what_the_network_predicts_is_told(tmp_path, family, name, extra, metada
         ("decoder.conv_in.weight", "it is a VAE alone"),
         ("model.diffusion_model.double_blocks.0.img_mod.lin.weight", "it is a FLUX model"),
         ("model.diffusion_model.joint_blocks.0.x_block.attn.proj.weight", "Stable Diffusion 3 without text encoders"),
-        ("conditioner.embedders.0.model.text_projection", "it is the refiner of SDXL"),
+        ("conditioner.embedders.0.model.text_projection", "its text_encoder_2 is not built"),
         ("model.diffusion_model.input_blocks.0.0.weight", "it has no text encoder"),
         ("down_blocks.0.resnets.0.conv1.weight", "put the whole folder here"),
         ("cond_stage_model.transformer.text_model.final_layer_norm.weight", "its text_encoder is not built"),

@@ -32,7 +32,7 @@ from ui.memory import build_memory, wire_memory
 from ui.png_info import Reader, build_info, wire_info
 from ui.presets import Cabinet, build_presets, wire_presets
 from ui.presets import Rows as PresetRows
-from ui.run import MODELS_OWN, Desk, own_values
+from ui.run import MODELS_OWN, OFFERED, Desk, own_values
 from ui.steering import wire_steering
 from ui.tabs import TABS, TASK_TABS
 from ui.theme import make_theme
@@ -190,6 +190,8 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, eng
                 fields[name] = control(name, value="", placeholder="As the first", visible=False)
             fields["clip_skip"] = control("clip_skip")
             fields["vae"] = control("vae")
+            fields["refiner"] = control("refiner", visible=False)
+            fields["refiner_start"] = control("refiner_start", visible=False)
     dock = live("dock", "generate", value={})
     extra = {
         "tabs": tabs,
@@ -227,7 +229,7 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     model.input(desk.follow_model, [model, parts.dock, *own], own, **AT_ONCE)
     seconds = [parts.fields[name] for name in SECOND_PROMPTS]
     gr.on([page.load, model.change], desk.second_prompts, model, seconds, **AT_ONCE)
-    offered = [parts.fields["sampler"], parts.fields["vae"]]
+    offered = [parts.fields[name] for name in OFFERED]
     gr.on([page.load, model.change], desk.offered, model, offered, **AT_ONCE)
     parts.swap.click(None, [width, height], [width, height], js="(w, h) => [h, w]", **QUIET)
     parts.dice.click(None, None, seed, js="() => ''", **QUIET)

@@ -33,6 +33,7 @@ def _id(name: str) -> str:
 HELP = {_id(name): _declared(name).description for name in NAMES}
 
 
+NO_REFINER = ("None", "")
 OWN_VAE = ("The model's own", "")
 
 
@@ -51,6 +52,8 @@ def control(name: str, **look: Any) -> Component:
         "elem_id": _id(name),
     } | look
     match name:
+        case "refiner":
+            return gr.Dropdown(**common | {"choices": [NO_REFINER], "value": ""})
         case "vae":
             return gr.Dropdown(**common | {"choices": [OWN_VAE], "value": ""})
         case "checkpoint" | "sampler" | "hires.upscaler":

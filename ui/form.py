@@ -150,6 +150,7 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
     "mask_colour": _colour,
     "hires.steps": lambda steps: steps or None,
     "vae": lambda name: name or None,
+    "refiner": lambda name: name or None,
     "controls": _list,
     "loras": _list,
 }
@@ -158,5 +159,6 @@ WRITERS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(SECOND_PROMPTS, lambda text: text or ""),
     "controls": _json,
     "vae": lambda name: name or "",
+    "refiner": lambda name: name or "",
     "loras": _json,
 }

@@ -28,7 +28,7 @@ from core.request import GenerationRequest
 from core.resolving import size_warning
 from core.samplers import SAMPLERS
 from core.sizes import in_words
-from ui.controls import OWN_VAE
+from ui.controls import NO_REFINER, OWN_VAE
 from ui.editing import extended, outlook
 from ui.form import EDITING, REMEMBERED, SIDES, read_form, write_form
 from ui.hires import enlarging
@@ -36,6 +36,7 @@ from ui.live import data_uri
 from ui.server import is_known, owner_of
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
+OFFERED = ("sampler", "vae", "refiner", "refiner_start")  # fields whose choices depend on the model
 # fields that follow the model until a person sets them
 MODELS_OWN = ("width", "height", "sampler", "guidance_scale", "steps")
 FRAME_SECONDS = 1 / 15  # a page draws at most this often
@@ -234,10 +235,20 @@ class Desk:
         ]
 
     def offered(self, name: str | None) -> list[Any]:
-        """The samplers that a model can use, and the VAEs that may take its own's place."""
+        """What the OFFERED fields hold for a model: the samplers that it can use, the VAEs that may take its own's
+        place, and refiners where it is one of XL.
+        """
         known = self.checkpoint(name)
         vaes = [OWN_VAE, *((vae, vae) for vae in self.engine.vaes())]
-        return [gr.Dropdown(choices=list(known.samplers if known else SAMPLERS)), gr.Dropdown(choices=vaes)]
+        refiners = [(each.title, each.name) for each in self.engine.refiners()]
+        there = bool(refiners) and known is not None and known.family == "sdxl"
+        none = {} if there else {"value": ""}
+        return [
+            gr.Dropdown(choices=list(known.samplers if known else SAMPLERS)),
+            gr.Dropdown(choices=vaes),
+            gr.Dropdown(choices=[NO_REFINER, *refiners], visible=there, **none),
+            gr.Slider(visible=there),
+        ]
 
     def second_prompts(self, name: str | None) -> list[Any]:
         """The prompts of a second text encoder stand in the form only for a model that has one."""

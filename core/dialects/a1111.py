@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 
 from PIL.Image import Image
@@ -20,7 +21,9 @@ NUMBERS = {
     "Seed": "seed",
     "Clip skip": "clip_skip",
     "Denoising strength": "strength",
+    "Refiner switch at": "refiner_start",
 }
+BRACKETED = re.compile(r" \[[0-9a-f]{6,64}\]$")  # a model's hash behind its name
 HIRES = {  # with a second pass the strength is that one's
     "Hires upscale": "scale",
     "Hires upscaler": "upscaler",
@@ -53,7 +56,7 @@ def _values(image: Image, request: GenerationRequest, index: int, made_with: Map
         "CFG scale": request.guidance_scale,
         "Seed": None if request.seed is None else request.seed + index,
         "Size": f"{request.width or image.width}x{request.height or image.height}",
-        "Model hash": made_with.get("model_hash", "").removeprefix("sha256:")[:10] or None,
+        "Model hash": _short(made_with.get("model_hash", "")) or None,
         "Model": request.checkpoint,
         "VAE": request.vae,
         "Denoising strength": hires.strength if hires else request.strength if request.image else None,
@@ -62,9 +65,19 @@ def _values(image: Image, request: GenerationRequest, index: int, made_with: Map
         "Hires upscale": hires.scale if hires else None,
         "Hires steps": hires.steps if hires else None,
         "Hires upscaler": hires.upscaler if hires else None,
+        "Refiner": request.refiner and f"{request.refiner}{_bracketed(made_with.get('refiner_hash', ''))}",
+        "Refiner switch at": request.refiner_start if request.refiner else None,
         "Lora hashes": ", ".join(f"{name}: {value}" for name, value in hashes.items()) or None,
         "Version": f"Darkroom {made_with.get('darkroom', '')}".strip(),
     }
+
+
+def _short(hash: str) -> str:
+    return hash.removeprefix("sha256:")[:10]
+
+
+def _bracketed(hash: str) -> str:
+    return f" [{_short(hash)}]" if hash else ""
 
 
 def _split_sampler(name: str) -> tuple[str, str]:
@@ -110,6 +123,8 @@ def _settings(line: str) -> list[Found]:
     for key, value in pairs.items():
         if key == "Model":
             found.append(Found(key, "checkpoint", value))
+        elif key == "Refiner":
+            found.append(Found(key, "refiner", BRACKETED.sub("", value)))
         elif key == "VAE" and value not in ("Automatic", "None"):
             found.append(Found(key, "vae", value))
         elif key in NUMBERS and not (second_pass and key == "Denoising strength"):

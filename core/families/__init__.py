@@ -69,6 +69,9 @@ FAMILIES: Mapping[str, Family] = {
     "sd1": Family("Stable Diffusion 1", "core.families.sd", 512, "DPM++ 2M Karras", 7.0, 768, _SD_LATENTS),
     "sd2": Family("Stable Diffusion 2", "core.families.sd", 768, "DPM++ 2M Karras", 7.0, 1024, _SD_LATENTS),
     "sdxl": Family("Stable Diffusion XL", "core.families.sdxl", 1024, "DPM++ 2M Karras", 6.0, 2048, _SDXL_LATENTS),
+    "refiner": Family(
+        "Stable Diffusion XL refiner", "core.families.refiner", 1024, "DPM++ 2M Karras", 6.0, 1280, _SDXL_LATENTS
+    ),
     "sd3": Family("Stable Diffusion 3", "core.families.sd3", 1024, "Euler", 4.5, 4096, _SD3_LATENTS),
 }
 

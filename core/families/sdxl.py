@@ -31,17 +31,21 @@ class StableDiffusionXL(StableDiffusion):
         return EncodedPrompt(embeds, pooled)
 
     def conditioning(self, prompts: Sequence[EncodedPrompt], batch: int, size: tuple[int, int]) -> dict[str, Any]:
-        """`size` is (width, height) of the picture; it is told to the U-Net as an uncropped original of that size."""
-        width, height = size
-        time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype, device=self.device)
+        """`size` is (width, height) of the picture."""
+        facts = torch.tensor(self.facts(prompts, size), dtype=self.dtype, device=self.device)
         pooled = torch.cat([p.pooled.repeat(batch, 1) for p in prompts if p.pooled is not None])
         return {
             **super().conditioning(prompts, batch, size),
             "added_cond_kwargs": {
                 "text_embeds": pooled.to(self.device, self.dtype),
-                "time_ids": time_ids.repeat(batch * len(prompts), 1),
+                "time_ids": facts.repeat_interleave(batch, 0),
             },
         }
+
+    def facts(self, prompts: Sequence[EncodedPrompt], size: tuple[int, int]) -> list[list[float]]:
+        """What the U-Net is told of the picture, for each prompt: an uncropped original of its size."""
+        width, height = size
+        return [[height, width, 0, 0, height, width]] * len(prompts)
 
 
 FAMILY = StableDiffusionXL
