@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,14 @@ CLASSES = {"depth": DEPTH, "pose": POSE}
 
 @dataclass(frozen=True)
 class Detectors:
-    """The networks in `folder`; what was loaded is kept in `models`. One works at a time: each takes all cores."""
+    """The networks in `folder`; what was loaded is kept in `models`. One works at a time: each takes all cores.
+
+    `prepare` is called before the first: transformers, imported half by another thread, would look damaged.
+    """
 
     folder: Path
     models: ModelCache
+    prepare: Callable[[], None] = lambda: None
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self, controls: Sequence[Control]) -> None:
@@ -46,6 +50,7 @@ class Detectors:
         row = PREPROCESSORS[unit.preprocessor]
         if row.network is None:
             return control_map(picture, unit.preprocessor, unit.thresholds)
+        self.prepare()
         see = getattr(importlib.import_module("core.learned"), row.function)
         part = self._find(unit)
         load = partial(load_part, part, "cpu", "float32")

@@ -60,7 +60,7 @@ class Engine:
         self._door = threading.Lock()  # held by who takes the engine, and while models are unloaded
         self._importing = threading.Lock()
         self._idle: threading.Timer | None = None
-        self.detectors = Detectors(self.settings.models / "preprocessors", self._models)
+        self.detectors = Detectors(self.settings.models / "preprocessors", self._models, self.prepare)
         self._loras = LoraShelf(self.settings.models / "loras")
         self._reports: dict[str, LoraReport] = {}
         self.last_run: RunMemory | None = None

@@ -61,8 +61,7 @@ def company(pipeline: StableDiffusionXLImg2ImgPipeline) -> start.Company:
     return start.Company((), tiny.FILTERS, start.Refining(model, Prompts(model)))
 
 
-@pytest.mark.parametrize("guidance", [1.0, 7.0])
-@pytest.mark.parametrize("negative", ["blue", ""])
+@pytest.mark.parametrize(("guidance", "negative"), [(1.0, "blue"), (7.0, "blue"), (7.0, "")])
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
 def test_two_stages_have_the_bits_of_diffusers_two_pipelines(guidance, negative, sampler):
     base, second = tiny.sdxl(), refiner()
@@ -132,7 +131,7 @@ def test_pictures_to_begin_from_masks_and_second_passes(engine):
     assert not np.array_equal(pixels(draw(engine, refiner="second", **twice)), pixels(draw(engine, **twice)))
 
 
-@pytest.mark.parametrize("way", WAYS[1:], ids=lambda way: way.words)
+@pytest.mark.parametrize("way", WAYS[2:], ids=lambda way: way.words)
 def test_every_way_through_memory_draws_the_same_picture(monkeypatch, engine, way):
     expected, real = pixels(draw(engine, refiner="second")), memory.plan
     monkeypatch.setattr(memory, "plan", lambda *given: replace(real(*given), way=way, lighter=None))

@@ -70,7 +70,7 @@ def test_the_engine_draws_what_diffusers_draws(folder, pipeline):
     assert np.array_equal(draw(engine(folder)), np.asarray(theirs))
 
 
-@pytest.mark.parametrize("way", WAYS[1:], ids=lambda way: way.words)
+@pytest.mark.parametrize("way", WAYS[2:], ids=lambda way: way.words)
 def test_every_way_through_memory_draws_the_same_picture(monkeypatch, folder, way):
     expected, real = draw(engine(folder)), memory.plan
     monkeypatch.setattr(memory, "plan", lambda *given: replace(real(*given), way=way, lighter=None))
