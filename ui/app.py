@@ -213,7 +213,8 @@ def choices(checkpoints: tuple[Checkpoint, ...]) -> list[tuple[str, str]]:
 
     def label(known: Checkpoint) -> str:
         size = f"{known.native_size} px · {in_words(known.size_bytes)}"
-        return f"{known.title} · " + ("cannot be used" if known.problem else size)
+        useless = "a refiner" if known.is_refiner else "cannot be used"
+        return f"{known.title} · " + (useless if known.problem else size)
 
     return [(label(known), known.name) for known in checkpoints]
 
