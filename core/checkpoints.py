@@ -29,7 +29,7 @@ from core.headers import (
 from core.layouts import Layout, identify, noise_schedule, pieces
 from core.memory import Footprint, is_out_of_memory
 from core.request import GenerationRequest
-from core.samplers import usable
+from core.samplers import EVEN_SIGMAS, usable
 from core.shapes import Config
 from core.units import UPSCALERS
 from core.vocabulary import CLIP_MERGES, clip_tokenizer
@@ -39,6 +39,7 @@ PARTS = (
     *("text_encoder", "text_encoder_2", "text_encoder_3"),
     *("unet", "transformer", "vae"),
 )
+LEVELS = {"flux": {EVEN_SIGMAS: True}}  # what schedulers' configs do not say
 OPTIONS = {"refiner": {"force_zeros_for_empty_prompt": False}}  # of the published model, for its single files
 OPTIONAL = ("tokenizer_3", "text_encoder_3")  # 10 GB of T5, which people delete: models were trained to do without
 SWIN2SR = "Swin2SRForImageSuperResolution"
@@ -53,6 +54,7 @@ CLASSES = {
     "T5EncoderModel": "transformers",
     "UNet2DConditionModel": "diffusers",
     "SD3Transformer2DModel": "diffusers",
+    "FluxTransformer2DModel": "diffusers",
     "ControlNetModel": "diffusers",
     "ControlNetUnionModel": "diffusers",
     "AutoencoderKL": "diffusers",
@@ -152,6 +154,10 @@ class Checkpoint:
         return self.problem == REFINES
 
     @property
+    def has_distilled_guidance(self) -> bool:
+        return bool(self.denoiser_config.get("guidance_embeds"))
+
+    @property
     def text_encoders(self) -> int:
         return sum(part.name.startswith("text_encoder") for part in self.parts)
 
@@ -239,7 +245,7 @@ def _describe_file(path: Path) -> Checkpoint:
         size_bytes=path.stat().st_size,
         native_size=512 if small else family.native_size,
         **_best(family, few),
-        clip_skips=text["num_hidden_layers"] - (1 if layout.family in CLIP_SIDE else 0),
+        clip_skips=_clip_skips(layout.family, text),
         inpaints_only=denoiser["in_channels"] == 9,
         context_width=_context_width(denoiser),
         most_side=_most_side(denoiser, vae),
@@ -278,16 +284,16 @@ def _describe(folder: Path) -> Checkpoint:
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     scheduler_class = str(scheduler.get("_class_name", ""))
     denoiser, vae = configs[predicting], configs["vae"]
-    if scheduler.get("use_dynamic_shifting"):
-        raise CheckpointError("its noise levels go by the size of the picture, a kind that Darkroom does not know")
+    if scheduler.get("time_shift_type", "exponential") != "exponential" or scheduler.get("shift_terminal"):
+        raise CheckpointError("its noise levels are shifted in a way that Darkroom does not know")
     return Checkpoint(
         name=folder.name,
         title=card.title or folder.name,
         family=name,
         size_bytes=sum(file.stat().st_size for part in parts for file in part.files),
-        native_size=denoiser["sample_size"] * _pixels(vae),
+        native_size=denoiser["sample_size"] * _pixels(vae) if "sample_size" in denoiser else family.native_size,
         **_best(family, few_steps(folder.name, scheduler_class), card, SCHEDULER_SAMPLERS.get(scheduler_class)),
-        clip_skips=configs[reading]["num_hidden_layers"] - (1 if name in CLIP_SIDE else 0),
+        clip_skips=_clip_skips(name, configs[reading]),
         inpaints_only=denoiser["in_channels"] == 9,
         context_width=_context_width(denoiser),
         most_side=_most_side(denoiser, vae),
@@ -296,11 +302,17 @@ def _describe(folder: Path) -> Checkpoint:
         latent_format=_latent_format(card) or family.latent_format,
         footprint=_footprint(name, parts, denoiser, vae),
         parts=parts,
-        scheduler_config=scheduler,
+        scheduler_config=scheduler | LEVELS.get(name, {}),
         options={key: value for key, value in index.items() if not isinstance(value, list)},
         denoiser_config=denoiser,
         vae_config=vae,
     )
+
+
+def _clip_skips(family: str, text: Mapping[str, Any]) -> int:
+    """How many of CLIP's layers, counted from the last, can be read; FLUX reads none."""
+    layers: int = text["num_hidden_layers"]
+    return 1 if family == "flux" else layers - (1 if family in CLIP_SIDE else 0)
 
 
 def _pixels(vae: Mapping[str, Any]) -> int:
@@ -327,8 +339,9 @@ def _family(index: Mapping[str, Any], encoder: Mapping[str, Any]) -> str:
         return "refiner" if index.get("requires_aesthetics_score") else "sdxl"
     if pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionInpaint", "StableDiffusionImg2Img")):
         return "sd2" if encoder.get("hidden_act") == "gelu" else "sd1"
-    if pipeline.startswith("StableDiffusion3"):
-        return "sd3"
+    for beginning, family in (("StableDiffusion3", "sd3"), ("FluxPipeline", "flux")):
+        if pipeline.startswith(beginning):
+            return family
     raise CheckpointError(f"it is made for {pipeline[:60]}, which Darkroom does not know")
 
 

@@ -148,7 +148,7 @@ REFUSED = (
 """What is often put into the folder and is no checkpoint: a pattern of its keys, and what to say."""
 INCOMPLETE = (
     (r"^(encoder|decoder)\.conv_in\.", "it is a VAE alone, not a whole model"),
-    (r"double_blocks\.", "it is a FLUX model, which Darkroom does not know"),
+    (r"double_blocks\.", "it is a FLUX model as a single file; put the folder that diffusers has of it here"),
     (
         r"joint_blocks\.",
         "it is a Stable Diffusion 3 without text encoders; use the file that has CLIP, or the folder",

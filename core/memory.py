@@ -32,6 +32,7 @@ COUNTED = "counted: live tensors of the published shapes on the meta device, tes
 UNET_VALUES = Figure(26, "values a latent, for each channel of a U-Net with attention at full resolution", COUNTED)
 UNET_VALUES_BELOW = Figure(15.75, "the same for a U-Net without, such as XL's", COUNTED)
 TRANSFORMER_VALUES = Figure(3.56, "the same for a transformer of Stable Diffusion 3, for each of its width", COUNTED)
+FLUX_VALUES = Figure(4.23, "the same for FLUX's", COUNTED)
 VAE_VALUES = Figure(6, "values a pixel, for each channel of a VAE that decodes", COUNTED)
 NET_VALUES = Figure(6, "values a latent and channel that a ControlNet hands over")
 STREAMED = {
@@ -40,7 +41,7 @@ STREAMED = {
 }
 RESERVE = Figure(0.4, "GB left free for workspaces and fragmentation")
 FIGURES = (
-    *(UNET_VALUES, UNET_VALUES_BELOW, TRANSFORMER_VALUES, VAE_VALUES, NET_VALUES),
+    *(UNET_VALUES, UNET_VALUES_BELOW, TRANSFORMER_VALUES, FLUX_VALUES, VAE_VALUES, NET_VALUES),
     *(*STREAMED.values(), RESERVE),
 )
 
@@ -139,7 +140,8 @@ class Footprint:
 def _density(denoiser: Any) -> tuple[int, Figure]:
     """The width of a U-Net or transformer, from its config, and what it holds for each latent and that width."""
     if "block_out_channels" not in denoiser:
-        return denoiser["num_attention_heads"] * denoiser["attention_head_dim"], TRANSFORMER_VALUES
+        width = denoiser["num_attention_heads"] * denoiser["attention_head_dim"]
+        return width, FLUX_VALUES if "guidance_embeds" in denoiser else TRANSFORMER_VALUES
     attends = denoiser["down_block_types"][0].startswith("Cross")
     return denoiser["block_out_channels"][0], UNET_VALUES if attends else UNET_VALUES_BELOW
 

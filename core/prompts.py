@@ -123,7 +123,7 @@ class Prompts:
                 self._encode(texts, request.clip_skip, negative, chunks)
                 for texts, negative in zip(wordings, negatives, strict=True)
             ]
-            made[wordings] = self.model.conditioning(encoded, request.batch_size, request.work_size)
+            made[wordings] = self.model.conditioning(encoded, request)
         return [made[wordings] for wordings in said]
 
     def _encode(self, texts: Texts, clip_skip: int, negative: bool, chunks: int) -> EncodedPrompt:

@@ -121,6 +121,14 @@ class GenerationRequest(Parameters):
         description="How strictly to follow the prompt; 1 or less switches guidance off",
         json_schema_extra={"step": 0.5},
     )
+    distilled_guidance: float = Field(
+        3.5,
+        ge=0,
+        le=30,
+        title="Distilled guidance",
+        description="Of FLUX dev alone, which has guidance built in",
+        json_schema_extra={"step": 0.5},
+    )
     width: int | None = Field(None, ge=64, le=4096, multiple_of=8, title="Width", description="In pixels")
     height: int | None = Field(None, ge=64, le=4096, multiple_of=8, title="Height", description="In pixels")
     seed: int | None = Field(

@@ -92,6 +92,10 @@ FLOW: Mapping[str, str] = {
 """The samplers that models of flow matching have, by the same names, and the schedulers that do it there."""
 
 
+EVEN_SIGMAS = "even_sigmas"
+"""In a model's noise levels: before they are shifted, its sigmas go evenly from 1 down to 1 / steps, as FLUX's do."""
+
+
 def is_flow(levels: Mapping[str, Any]) -> bool:
     """Whether a model's noise `levels` are those of flow matching: shifted, where others have betas."""
     return "shift" in levels
@@ -100,7 +104,8 @@ def is_flow(levels: Mapping[str, Any]) -> bool:
 def usable(levels: Mapping[str, Any]) -> tuple[str, ...]:
     """The samplers that can follow a model's noise `levels`, the config of its scheduler."""
     if is_flow(levels):
-        return tuple(FLOW)
+        plain = not (levels.get(EVEN_SIGMAS) or levels.get("use_dynamic_shifting"))
+        return tuple(name for name in FLOW if plain or name != "Heun")  # whose scheduler takes neither
     zero_snr = bool(levels.get("rescale_betas_zero_snr"))
     return tuple(name for name, sampler in SAMPLERS.items() if not zero_snr or sampler.scheduler in ZERO_SNR)
 

@@ -53,9 +53,7 @@ def make_scheduler(request: GenerationRequest, config: Mapping[str, Any], device
     assert request.sampler is not None
     assert request.seed is not None
     if is_flow(config):
-        scheduler = flow_scheduler(request.sampler, config)
-        scheduler.set_timesteps(request.steps, device=device)
-        return scheduler
+        return flow_scheduler(request, config, device)
     sampler = SAMPLERS[request.sampler]
     scheduler_class = getattr(diffusers, sampler.scheduler)
     options = dict(sampler.config)
@@ -168,10 +166,6 @@ class _Ingredients:
     noise: Noise
     source: Tensor | None
 
-    @property
-    def denoiser(self) -> Any:
-        return self.model.parts.denoiser
-
     def encoded(self, picture: Tensor) -> Tensor:
         """The source picture's latents, one for each picture of the batch."""
         if self.source is not None:
@@ -214,7 +208,7 @@ class _Start:
     def masked(cls, given: _Ingredients, task: _Masked) -> _Start:
         """Inpainting. The order of the draws is diffusers': source, noise, masked source, each only if it is used."""
         model, vae = given.model, given.model.parts.vae
-        knows_masks = given.denoiser.config.in_channels > vae.config.latent_channels
+        knows_masks = model.knows_masks
         small = _shrink(task.mask, model)
         blends = task.is_grey or not knows_masks
         from_noise = task.strength == 1  # then nothing of the source remains under the mask
@@ -295,6 +289,6 @@ def evaluations(model: StableDiffusion, request: GenerationRequest, run: Pass) -
     """How often the loop predicts in a pass of `request`: second-order samplers do so twice a step."""
     if not run.steps:
         return 0
-    alike = GenerationRequest(sampler=request.sampler, steps=run.of, seed=0)
+    alike = GenerationRequest(sampler=request.sampler, steps=run.of, seed=0, width=run.size[0], height=run.size[1])
     scheduler = make_scheduler(alike, model.parts.scheduler_config, "cpu")
     return len(scheduler.timesteps) - (run.of - run.steps) * int(scheduler.order)

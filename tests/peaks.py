@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -47,7 +47,7 @@ class _FlashAttention(TorchFunctionMode):
 
     def __torch_function__(self, call: Any, types: Any, args: Any = (), options: Any = None) -> Any:
         if call is torch.nn.functional.scaled_dot_product_attention:
-            return torch.empty_like(args[0])
+            return torch.empty_like(args[0] if args else options["query"])
         return call(*args, **(options or {}))
 
 
@@ -109,6 +109,17 @@ def transformer_peak(config: dict[str, Any], batch: int, side: int) -> tuple[int
         size = peak(lambda: transformer(latents, prompt, pooled, torch.empty(batch), return_dict=False))
     positions = transformer.pos_embed.pos_embed.numel()  # a buffer: as good as a weight, and met again on the way
     return transformer.num_parameters() + positions, size // 4 - positions
+
+
+def flux_peak(batch: int, side: int) -> tuple[int, int]:
+    """The same of FLUX.1 dev's transformer, for latents of side × side."""
+    with torch.device("meta"):
+        transformer, patches = FluxTransformer2DModel(guidance_embeds=True), (side // 2) ** 2
+        prompt, pooled = torch.empty(batch, 512, 4096), torch.empty(batch, 768)
+        places, ids, told = torch.empty(patches, 3), torch.empty(512, 3), torch.empty(batch)
+        packed = torch.empty(batch, patches, 64)
+        size = peak(lambda: transformer(packed, prompt, pooled, told, places, ids, told, return_dict=False))
+    return transformer.num_parameters(), size // 4
 
 
 def vae_peak(side: int, **changes: Any) -> tuple[int, int]:

@@ -11,9 +11,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from bench.memory import CARDS, MODELS, card, table
 from core.errors import DarkroomError, OutOfMemory
 from core.machine import BYTES, Machine, inspect
-from core.memory import GB, VAE_VALUES, WAYS, Work, is_out_of_memory, plan, plans
+from core.memory import FLUX_VALUES, GB, VAE_VALUES, WAYS, Work, is_out_of_memory, plan, plans
 from core.request import GenerationRequest
-from tests.peaks import SD1, SD35, SDXL, transformer_peak, unet_peak, vae_peak
+from tests.peaks import SD1, SD35, SDXL, flux_peak, transformer_peak, unet_peak, vae_peak
 
 SD15, XL, SD35_MEDIUM = (model.footprint for model in MODELS)
 CPU = Machine("cpu", "CPU", threads=2, memory_total=8 * GB, memory_free=6 * GB, ram_free=6 * GB)
@@ -110,6 +110,12 @@ def test_the_denoisers_figures_are_counted(counted, config, side, footprint) -> 
     parameters, values = counted(config, batch=2, side=side)
     assert parameters == footprint.denoiser
     assert values / (2 * side**2 * footprint.width) == pytest.approx(footprint.values.value, rel=0.01)
+
+
+def test_the_figure_of_flux_is_counted() -> None:
+    parameters, values = flux_peak(batch=2, side=128)
+    assert parameters == 11_901_408_320
+    assert values / (2 * 128**2 * 3072) == pytest.approx(FLUX_VALUES.value, rel=0.01)
 
 
 def test_the_text_encoders_are_counted() -> None:

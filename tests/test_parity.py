@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from core import start
+from core.checkpoints import LEVELS
 from core.denoise import denoise
+from core.families.flux import Flux
 from core.families.sd import Components, StableDiffusion
 from core.families.sd3 import StableDiffusion3
 from core.families.sdxl import StableDiffusionXL
@@ -30,6 +32,7 @@ MODELS = {
     "StableDiffusion": StableDiffusion,
     "StableDiffusionXL": StableDiffusionXL,
     "StableDiffusion3": StableDiffusion3,
+    "Flux": Flux,
 }
 
 
@@ -53,17 +56,18 @@ def pipelines():
 def model_of(pipeline, **changes) -> StableDiffusion:
     """Our model of a diffusers pipeline's components."""
     parts = pipeline.components
+    family = type(pipeline).__name__.removesuffix("Pipeline")
     names = [name for name in ("", "_2", "_3") if parts.get(f"text_encoder{name}")]
     components = Components(
         denoiser=parts.get("unet") or parts["transformer"],
         vae=parts["vae"],
         text_encoders=tuple(parts[f"text_encoder{n}"] for n in names),
         tokenizers=tuple(parts[f"tokenizer{n}"] for n in names),
-        scheduler_config=dict(parts["scheduler"].config),
+        scheduler_config=dict(parts["scheduler"].config) | LEVELS.get(family.lower(), {}),
         options={},
         **changes,
     )
-    return MODELS[type(pipeline).__name__.removesuffix("Pipeline")](components)
+    return MODELS[family](components)
 
 
 def our_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor:
@@ -260,3 +264,50 @@ def test_stable_diffusion_3(pipelines, task, sampler):
 def test_stable_diffusion_3_in_its_other_forms():
     assert_same_bits(tiny.sd3(t5=False))
     assert_same_bits(tiny.sd3(qk_norm="rms_norm", dual_attention_layers=(0,)))
+
+
+def their_flux_latents(pipeline, request: GenerationRequest, prompt_2: str | None = None) -> torch.Tensor:
+    """Of FLUX's pipelines, whose latents are patches, in rows."""
+    suffix = {"text": "", "image": "Img2Img", "inpaint": "Inpaint"}[request.task]
+    options = {"image": request.image, "strength": request.strength} if request.image else {}
+    options |= {"mask_image": request.mask} if request.mask else {}
+    runner = getattr(diffusers, f"Flux{suffix}Pipeline")(**pipeline.components)
+    runner.set_progress_bar_config(disable=True)
+    patches = runner(
+        prompt=request.prompt,
+        prompt_2=prompt_2,
+        num_inference_steps=request.steps,
+        guidance_scale=request.distilled_guidance,
+        generator=torch.Generator().manual_seed(request.seed),
+        output_type="latent",
+        height=SIZE,
+        width=SIZE,
+        **options,
+    ).images
+    rows = patches.view(1, SIZE // 16, SIZE // 16, 16, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return rows.reshape(1, 16, SIZE // 8, SIZE // 8)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("task", ["text", "image", "inpaint"])
+def test_flux(task, guided):
+    pipeline = tiny.flux(guided)
+    fields = {} if task == "text" else {"image": picture(1), "strength": 0.75}
+    fields |= {"mask": picture(1, "L")} if task == "inpaint" else {}
+    for seed, distilled, second in ((3, 3.5, None), (2**63, 2.0, "blue")):
+        request = GenerationRequest(
+            **{"prompt": "a red circle", "prompt_2": second, "sampler": "Euler", "steps": 4, **fields},
+            **{"seed": seed, "width": SIZE, "height": SIZE, "guidance_scale": 1.0, "distilled_guidance": distilled},
+        )
+        assert torch.equal(our_latents(pipeline, request), their_flux_latents(pipeline, request, second))
+
+
+def test_fluxs_other_samplers_shift_their_noise_as_diffusers_does():
+    """Where diffusers has the schedulers, but no pipeline of FLUX's that takes them as they are."""
+    levels = dict(tiny.flux().scheduler.config) | LEVELS["flux"]
+    for name, scheduler_class in (("DPM++ 2M", "DPMSolverMultistepScheduler"), ("UniPC", "UniPCMultistepScheduler")):
+        request = GenerationRequest(sampler=name, steps=4, width=1024, height=1024, seed=1)
+        options = {"use_flow_sigmas": True, "use_dynamic_shifting": True, "prediction_type": "flow_prediction"}
+        theirs = getattr(diffusers, scheduler_class)(**options, time_shift_type="exponential")
+        theirs.set_timesteps(4, mu=1.15)  # of 4096 patches
+        assert torch.equal(start.make_scheduler(request, levels, "cpu").sigmas, theirs.sigmas)

@@ -109,8 +109,8 @@ def test_what_it_cannot_do_is_refused_by_name(folder):
         third.resolve(GenerationRequest(loras=[{"name": "none"}]))
 
 
-def test_levels_that_go_by_the_size_are_refused(folder, pipeline):
-    pipeline.scheduler.__class__(use_dynamic_shifting=True).save_pretrained(folder / "scheduler")
+def test_levels_of_an_unknown_kind_are_refused(folder, pipeline):
+    pipeline.scheduler.__class__(shift_terminal=0.02).save_pretrained(folder / "scheduler")
     (checkpoint,) = engine(folder).checkpoints()
     assert "noise levels" in (checkpoint.problem or "")
     with pytest.raises(CheckpointError):

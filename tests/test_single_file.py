@@ -230,7 +230,7 @@ def test_what_the_network_predicts_is_told(tmp_path, family, name, extra, metada
         ("control_model.input_blocks.0.0.weight", "it is a ControlNet"),
         ("edm_mean", "EDM noise levels"),
         ("decoder.conv_in.weight", "it is a VAE alone"),
-        ("model.diffusion_model.double_blocks.0.img_mod.lin.weight", "it is a FLUX model"),
+        ("model.diffusion_model.double_blocks.0.img_mod.lin.weight", "it is a FLUX model as a single file"),
         ("model.diffusion_model.joint_blocks.0.x_block.attn.proj.weight", "Stable Diffusion 3 without text encoders"),
         ("conditioner.embedders.0.model.text_projection", "its text_encoder_2 is not built"),
         ("model.diffusion_model.input_blocks.0.0.weight", "it has no text encoder"),

@@ -14,6 +14,8 @@ from diffusers import (
     ControlNetUnionModel,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -154,7 +156,6 @@ def sd3(t5: bool = True, **transformer_changes: Any) -> StableDiffusion3Pipeline
     torch.manual_seed(0)
     shape = {"num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4, "caption_projection_dim": 32}
     widths = {"joint_attention_dim": 72, "pooled_projection_dim": 64, "sample_size": 32, "pos_embed_max_size": 24}
-    t5_config = T5Config(vocab_size=64, d_model=72, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     projecting = text_config(projection_dim=32)
     latents = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
     return _quiet(
@@ -163,11 +164,38 @@ def sd3(t5: bool = True, **transformer_changes: Any) -> StableDiffusion3Pipeline
             vae=vae(**latents, use_quant_conv=False, use_post_quant_conv=False),
             text_encoder=CLIPTextModelWithProjection(projecting).eval(),
             text_encoder_2=CLIPTextModelWithProjection(projecting).eval(),
-            text_encoder_3=T5EncoderModel(t5_config).eval() if t5 else None,
+            text_encoder_3=_t5() if t5 else None,
             tokenizer=tokenizer(),
             tokenizer_2=tokenizer(),
             tokenizer_3=t5_tokenizer() if t5 else None,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        )
+    )
+
+
+def _t5() -> T5EncoderModel:
+    config = T5Config(vocab_size=64, d_model=72, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    return T5EncoderModel(config).eval()
+
+
+def flux(guided: bool = True, **levels: Any) -> FluxPipeline:
+    """A FLUX.1 of 64 × 64 pixels, latents of 8 × 8; `guided` as dev is, with noise levels that go by the size."""
+    torch.manual_seed(0)
+    shape = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
+    widths = {"joint_attention_dim": 72, "pooled_projection_dim": 32, "axes_dims_rope": (4, 6, 6)}
+    latents = {"latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159}
+    halves = {"block_out_channels": (16,) * 4, "down_block_types": ("DownEncoderBlock2D",) * 4}
+    halves |= {"up_block_types": ("UpDecoderBlock2D",) * 4}
+    dev = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+    return _quiet(
+        FluxPipeline(
+            transformer=FluxTransformer2DModel(**shape, **widths, guidance_embeds=guided).eval(),
+            vae=vae(**latents, **halves, use_quant_conv=False, use_post_quant_conv=False),
+            text_encoder=CLIPTextModel(text_config()).eval(),
+            text_encoder_2=_t5(),
+            tokenizer=tokenizer(),
+            tokenizer_2=t5_tokenizer(),
+            scheduler=FlowMatchEulerDiscreteScheduler(**(dev if guided else {"shift": 1.0}) | levels),
         )
     )
 

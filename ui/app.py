@@ -192,6 +192,7 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, eng
             fields["vae"] = control("vae")
             fields["refiner"] = control("refiner", visible=False)
             fields["refiner_start"] = control("refiner_start", visible=False)
+            fields["distilled_guidance"] = control("distilled_guidance", visible=False)
     dock = live("dock", "generate", value={})
     extra = {
         "tabs": tabs,

@@ -36,7 +36,7 @@ from ui.live import data_uri
 from ui.server import is_known, owner_of
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
-OFFERED = ("sampler", "vae", "refiner", "refiner_start")  # fields whose choices depend on the model
+OFFERED = ("sampler", "vae", "refiner", "refiner_start", "distilled_guidance")  # offered by model
 # fields that follow the model until a person sets them
 MODELS_OWN = ("width", "height", "sampler", "guidance_scale", "steps")
 FRAME_SECONDS = 1 / 15  # a page draws at most this often
@@ -236,7 +236,7 @@ class Desk:
 
     def offered(self, name: str | None) -> list[Any]:
         """What the OFFERED fields hold for a model: the samplers that it can use, the VAEs that may take its own's
-        place, and refiners where it is one of XL.
+        place, refiners where it is one of XL, and its own guidance where it has one built in.
         """
         known = self.checkpoint(name)
         vaes = [OWN_VAE, *((vae, vae) for vae in self.engine.vaes())]
@@ -248,6 +248,7 @@ class Desk:
             gr.Dropdown(choices=vaes),
             gr.Dropdown(choices=[NO_REFINER, *refiners], visible=there, **none),
             gr.Slider(visible=there),
+            gr.Slider(visible=known is not None and known.has_distilled_guidance),
         ]
 
     def second_prompts(self, name: str | None) -> list[Any]:

@@ -22,6 +22,7 @@ NUMBERS = {
     "Clip skip": "clip_skip",
     "Denoising strength": "strength",
     "Refiner switch at": "refiner_start",
+    "Distilled CFG Scale": "distilled_guidance",  # Forge's
 }
 BRACKETED = re.compile(r" \[[0-9a-f]{6,64}\]$")  # a model's hash behind its name
 HIRES = {  # with a second pass the strength is that one's

@@ -42,7 +42,7 @@ _SDXL_LATENTS = LatentFormat(
     ((0.471, 0.471, 0.471), (-0.471, -0.039, 0.078), (0.196, 0.118, -0.039), (-0.549, -0.392, -0.275)),
     (0.176, 0.098, 0.020),
 )
-# Fitted by Stability AI and ComfyUI, https://github.com/comfyanonymous/ComfyUI/blob/master/comfy/latent_formats.py
+# Fitted for ComfyUI, as those below, https://github.com/comfyanonymous/ComfyUI/blob/master/comfy/latent_formats.py
 _SD3_LATENTS = LatentFormat(
     (
         (-0.0922, -0.0175, 0.0749),
@@ -64,7 +64,29 @@ _SD3_LATENTS = LatentFormat(
     ),
     (0.2394, 0.2135, 0.1925),
 )
+_FLUX_LATENTS = LatentFormat(
+    (
+        (-0.0346, 0.0244, 0.0681),
+        (0.0034, 0.0210, 0.0687),
+        (0.0275, -0.0668, -0.0433),
+        (-0.0174, 0.0160, 0.0617),
+        (0.0859, 0.0721, 0.0329),
+        (0.0004, 0.0383, 0.0115),
+        (0.0405, 0.0861, 0.0915),
+        (-0.0236, -0.0185, -0.0259),
+        (-0.0245, 0.0250, 0.1180),
+        (0.1008, 0.0755, -0.0421),
+        (-0.0515, 0.0201, 0.0011),
+        (0.0428, -0.0012, -0.0036),
+        (0.0817, 0.0765, 0.0749),
+        (-0.1264, -0.0522, -0.1103),
+        (-0.0280, -0.0881, -0.0499),
+        (-0.1262, -0.0982, -0.0778),
+    ),
+    (-0.0329, -0.0718, -0.0851),
+)
 
+T5_WIDTH = 4096
 FAMILIES: Mapping[str, Family] = {
     "sd1": Family("Stable Diffusion 1", "core.families.sd", 512, "DPM++ 2M Karras", 7.0, 768, _SD_LATENTS),
     "sd2": Family("Stable Diffusion 2", "core.families.sd", 768, "DPM++ 2M Karras", 7.0, 1024, _SD_LATENTS),
@@ -72,8 +94,11 @@ FAMILIES: Mapping[str, Family] = {
     "refiner": Family(
         "Stable Diffusion XL refiner", "core.families.refiner", 1024, "DPM++ 2M Karras", 6.0, 1280, _SDXL_LATENTS
     ),
-    "sd3": Family("Stable Diffusion 3", "core.families.sd3", 1024, "Euler", 4.5, 4096, _SD3_LATENTS),
+    "sd3": Family("Stable Diffusion 3", "core.families.sd3", 1024, "Euler", 4.5, T5_WIDTH, _SD3_LATENTS),
+    "flux": Family("FLUX.1", "core.families.flux", 1024, "Euler", 1.0, T5_WIDTH, _FLUX_LATENTS),
 }
 
-BY_CONTEXT_WIDTH: Mapping[int, str] = {family.context_width: name for name, family in FAMILIES.items()}
-"""The family, told from the width alone."""
+BY_CONTEXT_WIDTH: Mapping[int, str] = {
+    family.context_width: name for name, family in FAMILIES.items() if family.context_width != T5_WIDTH
+}
+"""The U-Net's family, told from the width alone."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from core.denoise import Conditioning, Residuals
 from core.encoding import encode, weigh
 from core.grammar import Wording
+from core.request import GenerationRequest
 from core.tokens import Words, chunked, split_tokens
 
 Texts = tuple[Wording, ...]
@@ -66,6 +67,12 @@ class StableDiffusion:
         encoders = zip(("text_encoder", "text_encoder_2"), self.parts.text_encoders, strict=False)
         return {"unet": self.parts.denoiser, **dict(encoders)}
 
+    @property
+    def knows_masks(self) -> bool:
+        """Whether the model is given the mask and what is left of the source, beside the latents."""
+        parts = self.parts
+        return bool(parts.denoiser.config.in_channels > parts.vae.config.latent_channels)
+
     def count_chunks(self, texts: Texts) -> int:
         """How many chunks of tokens the longest of `texts` fills."""
         readers = zip(self.parts.tokenizers, texts, self.parts.words, strict=False)
@@ -80,12 +87,12 @@ class StableDiffusion:
         hidden = encode(encoder, read).hidden_states
         return EncodedPrompt(weigh(encoder.final_layer_norm(hidden[-clip_skip]), read))
 
-    def conditioning(self, prompts: Sequence[EncodedPrompt], batch: int, size: tuple[int, int]) -> dict[str, Any]:
-        """The U-Net's keyword arguments for (negative, positive, …) or (positive,), each repeated `batch` times.
+    def conditioning(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> dict[str, Any]:
+        """The U-Net's keyword arguments for (negative, positive, …) or (positive,), each for every picture.
 
         The tensor is made anew for each run: attention keeps what it projected from it, see core/attention.py.
         """
-        embeds = torch.cat([p.embeds.repeat(batch, 1, 1) for p in prompts])
+        embeds = torch.cat([p.embeds.repeat(request.batch_size, 1, 1) for p in prompts])
         return {"encoder_hidden_states": embeds.to(self.device, self.dtype)}
 
     def predict(

@@ -12,8 +12,9 @@ from torch.nn.functional import pad
 from core.denoise import Conditioning, Residuals
 from core.encoding import encode, weigh
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
-from core.grammar import Wording
-from core.tokens import Chunk, chunked, plain_tokens, token_ids
+from core.families.t5 import encode_by_t5, read_by_t5
+from core.request import GenerationRequest
+from core.tokens import chunked
 
 CLIPS = 2  # the encoders before T5
 T5_TOKENS = 256  # for every two chunks of CLIP's, or fewer; T5 itself knows no limit
@@ -27,12 +28,18 @@ class StableDiffusion3(StableDiffusion):
 
     def count_chunks(self, texts: Texts) -> int:
         """As many as CLIP fills, or as give T5 the room that it needs."""
-        blocks = -(-len(self._read_by_t5(texts[0])) // T5_TOKENS)
-        return max(super().count_chunks(texts), 2 * blocks - 1)
+        count = super().count_chunks(texts)
+        if len(self.parts.tokenizers) > CLIPS:
+            blocks = -(-len(read_by_t5(self.parts.tokenizers[CLIPS], texts[0])) // T5_TOKENS)
+            count = max(count, 2 * blocks - 1)
+        return count
 
     @torch.inference_mode()
     def encode_prompt(self, texts: Texts, clip_skip: int, negative: bool = False, chunks: int = 1) -> EncodedPrompt:
-        """Words for CLIP, then the same words for T5 in (1, tokens, width of T5). Layers count as with XL."""
+        """Words for CLIP, then the same words for T5 in (1, tokens, width of T5). Layers count as with XL.
+
+        Without T5 there are zeros, as the model was trained to do without it.
+        """
         layers, pooled, parts = [], [], self.parts
         for encoder, tokenizer, text in zip(
             parts.text_encoders[:CLIPS], parts.tokenizers[:CLIPS], texts, strict=True
@@ -42,14 +49,16 @@ class StableDiffusion3(StableDiffusion):
             layers.append(weigh(output.hidden_states[-(clip_skip + 1)], read))
             pooled.append(output[0][:1])
         clip = torch.cat(layers, dim=-1)
-        width = parts.denoiser.config.joint_attention_dim
-        words = self._encode_by_t5(texts[0], T5_TOKENS * -(-chunks // 2), clip.new_zeros(1, 1, width))
+        width, length = parts.denoiser.config.joint_attention_dim, T5_TOKENS * -(-chunks // 2)
+        words = clip.new_zeros(1, length, width)
+        for t5, tokenizer in zip(parts.text_encoders[CLIPS:], parts.tokenizers[CLIPS:], strict=True):
+            words = encode_by_t5(t5, tokenizer, texts[0], length)
         return EncodedPrompt(torch.cat([pad(clip, (0, width - clip.shape[-1])), words], dim=1), torch.cat(pooled, -1))
 
-    def conditioning(self, prompts: Sequence[EncodedPrompt], batch: int, size: tuple[int, int]) -> dict[str, Any]:
-        pooled = torch.cat([p.pooled.repeat(batch, 1) for p in prompts if p.pooled is not None])
+    def conditioning(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> dict[str, Any]:
+        pooled = torch.cat([p.pooled.repeat(request.batch_size, 1) for p in prompts if p.pooled is not None])
         return {
-            **super().conditioning(prompts, batch, size),
+            **super().conditioning(prompts, request),
             "pooled_projections": pooled.to(self.device, self.dtype),
         }
 
@@ -63,23 +72,6 @@ class StableDiffusion3(StableDiffusion):
         times = timestep.expand(len(whole))
         output: Tensor = self.parts.denoiser(whole, timestep=times, **conditioning, return_dict=False)[0]
         return output[:, :, :height, :width]
-
-    def _encode_by_t5(self, wording: Wording, length: int, zeros: Tensor) -> Tensor:
-        """(1, length, width); zeros where there is no T5, as the model was trained to do without it."""
-        if len(self.parts.text_encoders) == CLIPS:
-            return zeros.expand(-1, length, -1)
-        read = self._read_by_t5(wording)
-        padding = plain_tokens([self.parts.tokenizers[CLIPS].pad_token_id] * (length - len(read)))
-        chunk = (*read, *padding)
-        return weigh(encode(self.parts.text_encoders[CLIPS], [chunk])[0], [chunk])
-
-    def _read_by_t5(self, wording: Wording) -> Chunk:
-        if len(self.parts.tokenizers) == CLIPS:
-            return ()
-        tokenizer = self.parts.tokenizers[CLIPS]
-        spans = (span for block in wording for span in block)
-        words = [token for span in spans for token in plain_tokens(token_ids(tokenizer, span.text), span.weight)]
-        return (*words, *plain_tokens([tokenizer.eos_token_id]))
 
 
 FAMILY = StableDiffusion3

@@ -9,6 +9,7 @@ import torch
 
 from core.encoding import encode, weigh
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
+from core.request import GenerationRequest
 from core.tokens import chunked
 
 
@@ -30,12 +31,12 @@ class StableDiffusionXL(StableDiffusion):
             return EncodedPrompt(torch.zeros_like(embeds), torch.zeros_like(pooled))
         return EncodedPrompt(embeds, pooled)
 
-    def conditioning(self, prompts: Sequence[EncodedPrompt], batch: int, size: tuple[int, int]) -> dict[str, Any]:
-        """`size` is (width, height) of the picture."""
-        facts = torch.tensor(self.facts(prompts, size), dtype=self.dtype, device=self.device)
+    def conditioning(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> dict[str, Any]:
+        batch = request.batch_size
+        facts = torch.tensor(self.facts(prompts, request.work_size), dtype=self.dtype, device=self.device)
         pooled = torch.cat([p.pooled.repeat(batch, 1) for p in prompts if p.pooled is not None])
         return {
-            **super().conditioning(prompts, batch, size),
+            **super().conditioning(prompts, request),
             "added_cond_kwargs": {
                 "text_embeds": pooled.to(self.device, self.dtype),
                 "time_ids": facts.repeat_interleave(batch, 0),
@@ -43,7 +44,7 @@ class StableDiffusionXL(StableDiffusion):
         }
 
     def facts(self, prompts: Sequence[EncodedPrompt], size: tuple[int, int]) -> list[list[float]]:
-        """What the U-Net is told of the picture, for each prompt: an uncropped original of its size."""
+        """What the U-Net is told of the picture, for each prompt: an uncropped original of `size` (width, height)."""
         width, height = size
         return [[height, width, 0, 0, height, width]] * len(prompts)
 

@@ -1,0 +1,90 @@
+"""FLUX.1: a transformer on packed latents, T5 for the words, CLIP for the gist, guidance built in (dev) or none.
+
+The guidance that is built in is told as a number; true guidance, with a negative prompt, works beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from core.denoise import Conditioning, Residuals
+from core.encoding import encode
+from core.families.sd import EncodedPrompt, StableDiffusion, Texts
+from core.families.t5 import encode_by_t5, read_by_t5
+from core.request import GenerationRequest
+from core.tokens import chunked
+
+T5_TOKENS = 512
+PATCH = 2  # latents, along each side, that the transformer takes as one
+
+
+class Flux(StableDiffusion):
+    @property
+    def networks(self) -> dict[str, Any]:
+        """No LoRA of its transformer is known, so none changes it."""
+        return {}
+
+    @property
+    def knows_masks(self) -> bool:
+        return False
+
+    def count_chunks(self, texts: Texts) -> int:
+        """Of as many tokens as T5 is given at once."""
+        return -(-len(read_by_t5(self.parts.tokenizers[1], texts[1])) // T5_TOKENS)
+
+    @torch.inference_mode()
+    def encode_prompt(self, texts: Texts, clip_skip: int, negative: bool = False, chunks: int = 1) -> EncodedPrompt:
+        """CLIP's first chunk gives the gist, T5 reads all of the second prompt."""
+        (clip, t5), (tokenizer, t5_tokenizer) = self.parts.text_encoders, self.parts.tokenizers
+        gist = encode(clip, chunked(tokenizer, texts[0])[:1]).pooler_output
+        return EncodedPrompt(encode_by_t5(t5, t5_tokenizer, texts[1], T5_TOKENS * chunks), gist)
+
+    def conditioning(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> dict[str, Any]:
+        batch, told = request.batch_size, super().conditioning(prompts, request)
+        pooled = torch.cat([p.pooled.repeat(batch, 1) for p in prompts if p.pooled is not None])
+        told |= {
+            "pooled_projections": pooled.to(self.device, self.dtype),
+            "txt_ids": pooled.new_zeros(told["encoder_hidden_states"].shape[1], 3).to(self.device, self.dtype),
+        }
+        if self.parts.denoiser.config.guidance_embeds:
+            told["guidance"] = torch.full([len(pooled)], request.distilled_guidance, device=self.device)
+        return told
+
+    def predict(
+        self, conditioning: Conditioning, model_input: Tensor, timestep: Tensor, residuals: Residuals
+    ) -> Tensor:
+        """Latents that do not divide into patches are extended by their edge."""
+        height, width = model_input.shape[2:]
+        whole = pad(model_input, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
+        packed, places = _pack(whole)
+        output: Tensor = self.parts.denoiser(
+            packed,
+            timestep=timestep.expand(len(packed)).to(packed.dtype) / 1000,
+            img_ids=places.to(packed),
+            **conditioning,
+            return_dict=False,
+        )[0]
+        return _unpack(output, whole.shape)[:, :, :height, :width]
+
+
+def _pack(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, c, h, w) -> (n, patches, 4c), and of each patch (0, row, column)."""
+    n, channels, height, width = latents.shape
+    rows, columns = height // PATCH, width // PATCH
+    patches = latents.view(n, channels, rows, PATCH, columns, PATCH).permute(0, 2, 4, 1, 3, 5)
+    places = torch.cartesian_prod(torch.zeros(1), torch.arange(rows).float(), torch.arange(columns).float())
+    return patches.reshape(n, rows * columns, channels * PATCH**2), places
+
+
+def _unpack(packed: Tensor, shape: torch.Size) -> Tensor:
+    n, channels, height, width = shape
+    patches = packed.view(n, height // PATCH, width // PATCH, channels, PATCH, PATCH)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(shape)
+
+
+FAMILY = Flux

@@ -1,0 +1,25 @@
+"""T5 as a reader of prompts: tokens with an end and no beginning, as many as there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from core.encoding import encode, weigh
+from core.grammar import Wording
+from core.tokens import Chunk, plain_tokens, token_ids
+
+
+def read_by_t5(tokenizer: Any, wording: Wording) -> Chunk:
+    """The tokens of all blocks, one after the other, and the end."""
+    spans = (span for block in wording for span in block)
+    words = [token for span in spans for token in plain_tokens(token_ids(tokenizer, span.text), span.weight)]
+    return (*words, *plain_tokens([tokenizer.eos_token_id]))
+
+
+def encode_by_t5(encoder: Any, tokenizer: Any, wording: Wording, length: int) -> Tensor:
+    """(1, length, width), padded as the models saw it in training."""
+    read = read_by_t5(tokenizer, wording)
+    chunk = (*read, *plain_tokens([tokenizer.pad_token_id] * (length - len(read))))
+    return weigh(encode(encoder, [chunk])[0], [chunk])
