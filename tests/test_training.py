@@ -34,6 +34,7 @@ ADDONS = sorted(
 )
 TINY = base.Recipe(
     vae=Plan("vae", 3, 3, 1e-3),
+    vae_fine=Plan("vae-fine", 2, 3, 1e-3),
     small=Plan("small", 2, 2, 1e-3),
     large=Plan("large", 2, 2, 1e-3),
     vae_pictures=8,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from training.runs import Plan, Stage, batch_of, batches, generator
 
 SALT = 101
 FACTOR = 8  # pixels a latent is wide
-NOISE = 0.15  # of the latents' own spread, at most: what the decoder must bear
 SMALL, LARGE, LARGE_SHARE = 64, 128, 0.25  # sides of the crops, and how many steps see the large ones
 RECOLOURED, BLEND = 0.35, 0.7  # share of the crops in other colours, and how far these go at most
 
@@ -28,6 +27,24 @@ class VaeShape:
     channels: tuple[int, ...] = (16, 32, 64, 128)
     norm_groups: int = 2
     latent_channels: int = 4
+
+
+@dataclass(frozen=True)
+class Aims:
+    """What a stage is after. `head`: how much colours must be readable off the latents; `noise`: of the latents' own
+    spread, at most, what the decoder must bear; `squares`: how much large errors count; `choices`: of so many crops
+    the one with most in it is looked at.
+    """
+
+    salt: int = SALT
+    head: float = 0.5
+    noise: float = 0.15
+    squares: float = 0.0
+    choices: int = 1
+
+
+COARSE = Aims()
+FINE = Aims(salt=SALT + 1, head=0.1, noise=0.08, squares=4.0, choices=2)
 
 
 class Head(nn.Module):
@@ -56,14 +73,14 @@ def make_vae(shape: VaeShape, seed: int = SALT) -> AutoencoderKL:
     )
 
 
-def vae_stage(vae: AutoencoderKL, head: Head, pixels: Bytes, plan: Plan) -> Stage:
+def vae_stage(vae: AutoencoderKL, head: Head, pixels: Bytes, plan: Plan, aims: Aims = COARSE) -> Stage:
     """Crops of pictures; L1 on pixels, on their gradients and on patches, and latents that stay near zero."""
 
     def loss(step: int) -> Tensor:
-        source = generator(SALT, step)
-        crops = _recoloured(_crops(pixels, step, plan.batch), source).to(vae.device)
+        source = generator(aims.salt, step)
+        crops = _recoloured(_crops(pixels, step, plan.batch, aims), source).to(vae.device)
         mean = vae.encode(crops).latent_dist.mean
-        strength = NOISE * torch.rand((), generator=source) * mean.detach().std()
+        strength = aims.noise * torch.rand((), generator=source) * mean.detach().std()
         noise = torch.randn(mean.shape, generator=source).to(mean.device)
         drawn = vae.decode(mean + strength.to(mean.device) * noise).sample
         patches = avg_pool2d(crops, FACTOR)
@@ -72,21 +89,26 @@ def vae_stage(vae: AutoencoderKL, head: Head, pixels: Bytes, plan: Plan) -> Stag
             + _gradients(drawn, crops)
             + (avg_pool2d(drawn, FACTOR) - patches).abs().mean()
         )
-        return seen + 0.5 * (head(mean) - patches).abs().mean() + 1e-3 * mean.square().mean()
+        if aims.squares:
+            seen = seen + aims.squares * (drawn - crops).square().mean()
+        return seen + aims.head * (head(mean) - patches).abs().mean() + 1e-3 * mean.square().mean()
 
     facts = {"pictures": len(pixels), "config": {k: v for k, v in vae.config.items() if not k.startswith("_")}}
+    facts |= {} if aims == COARSE else {"aims": asdict(aims)}
     return Stage(plan, {"vae": vae, "head": head}, loss, facts)
 
 
-def _crops(pixels: Bytes, step: int, batch: int) -> Tensor:
-    rng = np.random.default_rng([SALT, step])
+def _crops(pixels: Bytes, step: int, batch: int, aims: Aims) -> Tensor:
+    rng = np.random.default_rng([aims.salt, step])
     side, size = (LARGE, max(1, batch // 3)) if rng.random() < LARGE_SHARE else (SMALL, batch)
     side = min(side, pixels.shape[1])
-    chosen = batch_of(step, len(pixels), size, SALT)
-    corners = rng.integers(0, pixels.shape[1] - side + 1, (size, 2))
-    return to_tensor(
-        np.stack([pixels[k, y : y + side, x : x + side] for k, (y, x) in zip(chosen, corners, strict=True)])
-    )
+    chosen = batch_of(step, len(pixels), size, aims.salt)
+    corners = rng.integers(0, pixels.shape[1] - side + 1, (aims.choices, size, 2))
+    crops = [
+        max((pixels[k, y : y + side, x : x + side] for y, x in corners[:, place]), key=np.std)
+        for place, k in enumerate(chosen)
+    ]
+    return to_tensor(np.stack(crops))
 
 
 def _recoloured(crops: Tensor, source: torch.Generator) -> Tensor:
