@@ -15,8 +15,9 @@ from diffusers import StableDiffusionPipeline
 from bench.engine import save_middle_size
 from bench.measure import compare
 from core import Engine, GenerationRequest, Settings
-from core.checkpoints import Checkpoint, load_part, scan
+from core.checkpoints import Checkpoint, scan
 from core.machine import PeakMeter, resident
+from core.parts import load_part
 from tests import ldm
 from tests.test_single_file import pipeline
 

@@ -1,120 +1,45 @@
-"""The models on disk: what they are, told from headers and configs alone, and the loading of their parts."""
+"""The models on disk: what they are, told from headers and configs alone."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 
-from core.cache import Key
 from core.defaults import FewSteps, few_steps
 from core.errors import CheckpointError, RequestError
 from core.families import FAMILIES, Family, LatentFormat
 from core.headers import (
     count_parameters,
-    is_half,
     model_paths,
     read_all_shapes,
     read_json,
     read_metadata,
     read_shapes,
-    shards,
     weights_in,
 )
 from core.layouts import Layout, identify, noise_schedule, pieces
-from core.memory import Footprint, is_out_of_memory
+from core.memory import Footprint
+from core.parts import CLASSES, SWIN2SR, Part, Source, sole_part
 from core.request import GenerationRequest
-from core.samplers import EVEN_SIGMAS, usable
+from core.samplers import usable
 from core.shapes import Config
 from core.units import UPSCALERS
-from core.vocabulary import CLIP_MERGES, clip_tokenizer
+from core.vocabulary import CLIP_MERGES
 
 PARTS = (
     *("tokenizer", "tokenizer_2", "tokenizer_3"),
     *("text_encoder", "text_encoder_2", "text_encoder_3"),
     *("unet", "transformer", "vae"),
 )
-LEVELS = {"flux": {EVEN_SIGMAS: True}}  # what schedulers' configs do not say
-OPTIONS = {"refiner": {"force_zeros_for_empty_prompt": False}}  # of the published model, for its single files
 OPTIONAL = ("tokenizer_3", "text_encoder_3")  # 10 GB of T5, which people delete: models were trained to do without
-SWIN2SR = "Swin2SRForImageSuperResolution"
-DEPTH = ("DepthAnythingForDepthEstimation", "DPTForDepthEstimation")
-POSE = ("VitPoseForPoseEstimation",)
-CLASSES = {
-    "CLIPTokenizer": "transformers",
-    "CLIPTextModel": "transformers",
-    "CLIPTextModelWithProjection": "transformers",
-    "T5TokenizerFast": "transformers",
-    "T5Tokenizer": "transformers",
-    "T5EncoderModel": "transformers",
-    "UNet2DConditionModel": "diffusers",
-    "SD3Transformer2DModel": "diffusers",
-    "FluxTransformer2DModel": "diffusers",
-    "ControlNetModel": "diffusers",
-    "ControlNetUnionModel": "diffusers",
-    "AutoencoderKL": "diffusers",
-    SWIN2SR: "transformers",
-    **dict.fromkeys((*DEPTH, *POSE), "transformers"),
-}
-"""The classes that a model folder may name, and the library of each; no other is ever imported."""
 STEPS: int = GenerationRequest.model_fields["steps"].default
 REFINES = "it is the refiner of SDXL, which cannot draw alone; choose it as refiner of a model of SDXL"
-CLIP_SIDE = ("sdxl", "refiner", "sd3")  # families that never read CLIP's last layer
 SCHEDULER_SAMPLERS = {"DDIMScheduler": "DDIM"}
 """Schedulers that tell how a model was trained; the others of model folders are only what was in use that year."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """How a part of a single file is made: which keys it takes, and its config. A tokenizer takes none."""
-
-    prefix: str
-    config: Config
-
-
-@dataclass(frozen=True)
-class Part:
-    """A component of a checkpoint: its folder, the weights in it (None: a tokenizer) and what identifies them.
-
-    Of a single file, `folder` is only the name of the part in it, and `source` says how it is made.
-    """
-
-    name: str
-    folder: Path
-    class_name: str
-    weights: Path | None = None
-    parameters: int = 0
-    source: Source | None = field(default=None, repr=False)
-
-    @property
-    def variant(self) -> str | None:
-        """What diffusers calls weights in half precision that are so named."""
-        return "fp16" if self.weights and is_half(self.weights) else None
-
-    @property
-    def key(self) -> Key:
-        """Raises CheckpointError if its file is no longer there."""
-        try:
-            file = (self.weights or (CLIP_MERGES if self.source else self.folder)).stat()
-        except OSError:
-            label, what = self.called
-            raise CheckpointError(f"{label}: the file of {what} is no longer there; look for models again.") from None
-        return (self.folder, file.st_size if self.weights else 0, file.st_mtime_ns)
-
-    @property
-    def files(self) -> list[Path]:
-        """Those of its weights."""
-        return shards(self.weights) if self.weights else []
-
-    @property
-    def called(self) -> tuple[str, str]:
-        """What it is called in messages: a label, and itself."""
-        return ("ControlNet", self.folder.name) if self.name == "controlnet" else ("Model", f"its {self.name}")
 
 
 @dataclass(frozen=True)
@@ -207,16 +132,6 @@ def find_upscaler(folder: Path, name: str) -> Part | None:
         raise CheckpointError(f"Upscaler: {name} cannot be used: {error}.") from None
 
 
-def sole_part(name: str, folder: Path, class_names: Sequence[str]) -> Part:
-    """The network in a folder of transformers. Raises CheckpointError if it is of another class, or damaged."""
-    made_by = read_json(folder / "config.json").get("architectures")
-    for class_name in class_names:
-        if made_by == [class_name]:
-            weights = weights_in(folder)
-            return Part(name, folder, class_name, weights, count_parameters(read_shapes(weights)))
-    raise CheckpointError(f"it is no {' or '.join(class_names)} of transformers")
-
-
 def _describe_safely(path: Path) -> Checkpoint:
     try:
         return _describe(path) if path.is_dir() else _describe_file(path)
@@ -241,24 +156,14 @@ def _describe_file(path: Path) -> Checkpoint:
     return Checkpoint(
         name=path.name,
         title=path.stem,
-        family=layout.family,
         size_bytes=path.stat().st_size,
         native_size=512 if small else family.native_size,
         **_best(family, few),
-        clip_skips=_clip_skips(layout.family, text),
-        inpaints_only=denoiser["in_channels"] == 9,
-        context_width=_context_width(denoiser),
-        most_side=_most_side(denoiser, vae),
-        problem=REFINES if layout.family == "refiner" else None,
-        options=OPTIONS.get(layout.family, {}),
         latent_format=family.latent_format,
-        footprint=Footprint.of(
-            denoiser, vae, {part.name: part.parameters for part in parts}, is_wide(layout.family, vae)
-        ),
-        parts=parts,
+        options=family.options,
         scheduler_config=scheduler,
-        denoiser_config=denoiser,
-        vae_config=vae,
+        **_facts(layout.family, parts, denoiser, vae),
+        clip_skips=_clip_skips(family, text),
     )
 
 
@@ -289,40 +194,42 @@ def _describe(folder: Path) -> Checkpoint:
     return Checkpoint(
         name=folder.name,
         title=card.title or folder.name,
-        family=name,
         size_bytes=sum(file.stat().st_size for part in parts for file in part.files),
         native_size=denoiser["sample_size"] * _pixels(vae) if "sample_size" in denoiser else family.native_size,
         **_best(family, few_steps(folder.name, scheduler_class), card, SCHEDULER_SAMPLERS.get(scheduler_class)),
-        clip_skips=_clip_skips(name, configs[reading]),
-        inpaints_only=denoiser["in_channels"] == 9,
-        context_width=_context_width(denoiser),
-        most_side=_most_side(denoiser, vae),
-        problem=REFINES if name == "refiner" else None,
         examples=tuple(card.examples),
         latent_format=_latent_format(card) or family.latent_format,
-        footprint=_footprint(name, parts, denoiser, vae),
-        parts=parts,
-        scheduler_config=scheduler | LEVELS.get(name, {}),
         options={key: value for key, value in index.items() if not isinstance(value, list)},
-        denoiser_config=denoiser,
-        vae_config=vae,
+        scheduler_config={**scheduler, **family.levels},
+        **_facts(name, parts, denoiser, vae),
+        clip_skips=_clip_skips(family, configs[reading]),
     )
 
 
-def _clip_skips(family: str, text: Mapping[str, Any]) -> int:
-    """How many of CLIP's layers, counted from the last, can be read; FLUX reads none."""
+def _facts(family: str, parts: tuple[Part, ...], denoiser: Config, vae: Config) -> dict[str, Any]:
+    """What the configs say of a folder and of a file alike."""
+    parameters = {part.name: part.parameters for part in parts}
+    return {
+        "family": family,
+        "problem": REFINES if family == "refiner" else None,
+        "inpaints_only": denoiser["in_channels"] == 9,
+        "context_width": denoiser.get("cross_attention_dim") or denoiser["joint_attention_dim"],
+        "most_side": _most_side(denoiser, vae),
+        "footprint": Footprint.of(denoiser, vae, parameters, is_wide(family, vae)),
+        "parts": parts,
+        "denoiser_config": denoiser,
+        "vae_config": vae,
+    }
+
+
+def _clip_skips(family: Family, text: Config) -> int:
     layers: int = text["num_hidden_layers"]
-    return 1 if family == "flux" else layers - (1 if family in CLIP_SIDE else 0)
+    return layers - family.clip_layers_unread if family.reads_clip_layers else 1
 
 
 def _pixels(vae: Mapping[str, Any]) -> int:
     """That a latent is wide."""
     width: int = 2 ** (len(vae["block_out_channels"]) - 1)
-    return width
-
-
-def _context_width(denoiser: Mapping[str, Any]) -> int:
-    width: int = denoiser.get("cross_attention_dim") or denoiser["joint_attention_dim"]
     return width
 
 
@@ -355,10 +262,6 @@ def _best(
         "guidance_scale": said.guidance_scale or (few.guidance_scale if few else family.guidance_scale),
         "steps": said.steps or (few.steps if few else STEPS),
     }
-
-
-def _footprint(family: str, parts: Iterable[Part], unet: Mapping[str, Any], vae: Mapping[str, Any]) -> Footprint:
-    return Footprint.of(unet, vae, {part.name: part.parameters for part in parts}, is_wide(family, vae))
 
 
 def is_wide(family: str, vae: Mapping[str, Any]) -> bool:
@@ -398,47 +301,3 @@ def _latent_format(card: Card) -> LatentFormat | None:
     rows = tuple((r, g, b) for r, g, b in card.latent_rgb_factors)
     r, g, b = card.latent_rgb_bias or (0.0, 0.0, 0.0)
     return LatentFormat(rows, (r, g, b))
-
-
-def load_part(part: Part, device: str, dtype: str) -> Any:
-    """One component, ready to run. Raises CheckpointError if its files are damaged or do not fit its config."""
-    try:
-        if part.source:
-            return _load_from_file(part, part.source, device, dtype)
-        library = importlib.import_module(CLASSES[part.class_name])
-        loader = getattr(library, part.class_name).from_pretrained
-        if part.weights is None:
-            return loader(part.folder, local_files_only=True)
-        return _load_weights(loader, part, dtype).to(device).requires_grad_(False).eval()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if is_out_of_memory(error):
-            raise
-        label, what = part.called
-        raise CheckpointError(f"{label}: {what} is damaged or does not fit its config.") from error
-
-
-def _load_from_file(part: Part, source: Source, device: str, dtype: str) -> Any:
-    if part.weights is None:
-        return clip_tokenizer(**source.config)
-    import torch
-
-    from core.single_file import load_component
-
-    model = load_component(part, CLASSES[part.class_name], device, getattr(torch, dtype))
-    return model.requires_grad_(False).eval()
-
-
-def _load_weights(loader: Callable[..., Any], part: Part, dtype: str) -> Any:
-    import torch
-
-    model, info = loader(
-        part.folder,
-        local_files_only=True,
-        use_safetensors=True,
-        variant=part.variant,
-        dtype=getattr(torch, dtype),
-        output_loading_info=True,
-    )
-    if info["missing_keys"]:
-        raise ValueError(f"{len(info['missing_keys'])} tensors are missing")
-    return model

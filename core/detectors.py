@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.cache import ModelCache
-from core.checkpoints import DEPTH, POSE, Part, load_part, sole_part
 from core.errors import CheckpointError
 from core.machine import BYTES
+from core.parts import DEPTH, POSE, Part, load_part, sole_part
 from core.preprocess import PREPROCESSORS, control_map, values
 
 if TYPE_CHECKING:

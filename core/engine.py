@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import embeddings, machine, memory, networks, prompts, vaes
 from core.cache import Loaded, ModelCache
-from core.checkpoints import Checkpoint, Part, find_upscaler, list_upscalers, load_part, scan
+from core.checkpoints import Checkpoint, find_upscaler, list_upscalers, scan
 from core.detectors import Detectors
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
 from core.events import LORA_HASH, Event, Finished
@@ -28,6 +28,7 @@ from core.lora_tags import take_tags, without_tags
 from core.machine import Machine, PeakMeter, resident
 from core.memory import MemoryPlan, RunMemory
 from core.networks import Network
+from core.parts import Part, load_part
 from core.prompts import PromptCache, Prompts, TokenCount
 from core.request import SEED_LIMIT, GenerationRequest, reject
 from core.resolving import check_with, size_with

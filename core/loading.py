@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.cache import ModelCache
-from core.checkpoints import Checkpoint, Part, load_part
+from core.checkpoints import Checkpoint
 from core.events import Event, Loading
 from core.families import FAMILIES
 from core.lora_files import LoraFile, LoraInfo, read_lora, renewed
 from core.machine import BYTES
 from core.memory import MemoryPlan
 from core.networks import check_weights
+from core.parts import Part, load_part
 from core.units import Lora
 
 if TYPE_CHECKING:

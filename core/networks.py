@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.checkpoints import Checkpoint, Part, Source
+from core.checkpoints import Checkpoint
 from core.errors import CheckpointError, RequestError
 from core.families import BY_CONTEXT_WIDTH, FAMILIES
 from core.headers import count_parameters, model_paths, read_json, read_shapes, weights_in, without_prefix
+from core.parts import Part, Source
 from core.preprocess import CONTROL_TYPES, suited
 from core.request import GenerationRequest
 from core.shapes import Config, Shapes, controlnet_config

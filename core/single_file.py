@@ -19,7 +19,7 @@ from diffusers.loaders.single_file_utils import (
 from safetensors import safe_open
 
 if TYPE_CHECKING:
-    from core.checkpoints import Part
+    from core.parts import Part
 
 State = dict[str, Any]
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.checkpoints import Checkpoint, Part, Source, is_wide
+from core.checkpoints import Checkpoint, is_wide
 from core.errors import CheckpointError
 from core.headers import count_parameters, model_paths, read_json, read_shapes, weights_in, without_prefix
+from core.parts import Part, Source
 from core.request import reject
 from core.shapes import vae_config
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from core.checkpoints import Checkpoint, Part
+from core.checkpoints import Checkpoint
 from core.hashes import FILE, Hashes
+from core.parts import Part
 
 
 @pytest.fixture

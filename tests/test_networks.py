@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from core import Control, Engine, Finished, GenerationRequest, Settings
-from core.checkpoints import load_part
 from core.errors import CheckpointError, DarkroomError, RequestError
 from core.networks import scan
+from core.parts import load_part
 from core.shapes import controlnet_config
 from tests import ldm, tiny
 from tests.test_single_file import FULL, list_of, pipeline

@@ -11,8 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core import start
-from core.checkpoints import LEVELS
+from core import families, start
 from core.denoise import denoise
 from core.families.flux import Flux
 from core.families.sd import Components, StableDiffusion
@@ -25,6 +24,7 @@ from core.samplers import FLOW, SAMPLERS
 from core.units import Control
 from tests import tiny
 
+LEVELS = {"Flux": families.FAMILIES["flux"].levels}
 RUNS = ((3, 1.0), (2**63, 7.0))  # seed, guidance
 SIZE = 64
 FAMILIES = ("StableDiffusion", "StableDiffusionXL")
@@ -63,7 +63,7 @@ def model_of(pipeline, **changes) -> StableDiffusion:
         vae=parts["vae"],
         text_encoders=tuple(parts[f"text_encoder{n}"] for n in names),
         tokenizers=tuple(parts[f"tokenizer{n}"] for n in names),
-        scheduler_config=dict(parts["scheduler"].config) | LEVELS.get(family.lower(), {}),
+        scheduler_config=dict(parts["scheduler"].config) | LEVELS.get(family, {}),
         options={},
         **changes,
     )
@@ -304,7 +304,7 @@ def test_flux(task, guided):
 
 def test_fluxs_other_samplers_shift_their_noise_as_diffusers_does():
     """Where diffusers has the schedulers, but no pipeline of FLUX's that takes them as they are."""
-    levels = dict(tiny.flux().scheduler.config) | LEVELS["flux"]
+    levels = dict(tiny.flux().scheduler.config) | LEVELS["Flux"]
     for name, scheduler_class in (("DPM++ 2M", "DPMSolverMultistepScheduler"), ("UniPC", "UniPCMultistepScheduler")):
         request = GenerationRequest(sampler=name, steps=4, width=1024, height=1024, seed=1)
         options = {"use_flow_sigmas": True, "use_dynamic_shifting": True, "prediction_type": "flow_prediction"}

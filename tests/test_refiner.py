@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline
 from transformers import CLIPTextModelWithProjection
 
 from core import Engine, Finished, GenerationRequest, Settings, memory, start
-from core.checkpoints import load_part, scan
+from core.checkpoints import scan
 from core.denoise import denoise
 from core.dialects import a1111
 from core.dialects.found import check
@@ -19,6 +19,7 @@ from core.errors import CheckpointError, RequestError
 from core.families.refiner import StableDiffusionXLRefiner
 from core.memory import WAYS, Work, plans
 from core.metadata import encode_png, read_text
+from core.parts import load_part
 from core.prompts import Prompts
 from tests import ldm, tiny
 from tests.test_memory import XL, gpu

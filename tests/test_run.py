@@ -12,11 +12,12 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from core.checkpoints import Checkpoint, Part
+from core.checkpoints import Checkpoint
 from core.engine import Engine
 from core.errors import RequestError
 from core.history import History
 from core.jobs import JobQueue, JobState, Status
+from core.parts import Part
 from core.records import PictureRow
 from core.request import GenerationRequest
 from core.resolving import size_warning

@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from core import Engine, Finished, GenerationRequest, Settings
-from core.checkpoints import load_part, scan
+from core.checkpoints import scan
 from core.errors import CheckpointError, DarkroomError
 from core.layouts import identify, pieces
+from core.parts import load_part
 from core.shapes import transformer_config, unet_config
 from core.vocabulary import clip_tokenizer
 from tests import ldm, peaks, tiny

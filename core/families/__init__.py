@@ -6,7 +6,10 @@ A family's code stands in one module beside this file, named here and imported w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.samplers import EVEN_SIGMAS
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,11 @@ class LatentFormat:
 
 @dataclass(frozen=True)
 class Family:
-    """`module` holds its code; the rest are the values a checkpoint has that does not say otherwise."""
+    """`module` holds its code; the rest are the values a checkpoint has that does not say otherwise.
+
+    `clip_layers_unread`: how many of CLIP's last layers are never read; all if not `reads_clip_layers`. `levels` are
+    what schedulers' configs do not say, `options` what single files do not say of the pipeline.
+    """
 
     title: str
     module: str
@@ -31,6 +38,10 @@ class Family:
     guidance_scale: float
     context_width: int  # of the text embeddings that its U-Net or transformer reads
     latent_format: LatentFormat
+    clip_layers_unread: int = 0
+    reads_clip_layers: bool = True
+    levels: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 # Fitted by keturn, https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204
@@ -90,12 +101,24 @@ T5_WIDTH = 4096
 FAMILIES: Mapping[str, Family] = {
     "sd1": Family("Stable Diffusion 1", "core.families.sd", 512, "DPM++ 2M Karras", 7.0, 768, _SD_LATENTS),
     "sd2": Family("Stable Diffusion 2", "core.families.sd", 768, "DPM++ 2M Karras", 7.0, 1024, _SD_LATENTS),
-    "sdxl": Family("Stable Diffusion XL", "core.families.sdxl", 1024, "DPM++ 2M Karras", 6.0, 2048, _SDXL_LATENTS),
-    "refiner": Family(
-        "Stable Diffusion XL refiner", "core.families.refiner", 1024, "DPM++ 2M Karras", 6.0, 1280, _SDXL_LATENTS
+    "sdxl": Family(
+        *("Stable Diffusion XL", "core.families.sdxl", 1024, "DPM++ 2M Karras", 6.0, 2048, _SDXL_LATENTS),
+        clip_layers_unread=1,
     ),
-    "sd3": Family("Stable Diffusion 3", "core.families.sd3", 1024, "Euler", 4.5, T5_WIDTH, _SD3_LATENTS),
-    "flux": Family("FLUX.1", "core.families.flux", 1024, "Euler", 1.0, T5_WIDTH, _FLUX_LATENTS),
+    "refiner": Family(
+        *("Stable Diffusion XL refiner", "core.families.refiner", 1024, "DPM++ 2M Karras", 6.0, 1280, _SDXL_LATENTS),
+        clip_layers_unread=1,
+        options={"force_zeros_for_empty_prompt": False},
+    ),
+    "sd3": Family(
+        *("Stable Diffusion 3", "core.families.sd3", 1024, "Euler", 4.5, T5_WIDTH, _SD3_LATENTS),
+        clip_layers_unread=1,
+    ),
+    "flux": Family(
+        *("FLUX.1", "core.families.flux", 1024, "Euler", 1.0, T5_WIDTH, _FLUX_LATENTS),
+        reads_clip_layers=False,
+        levels={EVEN_SIGMAS: True},
+    ),
 }
 
 BY_CONTEXT_WIDTH: Mapping[int, str] = {

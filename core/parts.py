@@ -1,0 +1,141 @@
+"""The parts that models consist of: networks and tokenizers on disk, and the loading of one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from core.cache import Key
+from core.errors import CheckpointError
+from core.headers import count_parameters, is_half, read_json, read_shapes, shards, weights_in
+from core.memory import is_out_of_memory
+from core.shapes import Config
+from core.vocabulary import CLIP_MERGES, clip_tokenizer
+
+SWIN2SR = "Swin2SRForImageSuperResolution"
+DEPTH = ("DepthAnythingForDepthEstimation", "DPTForDepthEstimation")
+POSE = ("VitPoseForPoseEstimation",)
+CLASSES = {
+    "CLIPTokenizer": "transformers",
+    "CLIPTextModel": "transformers",
+    "CLIPTextModelWithProjection": "transformers",
+    "T5TokenizerFast": "transformers",
+    "T5Tokenizer": "transformers",
+    "T5EncoderModel": "transformers",
+    "UNet2DConditionModel": "diffusers",
+    "SD3Transformer2DModel": "diffusers",
+    "FluxTransformer2DModel": "diffusers",
+    "ControlNetModel": "diffusers",
+    "ControlNetUnionModel": "diffusers",
+    "AutoencoderKL": "diffusers",
+    SWIN2SR: "transformers",
+    **dict.fromkeys((*DEPTH, *POSE), "transformers"),
+}
+"""The classes that a model folder may name, and the library of each; no other is ever imported."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a part of a single file is made: which keys it takes, and its config. A tokenizer takes none."""
+
+    prefix: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component of a checkpoint: its folder, the weights in it (None: a tokenizer) and what identifies them.
+
+    Of a single file, `folder` is only the name of the part in it, and `source` says how it is made.
+    """
+
+    name: str
+    folder: Path
+    class_name: str
+    weights: Path | None = None
+    parameters: int = 0
+    source: Source | None = field(default=None, repr=False)
+
+    @property
+    def variant(self) -> str | None:
+        """What diffusers calls weights in half precision that are so named."""
+        return "fp16" if self.weights and is_half(self.weights) else None
+
+    @property
+    def key(self) -> Key:
+        """Raises CheckpointError if its file is no longer there."""
+        try:
+            file = (self.weights or (CLIP_MERGES if self.source else self.folder)).stat()
+        except OSError:
+            label, what = self.called
+            raise CheckpointError(f"{label}: the file of {what} is no longer there; look for models again.") from None
+        return (self.folder, file.st_size if self.weights else 0, file.st_mtime_ns)
+
+    @property
+    def files(self) -> list[Path]:
+        """Those of its weights."""
+        return shards(self.weights) if self.weights else []
+
+    @property
+    def called(self) -> tuple[str, str]:
+        """What it is called in messages: a label, and itself."""
+        return ("ControlNet", self.folder.name) if self.name == "controlnet" else ("Model", f"its {self.name}")
+
+
+def sole_part(name: str, folder: Path, class_names: Sequence[str]) -> Part:
+    """The network in a folder of transformers. Raises CheckpointError if it is of another class, or damaged."""
+    made_by = read_json(folder / "config.json").get("architectures")
+    for class_name in class_names:
+        if made_by == [class_name]:
+            weights = weights_in(folder)
+            return Part(name, folder, class_name, weights, count_parameters(read_shapes(weights)))
+    raise CheckpointError(f"it is no {' or '.join(class_names)} of transformers")
+
+
+def load_part(part: Part, device: str, dtype: str) -> Any:
+    """One component, ready to run. Raises CheckpointError if its files are damaged or do not fit its config."""
+    try:
+        if part.source:
+            return _load_from_file(part, part.source, device, dtype)
+        library = importlib.import_module(CLASSES[part.class_name])
+        loader = getattr(library, part.class_name).from_pretrained
+        if part.weights is None:
+            return loader(part.folder, local_files_only=True)
+        return _load_weights(loader, part, dtype).to(device).requires_grad_(False).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
+        label, what = part.called
+        raise CheckpointError(f"{label}: {what} is damaged or does not fit its config.") from error
+
+
+def _load_from_file(part: Part, source: Source, device: str, dtype: str) -> Any:
+    if part.weights is None:
+        return clip_tokenizer(**source.config)
+    import torch
+
+    from core.single_file import load_component
+
+    model = load_component(part, CLASSES[part.class_name], device, getattr(torch, dtype))
+    return model.requires_grad_(False).eval()
+
+
+def _load_weights(loader: Callable[..., Any], part: Part, dtype: str) -> Any:
+    import torch
+
+    model, info = loader(
+        part.folder,
+        local_files_only=True,
+        use_safetensors=True,
+        variant=part.variant,
+        dtype=getattr(torch, dtype),
+        output_loading_info=True,
+    )
+    if info["missing_keys"]:
+        raise ValueError(f"{len(info['missing_keys'])} tensors are missing")
+    return model
