@@ -183,9 +183,10 @@ def _describe(folder: Path) -> Checkpoint:
     reading = "text_encoder" if (index.get("text_encoder") or [None])[0] else "text_encoder_2"
     configs = {name: read_json(folder / name / "config.json") for name in (predicting, "vae", reading)}
     name = _family(index, configs[reading])
-    parts = tuple(_parts(folder, index))
+    parts, family = tuple(_parts(folder, index)), FAMILIES[name]
+    if index[predicting][1] != family.denoiser:
+        raise CheckpointError(f"its {predicting} is none of {family.title}")
     card = _card(folder / "darkroom.json")
-    family = FAMILIES[name]
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     scheduler_class = str(scheduler.get("_class_name", ""))
     denoiser, vae = configs[predicting], configs["vae"]

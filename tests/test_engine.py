@@ -245,6 +245,11 @@ def name_a_foreign_class(folder):
 
 def name_another_family(folder):
     index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "WanPipeline"))
+
+
+def name_a_family_that_it_is_not(folder):
+    index = folder / "model_index.json"
     index.write_text(index.read_text().replace("StableDiffusionPipeline", "FluxPipeline"))
 
 
@@ -265,7 +270,8 @@ def half_a_card(folder):
         (leave_a_pickle, "its vae is a pickle"),
         (forget_a_config, "unet/config.json is missing"),
         (name_a_foreign_class, "its unet is a os.system, which Darkroom does not know"),
-        (name_another_family, "made for FluxPipeline"),
+        (name_another_family, "made for WanPipeline"),
+        (name_a_family_that_it_is_not, "its unet is none of FLUX.1"),
         (nest_json, "model_index.json is not JSON"),
         (half_a_card, "its darkroom.json is not right: guidance_scale"),
     ],

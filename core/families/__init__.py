@@ -38,6 +38,7 @@ class Family:
     guidance_scale: float
     context_width: int  # of the text embeddings that its U-Net or transformer reads
     latent_format: LatentFormat
+    denoiser: str = "UNet2DConditionModel"  # the class of what predicts
     clip_layers_unread: int = 0
     reads_clip_layers: bool = True
     levels: Mapping[str, Any] = field(default_factory=dict)
@@ -112,10 +113,12 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "sd3": Family(
         *("Stable Diffusion 3", "core.families.sd3", 1024, "Euler", 4.5, T5_WIDTH, _SD3_LATENTS),
+        denoiser="SD3Transformer2DModel",
         clip_layers_unread=1,
     ),
     "flux": Family(
         *("FLUX.1", "core.families.flux", 1024, "Euler", 1.0, T5_WIDTH, _FLUX_LATENTS),
+        denoiser="FluxTransformer2DModel",
         reads_clip_layers=False,
         levels={EVEN_SIGMAS: True},
     ),
