@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,13 @@ class Card(BaseModel):
 def scan(folder: Path) -> tuple[Checkpoint, ...]:
     """Every model folder and single file in `folder`, by name. What cannot be used says why instead of raising."""
     return tuple(_describe_safely(path) for path in model_paths(folder))
+
+
+def named(name: str, known: Iterable[Checkpoint]) -> Checkpoint | None:
+    """The model of that name, or of the name that other tools give it: without its file's ending, in any case."""
+    by_name = {each.name: each for each in known}
+    by_stem = {each.name.removesuffix(".safetensors").lower(): each for each in known}
+    return by_name.get(name) or by_stem.get(name.removesuffix(".safetensors").lower())
 
 
 def list_upscalers(folder: Path) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from core.checkpoints import Checkpoint, named
 from core.errors import DarkroomError, NotFound, RequestError
 from core.images import fingerprint
 from core.metadata import TEXT_LIMIT, PictureInfo, encode_png, read_text
@@ -79,6 +80,17 @@ def test_other_tools_read_a1111s_text() -> None:
         "Size: 512x768, Model hash: 6ce0161689, Model: base, Clip skip: 2, "
         'Lora hashes: "ink: aabbccddee", Version: Darkroom 0.1.0'
     )
+
+
+def test_other_tools_name_models_without_their_files_ending() -> None:
+    request = GenerationRequest(checkpoint="xl_1.0.safetensors", refiner="refiner_1.0.safetensors")
+    with Image.open(BytesIO(encode_png(BLANK, request, 0, {"refiner_hash": "abcdef0123456789"}))) as file:
+        text = file.info["parameters"]
+    assert "Model: xl_1.0, Refiner: refiner_1.0 [abcdef0123], Refiner switch at: 0.8" in text
+    known = [Checkpoint("XL_1.0.safetensors", ""), Checkpoint("xl_1.0", ""), Checkpoint("folder", "")]
+    for name, there in (("xl_1.0", known[1]), ("folder.safetensors", known[2]), ("Folder", known[2]), ("xl", None)):
+        assert named(name, known) == there
+    assert named("xl_1.0", known[:1]) == known[0]
 
 
 def test_a_request_that_names_little_leaves_the_rest_out() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from core.checkpoints import named
 from core.errors import DarkroomError, RequestError
 from core.images import read_picture
 from core.jobs import JobState, Status
@@ -66,8 +67,10 @@ class Reader:
         with told():
             info = self._info(event, request)
         fields = _own_fields(info)
-        if self._missing(info):
-            del fields["checkpoint"]
+        for model in ("checkpoint", "refiner"):
+            if fields.get(model):
+                found = named(fields.pop(model), self._desk.engine.checkpoints())
+                fields |= {model: found.name} if found else {}
         return write_form(self._desk.fields, fields)
 
     async def replay(self, event: gr.EventData, request: gr.Request) -> AsyncIterator[Answer]:
@@ -102,7 +105,7 @@ class Reader:
     def _missing(self, info: PictureInfo) -> str | None:
         """The model's name if this machine does not have it."""
         name = info.fields.get("checkpoint")
-        return name if name and self._desk.checkpoint(name) is None else None
+        return name if name and named(name, self._desk.engine.checkpoints()) is None else None
 
 
 def _path(event: gr.EventData) -> Path:

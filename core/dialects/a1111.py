@@ -58,7 +58,7 @@ def _values(image: Image, request: GenerationRequest, index: int, made_with: Map
         "Seed": None if request.seed is None else request.seed + index,
         "Size": f"{request.width or image.width}x{request.height or image.height}",
         "Model hash": _short(made_with.get("model_hash", "")) or None,
-        "Model": request.checkpoint,
+        "Model": request.checkpoint and _stem(request.checkpoint),
         "VAE": request.vae,
         "Denoising strength": hires.strength if hires else request.strength if request.image else None,
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
@@ -66,11 +66,16 @@ def _values(image: Image, request: GenerationRequest, index: int, made_with: Map
         "Hires upscale": hires.scale if hires else None,
         "Hires steps": hires.steps if hires else None,
         "Hires upscaler": hires.upscaler if hires else None,
-        "Refiner": request.refiner and f"{request.refiner}{_bracketed(made_with.get('refiner_hash', ''))}",
+        "Refiner": request.refiner and f"{_stem(request.refiner)}{_bracketed(made_with.get('refiner_hash', ''))}",
         "Refiner switch at": request.refiner_start if request.refiner else None,
         "Lora hashes": ", ".join(f"{name}: {value}" for name, value in hashes.items()) or None,
         "Version": f"Darkroom {made_with.get('darkroom', '')}".strip(),
     }
+
+
+def _stem(name: str) -> str:
+    """A model's name as A1111 has it: without its file's ending."""
+    return name.removesuffix(".safetensors")
 
 
 def _short(hash: str) -> str:
