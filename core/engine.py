@@ -37,11 +37,9 @@ from core.settings import VERSION, Settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from PIL.Image import Image
-
-    from core.denoise import Denoised
     from core.families.sd import EncodedPrompt, StableDiffusion
     from core.lora import LoraReport, Merged, Merger
+    from core.preview import Previewer
     from core.start import Refining
 
 log = logging.getLogger(__name__)
@@ -265,7 +263,7 @@ class Engine:
                 prompts=self._prompts_of(model, checkpoint, (merged.text_state, *(each.key for each in named))),
                 company=Company(nets, self.detectors, (yield from self._refining(loader, refiner))),
                 upscaler=upscaler and (yield from loader.part(upscaler, upscaler.folder.name)),
-                preview=functools.partial(self._preview, checkpoint),
+                preview=(yield from self._previewer(loader, checkpoint)),
             )
             files = {"model_hash": self._hashes.of(self._find(request.checkpoint))}
             if refiner:
@@ -308,12 +306,20 @@ class Engine:
         encoders = tuple(part.key for part in checkpoint.parts if part.name.startswith("t"))
         return Prompts(model, (encoders, state), self._prompts)
 
-    def _preview(self, checkpoint: Checkpoint, step: Denoised) -> Image | None:
-        from core.preview import latent_preview
+    def _previewer(self, loader: Loader, checkpoint: Checkpoint) -> Generator[Event, None, Previewer]:
+        """With the tiny decoder of the checkpoint's family, where a GPU makes it quick enough."""
+        from core.preview import Previewer, find_decoder
 
-        if not self.settings.previews or checkpoint.latent_format is None:
-            return None
-        return latent_preview(step.x0[0], checkpoint.latent_format)
+        if not self.settings.previews:
+            return Previewer(None)
+        name, decoder = FAMILIES[checkpoint.family].preview_decoder, None
+        if self._machine.is_gpu:
+            try:
+                part = find_decoder(self.settings.models / "previews" / name)
+                decoder = (yield from loader.part(part, name)) if part else None
+            except CheckpointError as error:
+                log.warning("Previews go without their decoder: %s", error)
+        return Previewer(checkpoint.latent_format, decoder)
 
     def _made_with(self, plan: MemoryPlan, hashes: Mapping[str, str], merged: Merged) -> dict[str, str]:
         return {

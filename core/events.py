@@ -26,7 +26,7 @@ class Loading:
 class Step:
     """Denoising step `index` of `total` is done (1 … total; second-order samplers count each evaluation).
 
-    `preview` is x0 of the batch's first picture, one pixel a latent: (width / 8, height / 8), RGB.
+    `preview` is x0 of the batch's first picture, RGB: one pixel a latent, or by a tiny decoder up to 512 pixels wide.
     """
 
     index: int

@@ -61,7 +61,7 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["checkpoints", "controlnet", "loras", "preprocessors", "vae"]
+    kind: Literal["checkpoints", "controlnet", "loras", "preprocessors", "previews", "vae"]
     family: str
     repo: str
     revision: str | None = None

@@ -33,6 +33,7 @@ CLASSES = {
     "ControlNetModel": "diffusers",
     "ControlNetUnionModel": "diffusers",
     "AutoencoderKL": "diffusers",
+    "AutoencoderTiny": "diffusers",
     SWIN2SR: "transformers",
     **dict.fromkeys((*DEPTH, *POSE), "transformers"),
 }

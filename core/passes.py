@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core import start
 from core.decoding import picture
-from core.denoise import Denoised, denoise
+from core.denoise import denoise
 from core.events import Notice, Step
 from core.families.sd import StableDiffusion
 from core.inpaint import Canvas, fit_mask
@@ -29,7 +29,7 @@ class Passes:
     prompts: Prompts
     company: start.Company
     upscaler: Any | None
-    preview: Callable[[Denoised], Image | None]
+    preview: Callable[[Tensor], Image | None]
 
     def run(self, request: GenerationRequest) -> Generator[Step | Notice, None, list[Image]]:
         """Yields every step of all passes; returns the pictures of a resolved `request`."""
@@ -68,7 +68,7 @@ class Passes:
         latents = run.latents
         for index, step in enumerate(denoise(run), start=done + 1):
             latents = step.latents
-            yield Step(index, total, self.preview(step))
+            yield Step(index, total, self.preview(step.x0))
         canvas = Canvas(request)
         images = []
         for one in latents:

@@ -268,6 +268,7 @@ def test_the_catalogue_names_files_that_run_nothing() -> None:
         "controlnet",
         "loras",
         "preprocessors",
+        "previews",
         "vae",
     }
     for bad in ("model.bin", "model.py", "../model.safetensors", "/model.safetensors", "config.json"):

@@ -69,6 +69,7 @@ KINDS = {
     "controlnet": "ControlNet",
     "loras": "LoRA",
     "preprocessors": "preprocessor",
+    "previews": "previews",
     "vae": "VAE",
 }
 

@@ -38,6 +38,7 @@ class Family:
     guidance_scale: float
     context_width: int  # of the text embeddings that its U-Net or transformer reads
     latent_format: LatentFormat
+    preview_decoder: str = "taesd"  # its folder in models/previews
     denoiser: str = "UNet2DConditionModel"  # the class of what predicts
     clip_layers_unread: int = 0
     reads_clip_layers: bool = True
@@ -104,20 +105,24 @@ FAMILIES: Mapping[str, Family] = {
     "sd2": Family("Stable Diffusion 2", "core.families.sd", 768, "DPM++ 2M Karras", 7.0, 1024, _SD_LATENTS),
     "sdxl": Family(
         *("Stable Diffusion XL", "core.families.sdxl", 1024, "DPM++ 2M Karras", 6.0, 2048, _SDXL_LATENTS),
+        preview_decoder="taesdxl",
         clip_layers_unread=1,
     ),
     "refiner": Family(
         *("Stable Diffusion XL refiner", "core.families.refiner", 1024, "DPM++ 2M Karras", 6.0, 1280, _SDXL_LATENTS),
+        preview_decoder="taesdxl",
         clip_layers_unread=1,
         options={"force_zeros_for_empty_prompt": False},
     ),
     "sd3": Family(
         *("Stable Diffusion 3", "core.families.sd3", 1024, "Euler", 4.5, T5_WIDTH, _SD3_LATENTS),
+        preview_decoder="taesd3",
         denoiser="SD3Transformer2DModel",
         clip_layers_unread=1,
     ),
     "flux": Family(
         *("FLUX.1", "core.families.flux", 1024, "Euler", 1.0, T5_WIDTH, _FLUX_LATENTS),
+        preview_decoder="taef1",
         denoiser="FluxTransformer2DModel",
         reads_clip_layers=False,
         levels={EVEN_SIGMAS: True},
