@@ -95,8 +95,8 @@ def test_every_sampler_is_finite_at_one_step_and_shows_previews(engine):
 
     for name in SAMPLERS:
         events = list(engine.generate(GenerationRequest(**{**QUICK, "sampler": name, "steps": 1})))
-        assert isinstance(events[0], Step)
-        assert np.ptp(np.asarray(events[0].preview)) > 0, name
+        step = next(event for event in events if isinstance(event, Step))
+        assert np.ptp(np.asarray(step.preview)) > 0, name
 
 
 def test_the_last_preview_looks_like_the_picture(engine):
