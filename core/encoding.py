@@ -40,11 +40,21 @@ def _vectors_placed(encoder: Any, chunks: Sequence[Chunk]) -> Iterator[None]:
 def weigh(hidden: Tensor, chunks: Sequence[Chunk]) -> Tensor:
     """(n, tokens, width) to (1, n · tokens, width), each token times its weight.
 
-    A1111's rule: every chunk is then scaled so that its mean is what it was.
+    A1111's rule for CLIP: every chunk is then scaled so that its mean is what it was.
     """
-    weights = torch.tensor([[token.weight for token in chunk] for chunk in chunks])
+    weights = _weights(hidden, chunks)
     if (weights != 1).any():
-        weighted = hidden * weights.to(hidden)[..., None]
+        weighted = hidden * weights
         restored = hidden.mean((1, 2), keepdim=True) / weighted.mean((1, 2), keepdim=True)
         hidden = weighted * restored.nan_to_num(1, 1, 1)
     return hidden.flatten(0, 1)[None]
+
+
+def weigh_only(hidden: Tensor, chunks: Sequence[Chunk]) -> Tensor:
+    """The same without scaling, for T5, whose means are near 0: their quotient would be anything."""
+    return (hidden * _weights(hidden, chunks)).flatten(0, 1)[None]
+
+
+def _weights(hidden: Tensor, chunks: Sequence[Chunk]) -> Tensor:
+    weights = [[token.weight for token in chunk] for chunk in chunks]
+    return torch.tensor(weights).to(hidden)[..., None]

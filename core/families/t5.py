@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from core.encoding import encode, weigh
+from core.encoding import encode, weigh_only
 from core.grammar import Wording
 from core.tokens import Chunk, plain_tokens, token_ids
 
@@ -22,4 +22,4 @@ def encode_by_t5(encoder: Any, tokenizer: Any, wording: Wording, length: int) ->
     """(1, length, width), padded as the models saw it in training."""
     read = read_by_t5(tokenizer, wording)
     chunk = (*read, *plain_tokens([tokenizer.pad_token_id] * (length - len(read))))
-    return weigh(encode(encoder, [chunk])[0], [chunk])
+    return weigh_only(encode(encoder, [chunk])[0], [chunk])
