@@ -48,14 +48,15 @@ def is_half(weights: Path) -> bool:
 
 
 def shards(weights: Path) -> list[Path]:
-    """All files of which `weights` is the first: model-00001-of-00002.safetensors has another one.
+    """All files of which `weights` is one: model-00001-of-00002.safetensors has another.
 
     Raises CheckpointError if one is missing.
     """
-    numbered = re.search(r"-00001-of-(\d{5})", weights.name)
+    numbered = re.search(r"-\d{5}-of-(\d{5})", weights.name)
     if not numbered:
         return [weights]
-    names = (weights.name.replace("-00001-of-", f"-{k + 1:05}-of-") for k in range(int(numbered[1])))
+    before, after = weights.name[: numbered.start()], weights.name[numbered.end() :]
+    names = (f"{before}-{k + 1:05}-of-{numbered[1]}{after}" for k in range(int(numbered[1])))
     files = [weights.with_name(name) for name in names]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(f"its {weights.parent.name} is not complete: {missing[0]} is missing")

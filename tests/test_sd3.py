@@ -85,12 +85,12 @@ def test_it_draws_without_t5(folder):
     assert not np.array_equal(draw(without), with_t5)
 
 
-def test_a_shard_that_is_missing_is_named(folder):
-    next(folder.glob("text_encoder_3/*-00002-of-*.safetensors")).unlink()
+@pytest.mark.parametrize("number", ["00001", "00002"])
+def test_a_shard_that_is_missing_is_named(folder, number):
+    missing = next(folder.glob(f"text_encoder_3/*-{number}-of-*.safetensors"))
+    missing.unlink()
     (checkpoint,) = engine(folder).checkpoints()
-    assert checkpoint.problem == "its text_encoder_3 is not complete: " + (
-        next(folder.glob("text_encoder_3/*-00001-of-*")).name.replace("-00001-", "-00002-") + " is missing"
-    )
+    assert checkpoint.problem == f"its text_encoder_3 is not complete: {missing.name} is missing"
 
 
 def test_sizes_between_its_patches(folder):
