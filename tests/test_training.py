@@ -26,15 +26,14 @@ from training.render import render
 from training.runs import Clock, Interrupted, Plan, Stage, batch_of
 from training.tokenizer import make_tokenizer
 from training.unet import UnetShape
-from training.vae import Head, VaeShape, encode, make_vae, vae_stage, whiten
+from training.vae import COARSE, FINE, Head, VaeShape, encode, make_vae, vae_stage, whiten
 
 POCKET = ROOT / "models" / "checkpoints" / "pocket"
 ADDONS = sorted(
     {*(ROOT / "models").glob("*/pocket-*/*.safetensors"), *(ROOT / "models").glob("*/pocket-*.safetensors")}
 )
 TINY = base.Recipe(
-    vae=Plan("vae", 3, 3, 1e-3),
-    vae_fine=Plan("vae-fine", 2, 3, 1e-3),
+    vae=((Plan("vae", 3, 3, 1e-3), COARSE), (Plan("vae-fine", 2, 3, 1e-3), FINE)),
     small=Plan("small", 2, 2, 1e-3),
     large=Plan("large", 2, 2, 1e-3),
     vae_pictures=8,

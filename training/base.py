@@ -17,7 +17,20 @@ from training.render import SIDE
 from training.runs import Clock, Plan
 from training.tokenizer import make_tokenizer, save_tokenizer
 from training.unet import SCHEDULER, Lesson, UnetShape, make_text_encoder, make_unet, unet_stage
-from training.vae import FINE, Head, VaeShape, encode, explained, make_vae, psnr, vae_stage, whiten
+from training.vae import (
+    COARSE,
+    FINE,
+    LAST,
+    Aims,
+    Head,
+    VaeShape,
+    encode,
+    explained,
+    make_vae,
+    psnr,
+    vae_stage,
+    whiten,
+)
 
 EXAMPLES = ["a red balloon over snowy mountains", "two green trees in the snow", "a yellow star in the night sky"]
 CHECKED = Pictures(64, salt=9)  # what the VAE is measured on
@@ -27,8 +40,7 @@ CHECKED = Pictures(64, salt=9)  # what the VAE is measured on
 class Recipe:
     """How much is learned. The stages' plans, and how many pictures each draws from."""
 
-    vae: Plan
-    vae_fine: Plan
+    vae: tuple[tuple[Plan, Aims], ...]
     small: Plan
     large: Plan
     vae_pictures: int
@@ -41,8 +53,11 @@ class Recipe:
 
 RECIPES = {
     "cpu": Recipe(
-        vae=Plan("vae", 6_500, 8, 1.6e-3),
-        vae_fine=Plan("vae-fine", 7_500, 8, 1e-3),
+        vae=(
+            (Plan("vae", 6_500, 8, 1.6e-3), COARSE),
+            (Plan("vae-fine", 7_500, 8, 1e-3), FINE),
+            (Plan("vae-last", 8_000, 8, 1e-3), LAST),
+        ),
         small=Plan("small", 8_000, 32, 1e-3),
         large=Plan("large", 7_000, 16, 7e-4),
         vae_pictures=3_000,
@@ -50,8 +65,11 @@ RECIPES = {
         large_pictures=16_000,
     ),
     "cuda": Recipe(
-        vae=Plan("vae", 6_000, 64, 1.6e-3),
-        vae_fine=Plan("vae-fine", 10_000, 64, 1e-3),
+        vae=(
+            (Plan("vae", 6_000, 64, 1.6e-3), COARSE),
+            (Plan("vae-fine", 6_000, 64, 1e-3), FINE),
+            (Plan("vae-last", 8_000, 64, 1e-3), LAST),
+        ),
         small=Plan("small", 12_000, 256, 1.4e-3),
         large=Plan("large", 16_000, 128, 1e-3),
         vae_pictures=8_000,
@@ -105,8 +123,8 @@ def _vae(recipe: Recipe, run: Path, clock: Clock) -> tuple[AutoencoderKL, Head]:
         head.load_state_dict({key[5:]: value for key, value in kept.items() if key.startswith("head.")})
         return vae.eval(), head
     pixels = Pictures(recipe.vae_pictures, salt=1).pixels()
-    vae_stage(vae, head, pixels, recipe.vae).train(run, clock)
-    vae_stage(vae, head, pixels, recipe.vae_fine, FINE).train(run, clock)
+    for plan, aims in recipe.vae:
+        vae_stage(vae, head, pixels, plan, aims).train(run, clock)
     whiten(vae.eval(), head, pixels[:256])
     named = {"vae": vae.state_dict(), "head": head.state_dict()}
     save_file({f"{part}.{key}": value for part, values in named.items() for key, value in values.items()}, done)

@@ -45,6 +45,8 @@ class Aims:
 
 COARSE = Aims()
 FINE = Aims(salt=SALT + 1, head=0.1, noise=0.08, squares=4.0, choices=2)
+LAST = Aims(salt=SALT + 2, head=0.01, noise=0.04, squares=10.0, choices=3)
+"""Colours that are readable to the last per cent take three of four channels: edges want some of that."""
 
 
 class Head(nn.Module):
