@@ -8,10 +8,18 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-Key = tuple[Path, int, int]
-"""A part of a model on disk: path, size in bytes, modification time in ns. A replaced file is another key."""
+
+class Key(NamedTuple):
+    """A part of a model on disk: path, size in bytes, modification time in ns. A replaced file is another key, and so
+    are its weights rounded to 8 bits.
+    """
+
+    path: Path
+    size: int
+    modified: int
+    rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class ModelCache:
     def loaded(self) -> list[Loaded]:
         """All that has weights, in words."""
         return [
-            Loaded("/".join(key[0].parts[-2:]), size, str(model.dtype).removeprefix("torch."), str(model.device))
+            Loaded("/".join(key.path.parts[-2:]), size, _precision(key, model), str(model.device))
             for key, size, model in self.models()
             if size
         ]
@@ -87,7 +95,7 @@ class ModelCache:
 
     def _pin(self, key: Key, size: int) -> _Entry:
         with self._lock:
-            for old in [k for k, e in self._entries.items() if k[0] == key[0] and k != key and not e.users]:
+            for old in [k for k, e in self._entries.items() if k.path == key.path and k != key and not e.users]:
                 del self._entries[old]
             if key not in self._entries:
                 self._shrink(self._budget - size)
@@ -108,3 +116,7 @@ class ModelCache:
             if kept <= target:
                 return
             kept -= self._entries.pop(key).size
+
+
+def _precision(key: Key, model: Any) -> str:
+    return "8 bits" if key.rounded else str(model.dtype).removeprefix("torch.")

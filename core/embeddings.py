@@ -64,7 +64,7 @@ def _describe(path: Path) -> Embedding | None:
         stat = path.stat()
     except (CheckpointError, OSError, KeyError, TypeError):
         return None
-    return Embedding(path.stem, path, (path, stat.st_size, stat.st_mtime_ns), shapes)
+    return Embedding(path.stem, path, Key(path, stat.st_size, stat.st_mtime_ns), shapes)
 
 
 def named_in(text: str, embeddings: Iterable[Embedding], checkpoint: Checkpoint) -> tuple[Embedding, ...]:

@@ -248,9 +248,9 @@ class Engine:
 
         peak = PeakMeter(self._machine.device, resident() - self._models.size)
         refiner = self._refiner(request, checkpoint)
-        self._make_room(plan, [checkpoint, *([refiner] if refiner else [])])
         with ExitStack() as in_use:
             loader = Loader(self._models, self._machine.device, plan, in_use)
+            self._make_room(loader, [checkpoint, *([refiner] if refiner else [])])
             named = embeddings.named_in(embeddings.all_prompts(request), self._embeddings, checkpoint)
             model = yield from loader.family(checkpoint, embeddings.read(named, checkpoint.text_encoders))
             loras = yield from loader.loras((lora, self._loras.find(lora.name)) for lora in request.loras)
@@ -286,13 +286,14 @@ class Engine:
         model = yield from loader.family(refiner, ({},))
         return Refining(model, self._prompts_of(model, refiner, ()))
 
-    def _make_room(self, plan: MemoryPlan, used: Sequence[Checkpoint]) -> None:
+    def _make_room(self, loader: Loader, used: Sequence[Checkpoint]) -> None:
         """Where it is needed, models that this run does not use leave the device: for the RAM, or for good."""
-        own, now = [part.key for checkpoint in used for part in checkpoint.parts], self.machine()
-        if now.has_memory_of_its_own and plan.needs > now.memory_free:
+        own, now = [loader.key(part) for checkpoint in used for part in checkpoint.parts], self.machine()
+        needs = loader.plan.needs
+        if now.has_memory_of_its_own and needs > now.memory_free:
             for _, _, model in self._models.models(but=own):
                 model.to("cpu")
-        elif not now.has_memory_of_its_own and plan.needs > now.memory_free + self._models.size_of(own):
+        elif not now.has_memory_of_its_own and needs > now.memory_free + self._models.size_of(own):
             self._models.clear(but=own)
 
     def _tell(self, merged: Merged) -> None:
@@ -329,7 +330,7 @@ class Engine:
             "torch": version("torch"),
             "diffusers": version("diffusers"),
             "device": self._machine.name,
-            "dtype": plan.dtype,
+            "dtype": plan.precision,
             "threads": str(self._machine.threads),
         }
 

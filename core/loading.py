@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.cache import ModelCache
+from core.cache import Key, ModelCache
 from core.checkpoints import Checkpoint
 from core.events import Event, Loading
 from core.families import FAMILIES
 from core.lora_files import LoraFile, LoraInfo, read_lora, renewed
 from core.machine import BYTES
-from core.memory import MemoryPlan
+from core.memory import READ_AS, MemoryPlan
 from core.networks import check_weights
 from core.parts import Part, load_part
 from core.units import Lora
@@ -43,9 +43,11 @@ class Loader:
         from core.families.sd import Components
 
         parts: dict[str, Any] = {}
-        for part in checkpoint.parts:
+        largest_first = sorted(checkpoint.parts, key=lambda part: -part.parameters)  # it may shrink once it is read
+        for part in largest_first:
             if part.name != "vae" or not checkpoint.is_refiner:  # which works on the other's latents
                 parts[part.name] = yield from self.part(part, checkpoint.title)
+        parts = {part.name: parts[part.name] for part in checkpoint.parts if part.name in parts}
         denoiser = parts.get("unet") or parts["transformer"]
         self.in_use.callback(forget_prompts, denoiser)
         components = Components(
@@ -82,7 +84,8 @@ class Loader:
 
     def part(self, part: Part, called: str) -> Generator[Event, None, Any]:
         """One network or tokenizer, where and as precise as the plan has it."""
-        if part.key not in self.models:
+        key = self.key(part)
+        if key not in self.models:
             yield Loading(called)
         dtype = self.plan.vae_dtype if part.name == "vae" else self.plan.dtype
         device = "cpu" if self.plan.way.leaves(part.name) else self.device
@@ -90,15 +93,22 @@ class Loader:
         def load() -> Any:
             import torch
 
-            from core import attention
+            from core import attention, rounding
 
-            model = load_part(part, device, dtype)
+            model = load_part(part, device, READ_AS if key.rounded else dtype)
             if part.name == "unet":
                 attention.keep_prompts(model)
             if part.name == "controlnet":
                 check_weights(part, model)
             if self.plan.channels_last and part.weights:
                 model.to(memory_format=torch.channels_last)
+            if key.rounded:
+                rounding.keep_in_8_bits(model, getattr(torch, dtype))
             return model
 
-        return self.in_use.enter_context(self.models.use(part.key, part.parameters * BYTES[dtype], load))
+        size = part.parameters * (1 if key.rounded else BYTES[dtype])
+        return self.in_use.enter_context(self.models.use(key, size, load))
+
+    def key(self, part: Part) -> Key:
+        """Under which a part is kept for this plan."""
+        return part.key._replace(rounded=self.plan.way.rounds_part(part.name))

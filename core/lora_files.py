@@ -65,7 +65,7 @@ class LoraInfo:
 
     @property
     def size_bytes(self) -> int:
-        return self.key[1]
+        return self.key.size
 
     def why_not(self, checkpoint: Checkpoint) -> str | None:
         """Why it cannot be merged into a model, as far as its header tells."""
@@ -162,7 +162,7 @@ def _key(path: Path) -> Key:
         stat = path.stat()
     except OSError:
         raise LoraError(f"LoRA: the file of {path.stem} is no longer there; look for models again.") from None
-    return path, stat.st_size, stat.st_mtime_ns
+    return Key(path, stat.st_size, stat.st_mtime_ns)
 
 
 def renewed(info: LoraInfo) -> LoraInfo:

@@ -15,6 +15,7 @@ from core.machine import BYTES, DType, Machine
 from core.request import GenerationRequest
 from core.sizes import GB, in_words
 
+READ_AS: DType = "bfloat16"  # weights that are rounded to 8 bits next
 TILE = 512  # pixels: the side of the tiles in which a VAE decodes
 SIDES = (2048, 1536, 1024, 768, 512, 384, 256, 128, 64)  # that are named when a larger one does not fit
 
@@ -51,6 +52,7 @@ class Way:
     """How a run does with less memory.
 
     `leaving` are the parts that are on the device only while they work, `streams` those that are so layer by layer.
+    `rounds`: what predicts keeps its weights in 8 bits, which changes pictures a little.
     """
 
     words: str
@@ -58,15 +60,20 @@ class Way:
     leaving: frozenset[str] = frozenset()
     streams: frozenset[str] = frozenset()
     slower: str = ""
+    rounds: bool = False
 
     def leaves(self, part: str) -> bool:
         """Whether a part, by the name of its folder, waits outside the device."""
         return STAGES.get(part) in self.leaving
 
+    def rounds_part(self, part: str) -> bool:
+        return self.rounds and part in DENOISERS
 
+
+DENOISERS = ("unet", "transformer")
 STAGES = {
     **dict.fromkeys(("text_encoder", "text_encoder_2", "text_encoder_3"), "text"),
-    **dict.fromkeys(("unet", "transformer", "controlnet"), "unet"),
+    **dict.fromkeys((*DENOISERS, "controlnet"), "unet"),
     "vae": "vae",
 }
 """What `leaving` calls a part."""
@@ -89,11 +96,24 @@ WAYS = (
         slower="up to 4 × slower",
     ),
 )
-"""From the fastest to the one that needs least. How much slower is published: model offload of SDXL at batch 4 takes
-16.1 instead of 11.4 s (https://huggingface.co/blog/simple_sdxl_optimizations), leaf-level group offload of FLUX 1.86
-instead of 0.49 s (diffusers' benchmarks).
+"""From the fastest to the one that needs least; all draw the same pictures. How much slower is published: model
+offload of SDXL at batch 4 takes 16.1 instead of 11.4 s (https://huggingface.co/blog/simple_sdxl_optimizations),
+leaf-level group offload of FLUX 1.86 instead of 0.49 s (diffusers' benchmarks).
 """
 WITHOUT_OFFLOAD = WAYS[:2]  # where the device's memory is the RAM
+ROUNDED = replace(
+    WAYS[-1],
+    words="the model, its weights rounded to 8 bits, goes through the GPU layer by layer",
+    slower="up to 4 × slower, pictures differ a little",
+    rounds=True,
+)
+ROUNDED_WITHOUT_OFFLOAD = replace(
+    WAYS[1],
+    words="the VAE decodes in tiles and the model's weights are rounded to 8 bits",
+    slower="slower, pictures differ a little",
+    rounds=True,
+)
+"""Last: for when no other way fits. Not with LoRAs: most of what these add is less than the rounding takes."""
 
 
 @dataclass(frozen=True)
@@ -148,18 +168,22 @@ def _density(denoiser: Any) -> tuple[int, Figure]:
 
 @dataclass(frozen=True)
 class Work:
-    """What a run does at once: the most `pixels` of one picture, `pictures` of these, `predictions` of each."""
+    """What a run does at once: the most `pixels` of one picture, `pictures` of these, `predictions` of each; whether
+    it `merges` LoRAs.
+    """
 
     pixels: int
     pictures: int
     predictions: int
+    merges: bool = False
 
     @classmethod
     def of(cls, request: GenerationRequest) -> Work:
         """Of a resolved request: its heaviest pass."""
         heaviest = max(request.passes, key=lambda run: run.pixels * run.pictures)
         largest = max(run.pixels for run in request.passes)
-        return cls(largest, -(-heaviest.pixels * heaviest.pictures // largest), request.predictions)
+        pictures = -(-heaviest.pixels * heaviest.pictures // largest)
+        return cls(largest, pictures, request.predictions, bool(request.loras))
 
 
 @dataclass(frozen=True)
@@ -175,6 +199,11 @@ class MemoryPlan:
     needs: int
     ram: int
     lighter: MemoryPlan | None = field(default=None, repr=False)
+
+    @property
+    def precision(self) -> str:
+        """Of what predicts."""
+        return f"{self.dtype}, weights in 8 bits" if self.way.rounds else self.dtype
 
     def fits(self, machine: Machine) -> bool:
         return self.needs + RESERVE.value * GB <= machine.room and self.ram <= machine.ram_free + machine.held
@@ -214,14 +243,18 @@ def plan(machine: Machine, footprint: Footprint, request: GenerationRequest) -> 
 
 def plans(machine: Machine, footprint: Footprint, work: Work) -> list[MemoryPlan]:
     """Every way to do it, from the fastest to the lightest; each knows the next."""
-    ways = WAYS if machine.has_memory_of_its_own else WITHOUT_OFFLOAD
+    ways = (*WAYS, ROUNDED) if machine.has_memory_of_its_own else (*WITHOUT_OFFLOAD, ROUNDED_WITHOUT_OFFLOAD)
     result: list[MemoryPlan] = []
     vae_dtype: DType = "float32" if footprint.wide_vae and machine.dtype == "float16" else machine.dtype
-    for way in reversed(ways):
+    for way in reversed([way for way in ways if not (way.rounds and work.merges)]):
         own = MemoryPlan(way, machine.dtype, vae_dtype, machine.is_gpu, 0, 0, result[0] if result else None)
-        weights = _weights(footprint, own)
-        ram = sum(weights[name] for name in way.leaving)
-        result.insert(0, replace(own, needs=_peak(footprint, work, own, weights), ram=ram))
+        weights, read = _weights(footprint, own), _reading(footprint, own)
+        needs, ram = _peak(footprint, work, own, weights), sum(weights[name] for name in way.leaving)
+        if way.leaving:
+            ram = max(ram, read)
+        else:
+            needs = max(needs, read)
+        result.insert(0, replace(own, needs=needs, ram=ram))
     return result
 
 
@@ -230,12 +263,25 @@ def _fitting(machine: Machine, footprint: Footprint, work: Work) -> Iterator[Mem
 
 
 def _weights(footprint: Footprint, own: MemoryPlan) -> dict[str, int]:
-    item = BYTES[own.dtype]
     return {
-        "text": sum(footprint.encoders) * item,
-        "unet": (footprint.denoiser + sum(footprint.nets) + footprint.refiner) * item,
+        "text": sum(footprint.encoders) * BYTES[own.dtype],
+        "unet": sum(_predicting(footprint, own)),
         "vae": footprint.vae * BYTES[own.vae_dtype],
     }
+
+
+def _predicting(footprint: Footprint, own: MemoryPlan) -> tuple[int, int]:
+    """Bytes of the model that predicts with its ControlNets, and of a refiner."""
+    item = 1 if own.way.rounds else BYTES[own.dtype]
+    return footprint.denoiser * item + sum(footprint.nets) * BYTES[own.dtype], footprint.refiner * item
+
+
+def _reading(footprint: Footprint, own: MemoryPlan) -> int:
+    """Bytes at most while weights are read that are rounded afterwards: the largest part comes first."""
+    if not own.way.rounds:
+        return 0
+    rest = sum(_weights(footprint, own).values())
+    return max(footprint.denoiser * BYTES[READ_AS], rest + footprint.refiner * (BYTES[READ_AS] - 1))
 
 
 def _peak(footprint: Footprint, work: Work, own: MemoryPlan, weights: dict[str, int]) -> int:
@@ -245,7 +291,7 @@ def _peak(footprint: Footprint, work: Work, own: MemoryPlan, weights: dict[str, 
     if "text" in passing:  # one encoder at a time
         passing["text"] = max(footprint.encoders, default=0) * BYTES[own.dtype]
     if "unet" in passing:  # one model at a time
-        passing["unet"] = max(footprint.denoiser + sum(footprint.nets), footprint.refiner) * BYTES[own.dtype]
+        passing["unet"] = max(_predicting(footprint, own))
     for name in way.streams:
         passing[name] = min(passing[name], int(STREAMED[name].value * GB))
     decoded = min(work.pixels, TILE**2) if way.tiles else work.pixels
@@ -265,6 +311,8 @@ def _forward(footprint: Footprint, work: Work) -> int:
 
 
 def _what_fits(machine: Machine, footprint: Footprint, work: Work) -> str:
+    if work.merges and any(_fitting(machine, footprint, replace(work, merges=False))):
+        return "without LoRAs it would fit, with weights rounded to 8 bits"
     if work.pictures > 1 and any(_fitting(machine, footprint, replace(work, pictures=1))):
         return "one picture at a time would fit"
     for side in SIDES:

@@ -75,7 +75,7 @@ class Part:
         except OSError:
             label, what = self.called
             raise CheckpointError(f"{label}: the file of {what} is no longer there; look for models again.") from None
-        return (self.folder, file.st_size if self.weights else 0, file.st_mtime_ns)
+        return Key(self.folder, file.st_size if self.weights else 0, file.st_mtime_ns)
 
     @property
     def files(self) -> list[Path]:

@@ -13,7 +13,7 @@ from core.prompts import PromptCache
 
 
 def key(name: str, changed: int = 0) -> Key:
-    return (Path(name), 1, changed)
+    return Key(Path(name), 1, changed)
 
 
 def load(cache: ModelCache, name: str, size: int = 10) -> list[str]:

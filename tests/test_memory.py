@@ -11,8 +11,21 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from bench.memory import CARDS, MODELS, card, table
 from core.errors import DarkroomError, OutOfMemory
 from core.machine import BYTES, Machine, inspect
-from core.memory import FLUX_VALUES, GB, VAE_VALUES, WAYS, Work, is_out_of_memory, plan, plans
+from core.memory import (
+    FLUX_VALUES,
+    GB,
+    ROUNDED,
+    ROUNDED_WITHOUT_OFFLOAD,
+    VAE_VALUES,
+    WAYS,
+    Footprint,
+    Work,
+    is_out_of_memory,
+    plan,
+    plans,
+)
 from core.request import GenerationRequest
+from core.units import Lora
 from tests.peaks import SD1, SD35, SDXL, flux_peak, transformer_peak, unet_peak, vae_peak
 
 SD15, XL, SD35_MEDIUM = (model.footprint for model in MODELS)
@@ -64,7 +77,22 @@ def test_each_way_needs_less_or_as_much_and_knows_the_next() -> None:
 
 
 def test_nothing_is_moved_out_of_ram() -> None:
-    assert [each.way for each in plans(CPU, XL, Work.of(request(1024)))] == list(WAYS[:2])
+    assert [each.way for each in plans(CPU, XL, Work.of(request(1024)))] == [*WAYS[:2], ROUNDED_WITHOUT_OFFLOAD]
+
+
+def test_weights_are_rounded_where_nothing_else_fits() -> None:
+    flux = Footprint((123_060_480, 4_762_310_656), 11_901_408_320, 83_819_683, 3072, 128, FLUX_VALUES)
+    for ram, way in ((40, WAYS[-1]), (30, ROUNDED)):  # GB
+        assert plan(replace(gpu(20), ram_free=ram * GB), flux, request(1024)).way == way
+    chosen = plan(replace(CPU, memory_free=8 * GB), XL, request(1024))
+    assert chosen.way == ROUNDED_WITHOUT_OFFLOAD
+    assert chosen.needs > 2 * XL.denoiser  # while it is read
+
+
+def test_with_loras_nothing_is_rounded() -> None:
+    asked = request(1024).replace(loras=[Lora(name="x")])
+    with pytest.raises(OutOfMemory, match="without LoRAs it would fit, with weights rounded to 8 bits"):
+        plan(replace(CPU, memory_free=8 * GB), XL, asked)
 
 
 def test_what_this_process_holds_is_there_to_be_used() -> None:
@@ -88,7 +116,7 @@ def test_networks_count() -> None:
     ("machine", "asked", "message"),
     [
         (gpu(2), request(1024, batch=16), "16 × 1024 × 1024 needs about .* one picture at a time would fit"),
-        (replace(CPU, memory_free=5 * GB, ram_free=5 * GB), request(4096), "4096 × 4096 .* 384 × 384 would fit"),
+        (replace(CPU, memory_free=5 * GB, ram_free=5 * GB), request(4096), "4096 × 4096 .* 1536 × 1536 would fit"),
         (replace(CPU, memory_free=GB, ram_free=GB), request(512), "and 1 GB are free; no size of this model fits"),
     ],
 )
