@@ -19,6 +19,7 @@ from training.tokenizer import make_tokenizer, save_tokenizer
 from training.unet import SCHEDULER, Lesson, UnetShape, make_text_encoder, make_unet, unet_stage
 from training.vae import (
     COARSE,
+    DECODER,
     FINE,
     LAST,
     Aims,
@@ -57,6 +58,7 @@ RECIPES = {
             (Plan("vae", 6_500, 8, 1.6e-3), COARSE),
             (Plan("vae-fine", 7_500, 8, 1e-3), FINE),
             (Plan("vae-last", 8_000, 8, 1e-3), LAST),
+            (Plan("vae-decoder", 3_000, 8, 6e-4), DECODER),
         ),
         small=Plan("small", 8_000, 32, 1e-3),
         large=Plan("large", 7_000, 16, 7e-4),
@@ -69,6 +71,7 @@ RECIPES = {
             (Plan("vae", 6_000, 64, 1.6e-3), COARSE),
             (Plan("vae-fine", 6_000, 64, 1e-3), FINE),
             (Plan("vae-last", 8_000, 64, 1e-3), LAST),
+            (Plan("vae-decoder", 3_000, 64, 6e-4), DECODER),
         ),
         small=Plan("small", 12_000, 256, 1.4e-3),
         large=Plan("large", 16_000, 128, 1e-3),

@@ -33,7 +33,7 @@ class VaeShape:
 class Aims:
     """What a stage is after. `head`: how much colours must be readable off the latents; `noise`: of the latents' own
     spread, at most, what the decoder must bear; `squares`: how much large errors count; `choices`: of so many crops
-    the one with most in it is looked at.
+    the one with most in it is looked at; `decodes`: the encoder stays as it is, and so do the latents.
     """
 
     salt: int = SALT
@@ -41,12 +41,14 @@ class Aims:
     noise: float = 0.15
     squares: float = 0.0
     choices: int = 1
+    decodes: bool = False
 
 
 COARSE = Aims()
 FINE = Aims(salt=SALT + 1, head=0.1, noise=0.08, squares=4.0, choices=2)
 LAST = Aims(salt=SALT + 2, head=0.01, noise=0.04, squares=10.0, choices=3)
 """Colours that are readable to the last per cent take three of four channels: edges want some of that."""
+DECODER = Aims(salt=SALT + 3, head=0.0, noise=0.02, squares=10.0, choices=3, decodes=True)
 
 
 class Head(nn.Module):
@@ -95,8 +97,10 @@ def vae_stage(vae: AutoencoderKL, head: Head, pixels: Bytes, plan: Plan, aims: A
             seen = seen + aims.squares * (drawn - crops).square().mean()
         return seen + aims.head * (head(mean) - patches).abs().mean() + 1e-3 * mean.square().mean()
 
-    facts = {"pictures": len(pixels), "config": {k: v for k, v in vae.config.items() if not k.startswith("_")}}
-    facts |= {} if aims == COARSE else {"aims": asdict(aims)}
+    config = {k: v for k, v in vae.config.items() if not k.startswith("_")}
+    facts = {"pictures": len(pixels), "config": config, "aims": asdict(aims)}
+    for part in (vae.encoder, vae.quant_conv, head):
+        part.requires_grad_(not aims.decodes)
     return Stage(plan, {"vae": vae, "head": head}, loss, facts)
 
 
