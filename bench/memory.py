@@ -1,4 +1,4 @@
-"""What fits on which card: the plan's arithmetic for the published models, as the README's table."""
+"""What fits where: the plan's arithmetic for the published models, as the README's table."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from core.errors import OutOfMemory
 from core.machine import Machine
-from core.memory import FIGURES, TRANSFORMER_VALUES, UNET_VALUES_BELOW, Footprint, MemoryPlan, plan
+from core.memory import FIGURES, TRANSFORMER_VALUES, UNET_VALUES_BELOW, Footprint, plan
 from core.request import GenerationRequest
 from core.sizes import GB, in_words
 
 CARDS = (4, 6, 8, 12, 24)  # GB
-TAKEN = 0.6  # GB of a card that the desktop and CUDA itself take; estimated
+WITHOUT_CARD = (8, 16)  # GB of RAM
+TAKEN = 0.6  # GB of a card that the desktop and CUDA itself take, or of the RAM the desktop; estimated
 RAM = 32  # GB beside the card
 
 
@@ -50,8 +51,13 @@ def main(pairs: int) -> None:
 
 
 def table() -> str:
-    rows = ["| | " + " | ".join(f"{size} GB" for size in CARDS) + " |", "|---" * (1 + len(CARDS)) + "|"]
-    rows += [f"| {model.title} | " + " | ".join(_cell(model, size) for size in CARDS) + " |" for model in MODELS]
+    machines = {f"{size} GB": card(size) for size in CARDS}
+    machines |= {f"no GPU, {size} GB": without_card(size) for size in WITHOUT_CARD}
+    rows = ["| | " + " | ".join(machines) + " |", "|---" * (1 + len(machines)) + "|"]
+    rows += [
+        f"| {model.title} | " + " | ".join(_cell(model, each) for each in machines.values()) + " |"
+        for model in MODELS
+    ]
     return "\n".join(rows)
 
 
@@ -60,14 +66,16 @@ def card(size: int) -> Machine:
     return Machine("cuda:0", "GPU", 8, size * GB, int((size - TAKEN) * GB), "bfloat16", ram_free=RAM * GB)
 
 
-def planned(model: Model, size: int) -> MemoryPlan:
+def without_card(size: int) -> Machine:
+    """A machine with so many GB of RAM, idle."""
+    free = int((size - TAKEN) * GB)
+    return Machine("cpu", "CPU", 8, size * GB, free, ram_free=free)
+
+
+def _cell(model: Model, machine: Machine) -> str:
     request = GenerationRequest(width=model.side, height=model.side, guidance_scale=7.0, seed=0)
-    return plan(card(size), model.footprint, request)
-
-
-def _cell(model: Model, size: int) -> str:
     try:
-        chosen = planned(model, size)
+        chosen = plan(machine, model.footprint, request)
     except OutOfMemory:
         return "does not fit"
     return f"{in_words(chosen.needs)}: {chosen.way.words}"
