@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from core.denoise import Conditioning, Residuals
 from core.encoding import encode
+from core.families.patches import in_whole_patches
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
 from core.families.t5 import encode_by_t5, read_by_t5
 from core.request import GenerationRequest
@@ -45,11 +45,10 @@ class Flux(StableDiffusion):
         return EncodedPrompt(encode_by_t5(t5, t5_tokenizer, texts[1], T5_TOKENS * chunks), gist)
 
     def conditioning(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> dict[str, Any]:
-        batch, told = request.batch_size, super().conditioning(prompts, request)
-        pooled = torch.cat([p.pooled.repeat(batch, 1) for p in prompts if p.pooled is not None])
+        told, pooled = super().conditioning(prompts, request), self.pooled(prompts, request)
         told |= {
-            "pooled_projections": pooled.to(self.device, self.dtype),
-            "txt_ids": pooled.new_zeros(told["encoder_hidden_states"].shape[1], 3).to(self.device, self.dtype),
+            "pooled_projections": pooled,
+            "txt_ids": pooled.new_zeros(told["encoder_hidden_states"].shape[1], 3),
         }
         if self.parts.denoiser.config.guidance_embeds:
             told["guidance"] = torch.full([len(pooled)], request.distilled_guidance, device=self.device)
@@ -58,9 +57,8 @@ class Flux(StableDiffusion):
     def predict(
         self, conditioning: Conditioning, model_input: Tensor, timestep: Tensor, residuals: Residuals
     ) -> Tensor:
-        """Latents that do not divide into patches are extended by their edge."""
         height, width = model_input.shape[2:]
-        whole = pad(model_input, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
+        whole = in_whole_patches(model_input, PATCH)
         packed, places = _pack(whole)
         output: Tensor = self.parts.denoiser(
             packed,

@@ -95,6 +95,11 @@ class StableDiffusion:
         embeds = torch.cat([p.embeds.repeat(request.batch_size, 1, 1) for p in prompts])
         return {"encoder_hidden_states": embeds.to(self.device, self.dtype)}
 
+    def pooled(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> Tensor:
+        """(prompts × pictures, width), for families whose prompts have it."""
+        joined = torch.cat([p.pooled.repeat(request.batch_size, 1) for p in prompts if p.pooled is not None])
+        return joined.to(self.device, self.dtype)
+
     def predict(
         self, conditioning: Conditioning, model_input: Tensor, timestep: Tensor, residuals: Residuals
     ) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from core.denoise import Conditioning, Residuals
 from core.encoding import encode, weigh
+from core.families.patches import in_whole_patches
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
 from core.families.t5 import encode_by_t5, read_by_t5
 from core.request import GenerationRequest
@@ -56,19 +57,16 @@ class StableDiffusion3(StableDiffusion):
         return EncodedPrompt(torch.cat([pad(clip, (0, width - clip.shape[-1])), words], dim=1), torch.cat(pooled, -1))
 
     def conditioning(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> dict[str, Any]:
-        pooled = torch.cat([p.pooled.repeat(request.batch_size, 1) for p in prompts if p.pooled is not None])
         return {
             **super().conditioning(prompts, request),
-            "pooled_projections": pooled.to(self.device, self.dtype),
+            "pooled_projections": self.pooled(prompts, request),
         }
 
     def predict(
         self, conditioning: Conditioning, model_input: Tensor, timestep: Tensor, residuals: Residuals
     ) -> Tensor:
-        """Latents that do not divide into the transformer's patches are extended by their edge, as in ComfyUI."""
         height, width = model_input.shape[2:]
-        patch = self.parts.denoiser.config.patch_size
-        whole = pad(model_input, (0, -width % patch, 0, -height % patch), mode="replicate")
+        whole = in_whole_patches(model_input, self.parts.denoiser.config.patch_size)
         times = timestep.expand(len(whole))
         output: Tensor = self.parts.denoiser(whole, timestep=times, **conditioning, return_dict=False)[0]
         return output[:, :, :height, :width]

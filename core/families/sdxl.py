@@ -32,14 +32,12 @@ class StableDiffusionXL(StableDiffusion):
         return EncodedPrompt(embeds, pooled)
 
     def conditioning(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> dict[str, Any]:
-        batch = request.batch_size
         facts = torch.tensor(self.facts(prompts, request.work_size), dtype=self.dtype, device=self.device)
-        pooled = torch.cat([p.pooled.repeat(batch, 1) for p in prompts if p.pooled is not None])
         return {
             **super().conditioning(prompts, request),
             "added_cond_kwargs": {
-                "text_embeds": pooled.to(self.device, self.dtype),
-                "time_ids": facts.repeat_interleave(batch, 0),
+                "text_embeds": self.pooled(prompts, request),
+                "time_ids": facts.repeat_interleave(request.batch_size, 0),
             },
         }
 
