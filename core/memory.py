@@ -189,7 +189,8 @@ class Work:
 @dataclass(frozen=True)
 class MemoryPlan:
     """How a run goes. `needs` is the peak of the device's memory in bytes, `ram` that of the RAM beside a GPU's;
-    `channels_last` is a layout that GPUs prefer; `lighter` the next plan, for when this one ran out of memory.
+    `channels_last` is a layout that GPUs prefer; `lighter` the next plan with the same picture, for when this one ran
+    out of memory.
     """
 
     way: Way
@@ -247,7 +248,8 @@ def plans(machine: Machine, footprint: Footprint, work: Work) -> list[MemoryPlan
     result: list[MemoryPlan] = []
     vae_dtype: DType = "float32" if footprint.wide_vae and machine.dtype == "float16" else machine.dtype
     for way in reversed([way for way in ways if not (way.rounds and work.merges)]):
-        own = MemoryPlan(way, machine.dtype, vae_dtype, machine.is_gpu, 0, 0, result[0] if result else None)
+        lighter = result[0] if result and result[0].way.rounds == way.rounds else None
+        own = MemoryPlan(way, machine.dtype, vae_dtype, machine.is_gpu, 0, 0, lighter)
         weights, read = _weights(footprint, own), _reading(footprint, own)
         needs, ram = _peak(footprint, work, own, weights), sum(weights[name] for name in way.leaving)
         if way.leaving:

@@ -72,7 +72,8 @@ def test_each_way_needs_less_or_as_much_and_knows_the_next() -> None:
     chain = plans(gpu(24), XL, Work.of(request(1024)))
     needs = [each.needs for each in chain]
     assert needs == sorted(needs, reverse=True)
-    assert [each.lighter for each in chain] == [*chain[1:], None]
+    exact = chain[:-1]
+    assert [each.lighter for each in exact] == [*exact[1:], None]  # rounding is foretold, never a second try
     assert chain[-1].ram > chain[2].ram > chain[0].ram == 0
 
 

@@ -26,14 +26,14 @@ from training.render import render
 from training.runs import Clock, Interrupted, Plan, Stage, batch_of
 from training.tokenizer import make_tokenizer
 from training.unet import UnetShape
-from training.vae import COARSE, FINE, Head, VaeShape, encode, make_vae, vae_stage, whiten
+from training.vae import COARSE, DECODER, Head, VaeShape, encode, make_vae, vae_stage, whiten
 
 POCKET = ROOT / "models" / "checkpoints" / "pocket"
 ADDONS = sorted(
     {*(ROOT / "models").glob("*/pocket-*/*.safetensors"), *(ROOT / "models").glob("*/pocket-*.safetensors")}
 )
 TINY = base.Recipe(
-    vae=((Plan("vae", 3, 3, 1e-3), COARSE), (Plan("vae-fine", 2, 3, 1e-3), FINE)),
+    vae=((Plan("vae", 3, 3, 1e-3), COARSE), (Plan("vae-decoder", 2, 3, 1e-3), DECODER)),
     small=Plan("small", 2, 2, 1e-3),
     large=Plan("large", 2, 2, 1e-3),
     vae_pictures=8,
@@ -259,3 +259,11 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
     (broken / "model_index.json").write_text(json.dumps({"_class_name": "Nothing"}))
     with pytest.raises(DarkroomError, match="cannot be used"):
         engine_for(broken)
+
+
+def test_the_decoders_stage_leaves_the_latents_as_they_are(tmp_path):
+    vae, pixels = make_vae(VaeShape()), Pictures(4, salt=1).pixels(64)
+    latents, decoder = encode(vae, pixels), vae.decoder.conv_in.weight.detach().clone()
+    vae_stage(vae, Head(4), pixels, Plan("decoder", 2, 2, 1e-3), DECODER).train(tmp_path, Clock(None))
+    assert torch.allclose(encode(vae, pixels), latents, atol=1e-5)
+    assert not torch.equal(vae.decoder.conv_in.weight, decoder)
