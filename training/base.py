@@ -21,7 +21,6 @@ from training.vae import (
     COARSE,
     DECODER,
     FINE,
-    LAST,
     Aims,
     Head,
     VaeShape,
@@ -55,9 +54,8 @@ class Recipe:
 RECIPES = {
     "cpu": Recipe(
         vae=(
-            (Plan("vae", 6_500, 8, 1.6e-3), COARSE),
-            (Plan("vae-fine", 7_500, 8, 1e-3), FINE),
-            (Plan("vae-last", 8_000, 8, 1e-3), LAST),
+            (Plan("vae", 2_500, 8, 1.6e-3), COARSE),
+            (Plan("vae-fine", 11_000, 8, 1.4e-3), FINE),
             (Plan("vae-decoder", 3_000, 8, 6e-4), DECODER),
         ),
         small=Plan("small", 8_000, 32, 1e-3),
@@ -68,9 +66,8 @@ RECIPES = {
     ),
     "cuda": Recipe(
         vae=(
-            (Plan("vae", 6_000, 64, 1.6e-3), COARSE),
-            (Plan("vae-fine", 6_000, 64, 1e-3), FINE),
-            (Plan("vae-last", 8_000, 64, 1e-3), LAST),
+            (Plan("vae", 2_500, 64, 1.6e-3), COARSE),
+            (Plan("vae-fine", 11_000, 64, 1.4e-3), FINE),
             (Plan("vae-decoder", 3_000, 64, 6e-4), DECODER),
         ),
         small=Plan("small", 12_000, 256, 1.4e-3),

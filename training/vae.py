@@ -45,10 +45,9 @@ class Aims:
 
 
 COARSE = Aims()
-FINE = Aims(salt=SALT + 1, head=0.1, noise=0.08, squares=4.0, choices=2)
-LAST = Aims(salt=SALT + 2, head=0.01, noise=0.04, squares=10.0, choices=3)
+FINE = Aims(salt=SALT + 1, head=0.01, noise=0.04, squares=10.0, choices=3)
 """Colours that are readable to the last per cent take three of four channels: edges want some of that."""
-DECODER = Aims(salt=SALT + 3, head=0.0, noise=0.02, squares=10.0, choices=3, decodes=True)
+DECODER = Aims(salt=SALT + 2, head=0.0, noise=0.02, squares=10.0, choices=3, decodes=True)
 
 
 class Head(nn.Module):
