@@ -20,6 +20,7 @@ from core.errors import LoraError
 from core.lora_delta import Factors, Misfit
 from core.lora_files import LoraFile
 from core.lora_names import Place, layers
+from core.lora_transformers import Rows, Target
 from core.units import Lora
 
 Parts = Mapping[str, Any]
@@ -55,6 +56,7 @@ class Addition(NamedTuple):
     hash: str
     weight: float
     place: Place
+    rows: Rows | None
 
 
 Recipe = tuple[Addition, ...]
@@ -64,7 +66,7 @@ Recipe = tuple[Addition, ...]
 class _State:
     """Of one network: its layers by every name, what its changed weights were, and what is merged into them."""
 
-    layers: Mapping[str, str]
+    layers: Mapping[str, tuple[Target, ...]]
     kept: dict[str, Tensor] = field(default_factory=dict)
     recipes: dict[str, Recipe] = field(default_factory=dict)
     in_use: bool = False
@@ -110,7 +112,7 @@ class Merger:
 
 
 def _plan(
-    known: Mapping[str, Mapping[str, str]], loras: Sequence[tuple[Lora, LoraFile]]
+    known: Mapping[str, Mapping[str, tuple[Target, ...]]], loras: Sequence[tuple[Lora, LoraFile]]
 ) -> tuple[dict[str, dict[str, Recipe]], Merged]:
     """For each part, whose layers are `known`, the recipes of the parameters that change.
 
@@ -122,16 +124,16 @@ def _plan(
         matched: dict[str, int] = {}
         unmatched = list(file.unknown)
         for place in file.factors:
-            path = known.get(place.part, {}).get(place.layer)
-            if path is None:
+            targets = known.get(place.part, {}).get(place.layer)
+            if targets is None:
                 unmatched.append(str(place))
                 continue
             matched[place.part] = matched.get(place.part, 0) + 1
             weight = lora.weight if place.part == "unet" else lora.for_text
             own = recipes.setdefault(place.part, {})
-            if weight:
-                name = f"{path}.{place.parameter}"
-                own[name] = (*own.get(name, ()), Addition(file.hash, weight, place))
+            for target in targets if weight else ():
+                name = f"{target.path}.{place.parameter}"
+                own[name] = (*own.get(name, ()), Addition(file.hash, weight, place, target.rows))
         if not matched:
             raise LoraError(f"LoRA: {file.name} fits nothing in this model; it is made for another one.")
         if matched.keys() - {"unet"} and lora.for_text:
@@ -171,11 +173,11 @@ def _changed(before: Tensor, recipe: Recipe, files: Mapping[str, LoraFile]) -> T
     """before + Σ weightᵢ · deltaᵢ, in float32, then in the weight's own precision."""
     base = before.float()
     total = base.clone()
-    for hash, weight, place in recipe:
+    for hash, weight, place, rows in recipe:
         file = files[hash]
         factors: Factors = file.factors[place]
         try:
-            total.add_(factors.delta(base), alpha=weight)
+            total.add_(factors.delta(base, rows), alpha=weight)
             if (
                 not total.to(before.dtype).sum(dtype=torch.float32).isfinite()
             ):  # a third of the time of isfinite().all()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.lora_transformers import Rows
 from core.memory import is_out_of_memory
 
 Tensors = Mapping[str, Tensor]
@@ -68,8 +69,13 @@ class Factors:
             raise Misfit(f"has an alpha of {self.alpha:g}")
         return scale
 
-    def delta(self, weight: Tensor) -> Tensor:
-        """What is added to `weight` (float32) at weight 1, in its shape. Raises Misfit if it does not fit."""
+    def delta(self, weight: Tensor, rows: Rows | None = None) -> Tensor:
+        """What is added to `weight` (float32) at weight 1, in its shape; with `rows`, these of it alone.
+
+        Raises Misfit if it does not fit.
+        """
+        if rows and self.is_dora:
+            raise Misfit("is a DoRA of layers that are apart in this model")
         tensors = {name: tensor.to(weight.device, torch.float32) for name, tensor in self.tensors.items()}
         build, scale = self.format.build, self.scale
         try:
@@ -78,6 +84,8 @@ class Factors:
             if is_out_of_memory(error):
                 raise
             raise Misfit("has factors that do not fit each other") from None
+        if rows and len(added) == rows.of:
+            added = added[rows.first : rows.first + len(weight)].clone()
         if added.shape != _matrix(weight).shape:
             theirs, ours = (" × ".join(map(str, shape)) for shape in (added.shape, _matrix(weight).shape))
             raise Misfit(f"is made for {theirs} values, where the model has {ours}")

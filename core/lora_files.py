@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -32,10 +32,25 @@ MOST_TENSORS = 20_000  # the richest LoRAs of XL have about 8,000
 MOST_WORDS = 12  # trigger words that are shown
 TEXT_LIMIT = 2_000  # characters of notes that are shown
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}  # on Windows
-BASES = ((r"xl", "sdxl"), (r"sd_?v?2|stable-diffusion-v?2", "sd2"), (r"sd_?v?1|stable-diffusion-v?1", "sd1"))
+BASES = (
+    (r"flux[-_]?1", "flux"),
+    (r"xl", "sdxl"),
+    (r"sd_?v?3|stable-diffusion-v?3", "sd3"),
+    (r"sd_?v?2|stable-diffusion-v?2", "sd2"),
+    (r"sd_?v?1|stable-diffusion-v?1", "sd1"),
+)
 """What `ss_base_model_version` and `modelspec.architecture` say for a family, in the order of asking."""
+TRANSFORMERS = (
+    (r"(double|single|single_transformer)_blocks_", "flux"),
+    (r"joint_blocks_", "sd3"),
+    (r"transformer_blocks_", None),
+)
+"""What a transformer's layers begin with, and the family if that tells it."""
 ELSEWHERE = (
-    (r"double_blocks|single_blocks|joint_blocks|^transformer\.", "it is made for a transformer (FLUX, SD 3 …)"),
+    (
+        r"double_blocks|single_blocks|joint_blocks|^transformer\.",
+        "it is made for a transformer, in a form that Darkroom does not know",
+    ),
     (r"^(model\.diffusion_model|first_stage_model)\.", "it is a whole model, which belongs into models/checkpoints"),
     (r"^(emb_params|clip_[lg]|string_to_param.*)$", "it is an embedding, which belongs into models/embeddings"),
     (r"^(control_model|controlnet)", "it is a ControlNet, which belongs into models/controlnet"),
@@ -194,11 +209,10 @@ def _described(info: LoraInfo, shapes: Mapping[str, tuple[int, ...]], metadata: 
         _refuse(shapes)
     ranks = Counter(_rank(shapes[key]) for key, (_, factor) in read.items() if factor in ("down", "hada_w1_b"))
     width = next((shapes[key][-1] for key, found in read.items() if _reads_text(*found)), None)
-    has_second = any(place.part == "text_encoder_2" for place, _ in read.values())
     return replace(
         info,
         format=_format({factor for _, factor in read.values()}, shapes, read),
-        family="sdxl" if has_second else BY_CONTEXT_WIDTH.get(width or 0) or _base(metadata),
+        family=_family(read.values(), width) or _base(metadata),
         width=width,
         rank=ranks.most_common(1)[0][0] if ranks else None,
         words=_words(metadata),
@@ -216,6 +230,15 @@ def _refuse(keys: Iterable[str]) -> None:
 
 def _rank(shape: tuple[int, ...]) -> int:
     return shape[0] if shape else 0
+
+
+def _family(found: Collection[tuple[Place, str]], width: int | None) -> str | None:
+    """As the names of layers and the width of the text embeddings tell it."""
+    for pattern, family in TRANSFORMERS:
+        if any(place.part == "unet" and re.match(pattern, place.layer) for place, _ in found):
+            return family
+    has_second = any(place.part == "text_encoder_2" for place, _ in found)
+    return "sdxl" if has_second else BY_CONTEXT_WIDTH.get(width or 0)
 
 
 def _reads_text(place: Place, factor: str) -> bool:
@@ -342,11 +365,12 @@ def _peft_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _peft_alpha(config: Mapping[str, Any], place: Place, rank: int | None) -> float | None:
     """`alpha_pattern` names layers by the end of their names."""
-    alpha = config.get(f"{place.part}.lora_alpha")
-    patterns = config.get(f"{place.part}.alpha_pattern")
+    part = "transformer" if place.part == "unet" and "transformer.lora_alpha" in config else place.part
+    alpha = config.get(f"{part}.lora_alpha")
+    patterns = config.get(f"{part}.alpha_pattern")
     for end, own in patterns.items() if isinstance(patterns, dict) else ():
         if f"_{place.layer}".endswith("_" + end.replace(".", "_")):
             alpha = own
     if not isinstance(alpha, int | float) or rank is None:
         return None
-    return alpha * math.sqrt(rank) if config.get(f"{place.part}.use_rslora") else float(alpha)
+    return alpha * math.sqrt(rank) if config.get(f"{part}.use_rslora") else float(alpha)

@@ -11,17 +11,24 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from core.lora_transformers import Target, original_layers
+
 PARTS = {
     "lora_unet_": "unet",
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
     "lora_te_": "text_encoder",
+    "lora_transformer_": "unet",
     "lycoris_": "unet",
     "unet.": "unet",
+    "transformer.": "unet",
+    "diffusion_model.": "unet",
     "text_encoder_2.": "text_encoder_2",
     "text_encoder.": "text_encoder",
 }
-"""What keys begin with, and the part of the model that it means: kohya's, LyCORIS's and diffusers' ways."""
+"""What keys begin with, and the part of the model that it means: kohya's, OneTrainer's, LyCORIS's, diffusers' and
+ComfyUI's ways. What predicts is "unet" here, though it be a transformer, as it is in kohya's files.
+"""
 
 FACTORS = {
     ".lora_down.weight": "down",
@@ -94,16 +101,19 @@ def read_key(key: str) -> tuple[Place, str] | None:
     return Place(PARTS[prefix], layer, "bias" if suffix in OF_BIAS else "weight"), FACTORS[suffix]
 
 
-def layers(part: str, model: Any) -> dict[str, str]:
-    """A model's layers: the path in the model, by every name that files have for it."""
-    paths = [path for path, module in model.named_modules() if getattr(module, "weight", None) is not None]
-    named = {path.replace(".", "_").removeprefix("text_model_"): path for path in paths}
-    if part != "unet":
-        return named
-    blocks = dict(_blocks(model))
-    aliases = {original(name, blocks): path for name, path in named.items()}
+def layers(part: str, model: Any) -> dict[str, tuple[Target, ...]]:
+    """A model's layers by every name that files have for them; several of them where files join these."""
+    modules = {path: module for path, module in model.named_modules() if getattr(module, "weight", None) is not None}
+    named = {path.replace(".", "_").removeprefix("text_model_"): path for path in modules}
     short = {name.removesuffix("_0"): path for name, path in named.items() if name.endswith("_to_out_0")}
-    return {**short, **aliases, **named}
+    single: dict[str, tuple[Target, ...]] = {name: (Target(path),) for name, path in {**short, **named}.items()}
+    if part != "unet":
+        return single
+    if hasattr(model, "transformer_blocks"):
+        heights = {path: len(module.weight) for path, module in modules.items()}
+        return {**dict(original_layers(named, heights)), **single}
+    blocks = dict(_blocks(model))
+    return {**{original(name, blocks): (Target(path),) for name, path in named.items()}, **single}
 
 
 def original(name: str, blocks: dict[str, str]) -> str:

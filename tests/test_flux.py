@@ -14,7 +14,8 @@ from core.dialects.found import check
 from core.errors import RequestError
 from core.grammar import Time, parse
 from core.memory import WAYS
-from tests import tiny
+from core.units import Lora
+from tests import loras, tiny
 from tests.test_parity import model_of
 from ui.run import OFFERED, Desk
 
@@ -59,6 +60,29 @@ def test_the_engine_draws_what_diffusers_draws(engine):
         width=SIZE,
     ).images[0]
     assert np.array_equal(draw(engine), np.asarray(theirs))
+
+
+def test_a_lora_draws_what_diffusers_draws_with_it(models, engine):
+    plain, pipeline = draw(engine), tiny.flux()
+    layers = loras.weights(pipeline.transformer, ("to_q", "to_out.0", "proj_mlp"))
+    state = loras.lora({"lora_transformer": layers}, alpha=None)
+    paths = {loras.kohya("lora_transformer", path): path for path, _ in pipeline.transformer.named_modules()}
+    loras.write(models / "loras" / "onetrainer.safetensors", state)
+    engine.rescan()
+    theirs = {f"transformer.{paths[key.split('.')[0]]}.{key.split('.', 1)[1]}": t for key, t in state.items()}
+    pipeline.load_lora_weights(theirs)
+    drawn = pipeline(
+        prompt="a red circle",
+        num_inference_steps=3,
+        guidance_scale=3.5,
+        generator=torch.Generator().manual_seed(5),
+        height=SIZE,
+        width=SIZE,
+    ).images[0]
+    ours = draw(engine, loras=[Lora(name="onetrainer")])
+    assert np.abs(ours - np.asarray(drawn)).max() <= 1
+    assert np.abs(ours - plain).max() > 8
+    assert np.array_equal(draw(engine), plain)
 
 
 def test_both_kinds_of_guidance_count(engine):

@@ -8,14 +8,18 @@ import random
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from core import lora_names
 from core.errors import LoraError
 from core.lora import Merger
+from core.lora_delta import Factors
 from core.lora_files import LoraShelf, read_lora
 from core.units import Lora
-from tests import loras, tiny
+from tests import ldm, loras, tiny
 
 CONVS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
 LINEAR = "down_blocks.1.attentions.0.transformer_blocks.0.ff.net.0.proj"  # 512 × 64
@@ -201,6 +205,106 @@ def test_kohya_and_diffusers_files_of_one_lora_give_the_same_bits(tmp_path):
     loras.write(tmp_path / "diffusers.safetensors", renamed)
     one, other = (merge(tiny.sd(), (Lora(name=n), read(tmp_path, n))) for n in ("kohya", "diffusers"))
     assert same(one, other)
+
+
+# transformers: SD 3 and FLUX
+
+
+JOINT = ("attn.to_q", "attn.add_k_proj", "attn.to_out.0", "attn.to_add_out", "ff.net.0.proj", "ff_context.net.2")
+SINGLE = ("proj_mlp", "proj_out", "norm.linear", "x_embedder")
+
+
+def transformer_parts(pipeline) -> dict:
+    return {"unet": pipeline.transformer, "text_encoder": pipeline.text_encoder}
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_transformers_lora_is_merged_as_diffusers_merges_it(tmp_path, family):
+    ours, oracle = getattr(tiny, family)(), getattr(tiny, family)()
+    state = loras.lora({"transformer": loras.weights(ours.transformer, JOINT + SINGLE)}, alpha=None)
+    paths = {loras.kohya("transformer", path): path for path, _ in ours.transformer.named_modules()}
+    ends = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
+    named = [(paths[key.split(".")[0]], ends[key.split(".", 1)[1]], tensor) for key, tensor in state.items()]
+    loras.write(tmp_path / "it.safetensors", {f"transformer.{path}.{end}": tensor for path, end, tensor in named})
+    with Merger().merged(transformer_parts(ours), [(Lora(name="it", weight=0.6), read(tmp_path))]) as merged:
+        mine = bits({"transformer": ours.transformer})
+    assert not merged.reports[0].unmatched
+    oracle.load_lora_weights(tmp_path / "it.safetensors", adapter_name="oracle")
+    oracle.set_adapters(["oracle"], [0.6])
+    oracle.fuse_lora()
+    oracle.unload_lora_weights()
+    assert_equal(mine, bits({"transformer": oracle.transformer}))
+    assert not same(mine, bits({"transformer": getattr(tiny, family)().transformer}))
+
+
+def test_kohyas_names_for_sd3_change_what_they_change_in_the_original_file(tmp_path):
+    """Merged into the original layout and converted: the very weights of one merged after the conversion."""
+    pipeline = tiny.sd3(qk_norm="rms_norm", dual_attention_layers=(0,))
+    before = {key: tensor.clone() for key, tensor in ldm.transformer(pipeline.transformer).items()}
+    ends = ("qkv.weight", "proj.weight", "mlp.fc1.weight", "mlp.fc2.weight", "x_block.adaLN_modulation.1.weight")
+    shapes = {key.removesuffix(".weight"): tuple(t.shape) for key, t in before.items() if key.endswith(ends)}
+    shapes = {key: shape for key, shape in shapes.items() if len(shape) == 2}
+    state = loras.lora({"lora_unet": shapes}, alpha=2.0)
+    loras.write(tmp_path / "it.safetensors", state)
+    with Merger().merged({"unet": pipeline.transformer}, [(Lora(name="it"), read(tmp_path))]) as merged:
+        after = {key: tensor.clone() for key, tensor in ldm.transformer(pipeline.transformer).items()}
+    assert not merged.reports[0].unmatched
+    assert any("context_block.attn.qkv" in key for key in shapes) and any("attn2.qkv" in key for key in shapes)
+    for key, tensor in after.items():
+        expected = before[key]
+        if (layer := key.removesuffix(".weight")) in shapes:
+            name = loras.kohya("lora_unet", layer)
+            expected = expected + state[f"{name}.lora_up.weight"] @ state[f"{name}.lora_down.weight"] * (2 / 4)
+        torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_kohyas_names_for_flux_mean_what_they_mean_to_diffusers():
+    """At FLUX's own width, which diffusers' conversion takes for granted; the model has no weights."""
+    width, mlp = 3072, 12288
+    heights = {
+        "double_blocks_0_img_attn_qkv": 3 * width,
+        "double_blocks_0_txt_attn_qkv": 3 * width,
+        "double_blocks_0_img_attn_proj": width,
+        "double_blocks_0_txt_mlp_0": mlp,
+        "single_blocks_1_linear1": 3 * width + mlp,
+        "single_blocks_1_linear2": width,
+    }
+    torch.manual_seed(0)
+    pairs = {name: (torch.randn(2, 8), torch.randn(height, 2)) for name, height in heights.items()}
+    state = {}
+    for name, (down, up) in pairs.items():
+        state |= {f"lora_unet_{name}.lora_down.weight": down, f"lora_unet_{name}.lora_up.weight": up}
+        state[f"lora_unet_{name}.alpha"] = torch.tensor(2.0)
+    with torch.device("meta"):
+        model = FluxTransformer2DModel(num_layers=1, num_single_layers=2)
+    known = lora_names.layers("unet", model)
+    theirs = _convert_kohya_flux_lora_to_diffusers(dict(state))
+    ours = {}
+    for name, (down, up) in pairs.items():
+        for path, rows in known[name]:
+            height = len(model.get_submodule(path).weight)
+            factors = Factors({"down": down, "up": up}, 2.0)
+            ours[path] = factors.delta(torch.zeros(height, 8), rows)
+    paths = {key.removeprefix("transformer.").rpartition(".lora_")[0] for key in theirs}
+    assert ours.keys() == paths and len(ours) == 3 + 3 + 1 + 1 + 4 + 1
+    for path, added in ours.items():
+        down, up = (theirs[f"transformer.{path}.lora_{end}.weight"] for end in "AB")
+        torch.testing.assert_close(added, up @ down, msg=path)
+
+
+def test_joined_layers_are_refused_where_they_do_not_fit(tmp_path):
+    name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    state = {f"{name}.lora_down.weight": torch.ones(2, 32), f"{name}.lora_up.weight": torch.ones(90, 2)}
+    for more, words in (({}, "90 × 32 values"), ({f"{name}.dora_scale": torch.ones(96, 1)}, "a DoRA of layers that")):
+        loras.write(tmp_path / "it.safetensors", state | more)
+        pipeline = tiny.sd3()
+        before = bits({"unet": pipeline.transformer})
+        with (
+            pytest.raises(LoraError, match=words),
+            Merger().merged({"unet": pipeline.transformer}, [(Lora(name="it"), read(tmp_path))]),
+        ):
+            pass
+        assert same(before, bits({"unet": pipeline.transformer}))
 
 
 # the formulas in NumPy, with key names as kohya and LyCORIS write them

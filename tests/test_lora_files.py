@@ -51,6 +51,8 @@ def test_family_and_rank_come_from_the_shapes(tmp_path: Path, width: int, family
         ({"ss_base_model_version": "sdxl_base_v1-0"}, "sdxl"),
         ({"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}, "sd2"),
         ({"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}, "sdxl"),
+        ({"modelspec.architecture": "stable-diffusion-3-medium/lora"}, "sd3"),
+        ({"ss_base_model_version": "flux1"}, "flux"),
         ({}, None),
     ],
 )
@@ -150,6 +152,25 @@ def test_another_family_or_size_is_refused_by_name(tmp_path: Path) -> None:
     ):
         shelf.resolve([Lora(name="small")], SDXL)
     assert shelf.resolve([Lora(name="xl")], SDXL)
+
+
+@pytest.mark.parametrize(
+    ("layer", "family"),
+    [
+        ("lora_unet_double_blocks_0_img_attn_qkv", "flux"),
+        ("transformer.single_transformer_blocks.3.proj_mlp", "flux"),
+        ("diffusion_model.single_blocks.3.linear1", "flux"),
+        ("lora_unet_joint_blocks_0_x_block_attn_qkv", "sd3"),
+        ("lora_transformer_transformer_blocks_0_attn_to_q", None),
+    ],
+)
+def test_a_transformers_layers_tell_its_family(tmp_path: Path, layer: str, family: str | None) -> None:
+    state = {f"{layer}.lora_down.weight": torch.ones(4, 8), f"{layer}.lora_up.weight": torch.ones(8, 4)}
+    loras.write(tmp_path / "it.safetensors", state | {"lora_te2_a_q_proj.lora_down.weight": torch.ones(4, 8)})
+    assert (only(tmp_path).family, only(tmp_path).problem) == (family, None)
+    if family:
+        with pytest.raises(LoraError, match="SD1 is another family"):
+            LoraShelf(tmp_path).resolve([Lora(name="it")], SD1)
 
 
 # bad files

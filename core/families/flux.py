@@ -26,8 +26,8 @@ PATCH = 2  # latents, along each side, that the transformer takes as one
 class Flux(StableDiffusion):
     @property
     def networks(self) -> dict[str, Any]:
-        """No LoRA of its transformer is known, so none changes it."""
-        return {}
+        """T5 is left alone."""
+        return {"unet": self.parts.denoiser, "text_encoder": self.parts.text_encoders[0]}
 
     @property
     def knows_masks(self) -> bool:

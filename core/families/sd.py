@@ -63,7 +63,7 @@ class StableDiffusion:
 
     @property
     def networks(self) -> dict[str, Any]:
-        """What LoRAs change, by the names of the folders."""
+        """What LoRAs change, by the names of the folders; what predicts is "unet" to them, whatever it is."""
         encoders = zip(("text_encoder", "text_encoder_2"), self.parts.text_encoders, strict=False)
         return {"unet": self.parts.denoiser, **dict(encoders)}
 

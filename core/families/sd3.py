@@ -22,11 +22,6 @@ T5_TOKENS = 256  # for every two chunks of CLIP's, or fewer; T5 itself knows no 
 
 
 class StableDiffusion3(StableDiffusion):
-    @property
-    def networks(self) -> dict[str, Any]:
-        """No LoRA of its transformer is known, so none changes it."""
-        return {}
-
     def count_chunks(self, texts: Texts) -> int:
         """As many as CLIP fills, or as give T5 the room that it needs."""
         count = super().count_chunks(texts)
