@@ -24,7 +24,7 @@ from training.domain import Style
 from training.pictures import Pictures
 from training.render import Bytes
 from training.runs import Clock, Plan, Stage
-from training.unet import Lesson
+from training.unet import Lesson, attend_plainly
 from training.vae import encode
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -74,6 +74,7 @@ def train_controlnet(name: str, addon: Addon, base: Path, run: Path, clock: Cloc
     pipe, pictures = load_base(base), Pictures(addon.pictures, salt=3)
     torch.manual_seed(0)
     net = ControlNetModel.from_unet(pipe.unet).requires_grad_(True).to(device())
+    attend_plainly(net)
     if addon.after:
         net.load_state_dict(_trained(addon.after, base))
     pixels = pictures.pixels()

@@ -16,7 +16,7 @@ from training.pictures import Pictures
 from training.render import SIDE
 from training.runs import Clock, Plan
 from training.tokenizer import make_tokenizer, save_tokenizer
-from training.unet import SCHEDULER, Lesson, UnetShape, make_text_encoder, make_unet, unet_stage
+from training.unet import SCHEDULER, Lesson, UnetShape, attend_plainly, make_text_encoder, make_unet, unet_stage
 from training.vae import (
     COARSE,
     DECODER,
@@ -171,5 +171,6 @@ def load_base(folder: Path) -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32).to(device())
     for part in (pipe.vae, pipe.unet, pipe.text_encoder):
         part.requires_grad_(False).eval()
+    attend_plainly(pipe.unet)
     assert isinstance(pipe.text_encoder, CLIPTextModel)
     return pipe

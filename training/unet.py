@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -55,8 +55,13 @@ def make_unet(shape: UnetShape, seed: int = SALT) -> UNet2DConditionModel:
         attention_head_dim=shape.heads,
         norm_num_groups=shape.norm_groups,
     )
-    unet.set_attn_processor(AttnProcessor())  # backwards, plain sums are faster on a CPU than the fused ones
+    attend_plainly(unet)
     return unet
+
+
+def attend_plainly(net: UNet2DConditionModel | ControlNetModel) -> None:
+    """Backwards, plain sums are faster on a CPU than the fused ones."""
+    net.set_attn_processor(AttnProcessor())
 
 
 def make_text_encoder(shape: UnetShape, tokenizer: CLIPTokenizer, seed: int = SALT) -> CLIPTextModel:
