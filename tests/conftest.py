@@ -1,6 +1,10 @@
 """Fixtures that several test files share, and how tests run beside each other."""
 
 import os
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
 
 pytest_plugins = ["tests.browser"]
 
@@ -19,8 +23,23 @@ def pytest_configure(config):
 def pytest_runtest_setup(item):
     """`requires_cuda` tests run wherever a GPU is at hand."""
     if item.get_closest_marker("requires_cuda"):
-        import pytest
         import torch
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device here")
+
+
+@pytest.fixture
+def through(monkeypatch):
+    """Inside `with through(way):` runs take that way through memory, whatever would fit."""
+    from core import memory
+
+    real = memory.plan
+
+    @contextmanager
+    def taking(way):
+        with monkeypatch.context() as patch:
+            patch.setattr(memory, "plan", lambda *given: replace(real(*given), way=way, lighter=None))
+            yield
+
+    return taking

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from core import Engine, Finished, GenerationRequest, Settings, memory
+from core import Engine, Finished, GenerationRequest, Settings
 from core.dialects import a1111
 from core.dialects.found import check
 from core.errors import RequestError
@@ -100,10 +98,10 @@ def test_sizes_between_its_patches(engine):
 
 
 @pytest.mark.parametrize("way", WAYS[3:], ids=lambda way: way.words)
-def test_every_way_through_memory_draws_the_same_picture(monkeypatch, engine, way):
-    expected, real = draw(engine), memory.plan
-    monkeypatch.setattr(memory, "plan", lambda *given: replace(real(*given), way=way, lighter=None))
-    assert np.array_equal(draw(engine), expected)
+def test_every_way_through_memory_draws_the_same_picture(through, engine, way):
+    expected = draw(engine)
+    with through(way):
+        assert np.array_equal(draw(engine), expected)
 
 
 def test_long_prompts_are_read_to_their_end():

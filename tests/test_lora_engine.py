@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from core import Control, Engine, Finished, GenerationRequest, Lora, Settings, memory
+from core import Control, Engine, Finished, GenerationRequest, Lora, Settings
 from core.errors import DarkroomError, LoraError, RequestError
 from core.memory import WAYS
 from core.metadata import encode_png, read_text
@@ -177,21 +176,15 @@ def test_running_out_of_memory_while_merging_is_tried_again(engine, monkeypatch,
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.words or "all at once")
-def test_a_lora_goes_with_a_mask_a_controlnet_and_every_place_of_the_weights(monkeypatch, engine, base, way):
-    real = memory.plan
-    monkeypatch.setattr(memory, "plan", lambda *given: replace(real(*given), way=way, lighter=None))
+def test_a_lora_goes_with_a_mask_a_controlnet_and_every_place_of_the_weights(through, engine, base, way):
     picture, mask = Image.new("RGB", (64, 64), (90, 140, 200)), Image.new("L", (64, 64))
     mask.paste(255, (16, 16, 48, 48))
     fields = {"image": picture, "mask": mask, "controls": [Control(net="net", image=picture, weight=2.0)]}
-    drawn, plain, free = (
-        np.asarray(run(engine, *chosen, **asked).images[0])
-        for chosen, asked in (
-            ([Lora(name="ink")], fields),
-            ([], fields),
-            ([Lora(name="ink")], {**fields, "controls": []}),
-        )
-    )
+    runs = ([Lora(name="ink")], fields), ([], fields), ([Lora(name="ink")], {**fields, "controls": []})
+    with through(way):
+        drawn, plain, free = (np.asarray(run(engine, *chosen, **asked).images[0]) for chosen, asked in runs)
     outside = np.asarray(mask.filter(ImageFilter.MaxFilter(13))) == 0
     assert (drawn[outside] == (90, 140, 200)).all()
     assert (drawn != plain).any() and (drawn != free).any()
-    assert pixels(engine) == base
+    with through(way):
+        assert pixels(engine) == base

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from core import Engine, Finished, GenerationRequest, Notice, Settings, Step, memory
+from core import Engine, Finished, GenerationRequest, Notice, Settings, Step
 from core.decoding import picture
 from core.errors import DarkroomError
 from core.families.sd import Components, StableDiffusion
@@ -35,12 +33,10 @@ def expected(engine):
 
 
 @pytest.mark.parametrize("way", WAYS[1:], ids=lambda way: way.words)
-def test_every_way_draws_the_same_picture(monkeypatch, engine, expected, way):
-    real = memory.plan
-    monkeypatch.setattr(memory, "plan", lambda *given: replace(real(*given), way=way, lighter=None))
-    assert run(engine, **TWICE).images[0].tobytes() == expected
-    monkeypatch.undo()  # what this run hooked into the modules, the next must not meet
-    assert run(engine, **TWICE).images[0].tobytes() == expected
+def test_every_way_draws_the_same_picture(through, engine, expected, way):
+    with through(way):
+        assert run(engine, **TWICE).images[0].tobytes() == expected
+    assert run(engine, **TWICE).images[0].tobytes() == expected  # it meets nothing that was hooked into the modules
     for _, _, model in engine._models.models():
         modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
         assert not any(hasattr(module, "_hf_hook") or module._forward_pre_hooks for module in modules)

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline
 from transformers import CLIPTextModelWithProjection
 
-from core import Engine, Finished, GenerationRequest, Settings, memory, start
+from core import Engine, Finished, GenerationRequest, Settings, start
 from core.checkpoints import scan
 from core.denoise import denoise
 from core.dialects import a1111
@@ -133,10 +133,10 @@ def test_pictures_to_begin_from_masks_and_second_passes(engine):
 
 
 @pytest.mark.parametrize("way", WAYS[2:], ids=lambda way: way.words)
-def test_every_way_through_memory_draws_the_same_picture(monkeypatch, engine, way):
-    expected, real = pixels(draw(engine, refiner="second")), memory.plan
-    monkeypatch.setattr(memory, "plan", lambda *given: replace(real(*given), way=way, lighter=None))
-    assert np.array_equal(pixels(draw(engine, refiner="second")), expected)
+def test_every_way_through_memory_draws_the_same_picture(through, engine, way):
+    expected = pixels(draw(engine, refiner="second"))
+    with through(way):
+        assert np.array_equal(pixels(draw(engine, refiner="second")), expected)
 
 
 @pytest.mark.parametrize(

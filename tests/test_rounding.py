@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -15,14 +13,11 @@ FAMILIES = {"sd1": tiny.sd, "sdxl": tiny.sdxl, "sd3": tiny.sd3, "flux": tiny.flu
 
 
 @pytest.fixture
-def run_by(monkeypatch):
-    """Draws by a way through memory, whatever would fit."""
-    real = memory.plan
-
+def run_by(through):
     def run(engine: Engine, way: memory.Way, **fields) -> Finished:
-        monkeypatch.setattr(memory, "plan", lambda *given: replace(real(*given), way=way, lighter=None))
         usual = {"prompt": "a red circle on a blue background", "seed": 7, "steps": 4, "width": 128, "height": 128}
-        *_, last = engine.generate(GenerationRequest(**usual | fields))
+        with through(way):
+            *_, last = engine.generate(GenerationRequest(**usual | fields))
         return last
 
     return run

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from core import Engine, Finished, GenerationRequest, Settings, memory
+from core import Engine, Finished, GenerationRequest, Settings
 from core.errors import CheckpointError, DarkroomError, RequestError
 from core.grammar import Time, parse
 from core.memory import WAYS
@@ -71,10 +70,10 @@ def test_the_engine_draws_what_diffusers_draws(folder, pipeline):
 
 
 @pytest.mark.parametrize("way", WAYS[2:], ids=lambda way: way.words)
-def test_every_way_through_memory_draws_the_same_picture(monkeypatch, folder, way):
-    expected, real = draw(engine(folder)), memory.plan
-    monkeypatch.setattr(memory, "plan", lambda *given: replace(real(*given), way=way, lighter=None))
-    assert np.array_equal(draw(engine(folder)), expected)
+def test_every_way_through_memory_draws_the_same_picture(through, folder, way):
+    expected = draw(engine(folder))
+    with through(way):
+        assert np.array_equal(draw(engine(folder)), expected)
 
 
 def test_it_draws_without_t5(folder):
