@@ -250,6 +250,10 @@ def test_the_layout_on_a_phone(browser: Browser, app_url: str) -> None:
     tops = [box["y"] for box in (page.locator(part).bounding_box() for part in order) if box]
     assert len(tops) == len(order) and tops == sorted(tops)
     expect(page.locator("#go")).to_be_in_viewport()
+    page.locator("#field-steps").scroll_into_view_if_needed()
+    assert page.evaluate("scrollY")
+    page.get_by_role("tab", name="PNG info").click()
+    expect(page.locator("#info .drop")).to_be_in_viewport()
     assert page.evaluate("getComputedStyle(document.querySelector('#field-prompt textarea')).fontSize") == "16px"
     context.close()
 

@@ -94,6 +94,7 @@ class Parts:
     info: gr.HTML
     memory: gr.HTML
     hub: gr.HTML
+    places: gr.Tabs
     memory_tab: gr.Tab
 
 
@@ -126,7 +127,7 @@ def _build(engine: Engine, presets: Presets) -> Parts:
         model = control("checkpoint", choices=choices(checkpoints), value=first and first.name)
         rescan = gr.Button("Look for models again", elem_id="rescan", elem_classes="icon")
         live("machine")
-    with gr.Tabs(elem_id="pages", overflow_behavior="wrap"):
+    with gr.Tabs(elem_id="pages", overflow_behavior="wrap") as places:
         with gr.Tab("Create", elem_id="create"), gr.Row(elem_id="studio"):
             with gr.Column(elem_id="settings"):
                 settings = _build_settings(model, own_values(first), presets, engine)
@@ -146,6 +147,7 @@ def _build(engine: Engine, presets: Presets) -> Parts:
         info=info,
         memory=memory,
         hub=hub,
+        places=places,
         memory_tab=memory_tab,
     )
 
@@ -241,6 +243,7 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     counted = {"fn": desk.tokens, "inputs": [prompt, model], "outputs": parts.tokens, **AT_ONCE}
     prompt.change(**counted, trigger_mode="always_last")
     gr.on([page.load, model.change], **counted, trigger_mode="multiple")
+    parts.places.change(None, None, None, js="() => scrollTo(0, 0)", **QUIET)
     for task in TASK_TABS:
         parts.tabs[task].select(None, None, parts.fields["task"], js=f"() => darkroom.task('{task}')", **QUIET)
     for addition in parts.additions:
