@@ -16,8 +16,10 @@ from torch import Tensor
 FLOW_PREDICTION = "flow_prediction"
 Conditioning = Mapping[str, Any]
 """What the U-Net is told beside the latents, as its keyword arguments."""
-Residuals = dict[str, Any]
-"""What ControlNets add inside the U-Net, as its keyword arguments; empty when none is at work."""
+Residuals = Sequence[Tensor]
+"""What ControlNets add inside the model, level by level; empty when none is at work."""
+Steering = Callable[[Conditioning, Tensor, Tensor, float], Residuals]
+"""(conditioning, model_input, timestep, weight) -> what a ControlNet adds, having seen its map."""
 Predict = Callable[[Tensor, Tensor, Residuals], Tensor]
 """(model_input, timestep, residuals) -> what the model predicts."""
 
@@ -61,9 +63,9 @@ class Blend:
 
 
 class ControlUnit(Protocol):
-    """A ControlNet with its picture: residuals for one forward pass, None outside its share of the steps."""
+    """A ControlNet with its picture: residuals for one forward pass, none outside its share of the steps."""
 
-    def __call__(self, model_input: Tensor, timestep: Tensor, progress: tuple[int, int]) -> Residuals | None: ...
+    def __call__(self, model_input: Tensor, timestep: Tensor, progress: tuple[int, int]) -> Residuals: ...
 
 
 @dataclass(frozen=True)
@@ -182,18 +184,8 @@ def _steer(
     controls: Sequence[ControlUnit], model_input: Tensor, timestep: Tensor, progress: tuple[int, int]
 ) -> Residuals:
     """The residuals of all ControlNets at work in this step, added up."""
-    total: Residuals = {}
+    total: Residuals = ()
     for control in controls:
         residuals = control(model_input, timestep, progress)
-        if residuals is None:
-            continue
-        total = _add(total, residuals) if total else residuals
+        total = [a + b for a, b in zip(total, residuals, strict=True)] if total and residuals else total or residuals
     return total
-
-
-def _add(ours: Residuals, theirs: Residuals) -> Residuals:
-    down, mid = "down_block_additional_residuals", "mid_block_additional_residual"
-    return {
-        down: [a + b for a, b in zip(ours[down], theirs[down], strict=True)],
-        mid: ours[mid] + theirs[mid],
-    }

@@ -11,16 +11,44 @@ from typing import Any
 from core.checkpoints import Checkpoint
 from core.errors import CheckpointError, RequestError
 from core.families import BY_CONTEXT_WIDTH, FAMILIES
-from core.headers import count_parameters, model_paths, read_json, read_shapes, weights_in, without_prefix
+from core.headers import (
+    count_parameters,
+    model_paths,
+    read_all_shapes,
+    read_json,
+    read_shapes,
+    weights_in,
+    without_prefix,
+)
 from core.parts import Part, Source
-from core.preprocess import CONTROL_TYPES, suited
+from core.preprocess import CONTROL_TYPES, FLUX_TYPES, suited
 from core.request import GenerationRequest
 from core.shapes import Config, Shapes, controlnet_config
 from core.units import Control
 
 PREFIX = "control_model."  # of the original layout's keys
-FITTING = ("cross_attention_dim", "block_out_channels", "layers_per_block")
-"""What a network's config has in common with that of the U-Net that it steers."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A class of networks: `marker` is a tensor that all of them have and no other; `fitting` what a network's config
+    has in common with that of the model that it steers, which is of `family` unless a width tells.
+    """
+
+    class_name: str
+    marker: str
+    fitting: tuple[str, ...]
+    family: str | None = None
+
+
+OF_UNETS = ("cross_attention_dim", "block_out_channels", "layers_per_block")
+OF_TRANSFORMERS = ("num_attention_heads", "attention_head_dim", "in_channels")
+KINDS = (
+    Kind("SD3ControlNetModel", r"^pos_embed_input\.", OF_TRANSFORMERS, "sd3"),
+    Kind("FluxControlNetModel", r"^controlnet_x_embedder\.", OF_TRANSFORMERS, "flux"),
+    Kind("ControlNetUnionModel", r"^task_embedding$", OF_UNETS),
+    Kind("ControlNetModel", r"^(controlnet_cond_embedding|(control_model\.)?input_hint_block)\.", OF_UNETS),
+)
 FULL_WIDTH = 320  # of the first level of all published U-Nets
 REFUSED = (
     (r"^lora_controlnet$", "it is a Control-LoRA, which Darkroom does not know"),
@@ -28,22 +56,20 @@ REFUSED = (
     (r"^(adapter\.)?body\.\d", "it is a T2I-Adapter, which Darkroom does not know"),
     (r"^lora_|\.lora_(A|B|up|down)", "it is a LoRA, which belongs into models/loras"),
     (
-        r"(double_blocks|joint_blocks|transformer_blocks)\.\d+\.attn\.",
-        "it is for FLUX or SD 3, which Darkroom does not know",
+        r"(double_blocks|joint_blocks)\.",
+        "it is for FLUX or SD 3 in the original layout; put the folder of diffusers here",
     ),
     (r"^(control_model\.)?label_emb\.", "it is for XL in the original layout, which Darkroom does not know"),
 )
 """What is often put into the folder and is no ControlNet that we know: a pattern of its keys, and what to say."""
-UNION = "task_embedding"  # the one tensor that only a Union has: a row for each kind of map
-HINT = r"(^|\.)(controlnet_cond_embedding|input_hint_block)\."  # what takes the map: every ControlNet has it
 
 
 @dataclass(frozen=True)
 class Network:
     """A ControlNet of the list. One with a `problem` cannot be used; then only name, title and problem mean anything.
 
-    `family` is None for one that has no published models, such as the pocket model's. `control_types`: how many kinds
-    of maps a Union knows, else 0. `begins`: a unit's own values with this network.
+    `family` is None for one that has no published models, such as the pocket model's. `control_types`: the kinds of
+    maps that a Union knows. `begins`: a unit's own values with this network.
     """
 
     name: str
@@ -52,11 +78,14 @@ class Network:
     part: Part | None = None
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     family: str | None = None
-    control_types: int = 0
+    control_types: tuple[str, ...] = ()
     begins: Control | None = None
 
     def fits(self, checkpoint: Checkpoint) -> bool:
-        return all(_plain(self.config.get(name)) == _plain(checkpoint.denoiser_config.get(name)) for name in FITTING)
+        model = checkpoint.denoiser_config
+        fitting = next(kind.fitting for kind in KINDS if self.part and kind.class_name == self.part.class_name)
+        told_enough = model.get("guidance_embeds") or not self.config.get("guidance_embeds")
+        return bool(told_enough) and all(_plain(self.config.get(name)) == _plain(model.get(name)) for name in fitting)
 
 
 def _plain(value: Any) -> Any:
@@ -102,9 +131,8 @@ def _asked_for(unit: Control, checkpoint: Checkpoint, known: Sequence[Network], 
 
 def _check_type(unit: Control, network: Network, field: str, label: str) -> None:
     """A Union must be told what the map shows, and know that kind of map."""
-    kinds = CONTROL_TYPES[: network.control_types]
-    if unit.shows not in kinds:
-        allowed = f"one of {', '.join(kinds)} with {network.title}"
+    if unit.shows not in network.control_types:
+        allowed = f"one of {', '.join(network.control_types)} with {network.title}"
         raise RequestError(f"{field}.control_type", unit.shows, allowed, f"{label}: Map shows")
 
 
@@ -126,25 +154,29 @@ def _describe_safely(path: Path) -> Network:
 def _describe_folder(folder: Path) -> Network:
     config = read_json(folder / "config.json")
     weights = weights_in(folder)
-    shapes = read_shapes(weights)
-    _refuse(shapes)
-    part = Part("controlnet", folder, _class_name(shapes), weights, count_parameters(shapes))
+    shapes = read_all_shapes(weights)
+    kind = _kind(shapes)
+    part = Part("controlnet", folder, kind.class_name, weights, count_parameters(shapes))
     card = read_json(folder / "darkroom.json") if (folder / "darkroom.json").exists() else {}
-    return _network(part, config, card, shapes)
+    return _network(part, shapes, config, card)
 
 
 def _describe_file(path: Path) -> Network:
     shapes = read_shapes(path)
-    _refuse(shapes)
+    kind = _kind(shapes)
+    if kind.family:
+        raise CheckpointError(
+            f"it is for {FAMILIES[kind.family].title}; put the folder that diffusers has of it here"
+        )
     prefix, own = without_prefix(shapes, PREFIX)
     config = controlnet_config(own)
-    part = Part("controlnet", path, _class_name(own), path, count_parameters(own), Source(prefix, config))
-    return _network(part, config, {}, own)
+    part = Part("controlnet", path, kind.class_name, path, count_parameters(own), Source(prefix, config))
+    return _network(part, own, config, {})
 
 
-def _network(part: Part, config: Config, card: Mapping[str, Any], shapes: Shapes) -> Network:
+def _network(part: Part, shapes: Shapes, config: Config, card: Mapping[str, Any]) -> Network:
     """`card`: darkroom.json, a title and a unit's own values."""
-    name, (control_types, *_) = part.folder.name, shapes.get(UNION, (0,))
+    name, kind, control_types = part.folder.name, _kind(shapes), _control_types(shapes)
     made_for = suited(part.folder.stem)
     values = {"preprocessor": "canny" if control_types and made_for == "none" else made_for, **card}
     title = str(values.pop("title", part.folder.stem))[:100]
@@ -152,22 +184,28 @@ def _network(part: Part, config: Config, card: Mapping[str, Any], shapes: Shapes
         begins = Control(net=name, **values)
     except (RequestError, TypeError) as error:
         raise CheckpointError(f"its darkroom.json is not right: {error}") from None
-    is_full = config["block_out_channels"][0] == FULL_WIDTH
-    family = BY_CONTEXT_WIDTH.get(config["cross_attention_dim"]) if is_full else None
+    family = kind.family
+    if kind.fitting == OF_UNETS and config["block_out_channels"][0] == FULL_WIDTH:
+        family = BY_CONTEXT_WIDTH.get(config["cross_attention_dim"])
     return Network(name, title, None, part, config, family, control_types, begins)
 
 
-def _refuse(shapes: Shapes) -> None:
+def _control_types(shapes: Shapes) -> tuple[str, ...]:
+    """What a Union has a row for."""
+    of_flux, *_ = shapes.get("controlnet_mode_embedder.weight", (0,))
+    of_xl, *_ = shapes.get("task_embedding", (0,))
+    return (*(name for name, number in FLUX_TYPES.items() if number < of_flux), *CONTROL_TYPES[:of_xl])
+
+
+def _kind(shapes: Shapes) -> Kind:
+    """Raises CheckpointError, with the reason, for what is no ControlNet that we know."""
     for pattern, reason in REFUSED:
         if any(re.search(pattern, key) for key in shapes):
             raise CheckpointError(reason)
-    if any(re.search(HINT, key) for key in shapes):
-        return
+    for kind in KINDS:
+        if any(re.search(kind.marker, key) for key in shapes):
+            return kind
     whole = any(key.startswith("model.diffusion_model.") for key in shapes)
     raise CheckpointError(
         "it is a whole model, which belongs into models/checkpoints" if whole else "it is no ControlNet"
     )
-
-
-def _class_name(shapes: Shapes) -> str:
-    return "ControlNetUnionModel" if UNION in shapes else "ControlNetModel"

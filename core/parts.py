@@ -32,6 +32,8 @@ CLASSES = {
     "FluxTransformer2DModel": "diffusers",
     "ControlNetModel": "diffusers",
     "ControlNetUnionModel": "diffusers",
+    "SD3ControlNetModel": "diffusers",
+    "FluxControlNetModel": "diffusers",
     "AutoencoderKL": "diffusers",
     "AutoencoderTiny": "diffusers",
     SWIN2SR: "transformers",

@@ -43,6 +43,8 @@ class Preprocessor:
 
 CONTROL_TYPES = ("pose", "depth", "soft edges", "lines", "normals", "areas", "tile", "repaint")
 """What maps show, in the order in which ControlNet Union (xinsir's, and its ProMax) was trained on them."""
+FLUX_TYPES = {"lines": 0, "tile": 1, "depth": 2, "pose": 4}
+"""The same for FLUX's Unions (InstantX's, Shakker's), by their numbers; what else they know has no name here."""
 
 
 def control_map(picture: Image, name: str, thresholds: tuple[float | None, ...]) -> Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,7 +133,12 @@ def prepare(
         step_options=_step_options(scheduler, noise),
         controls=[
             ControlUnit.of(
-                net, unit, _pixels(canvas.control(unit, company.detectors), model), conditioning, pictures
+                model.steering(
+                    net, unit, _pixels(canvas.control(unit, company.detectors), model), math.prod(pictures)
+                ),
+                unit,
+                conditioning,
+                pictures,
             ).until(handed_over)
             for net, unit in zip(company.nets, request.controls, strict=True)
         ],

@@ -58,7 +58,7 @@ def test_a_union_is_told_from_its_tensors_in_a_folder_and_a_file(tmp_path):
     )
     save(net, tmp_path / "union.safetensors")
     for network in scan(tmp_path):
-        assert (network.problem, network.control_types) == (None, 6)
+        assert (network.problem, len(network.control_types)) == (None, 6)
         assert network.begins and network.begins.preprocessor == "canny"
         loaded = load_part(network.part, "cpu", "float32")
         assert isinstance(loaded, ControlNetUnionModel)
@@ -84,7 +84,8 @@ def test_the_published_configs_follow_from_full_size_shapes(family):
         ("lllite_unet_input_blocks_1.conditioning1.0.weight", "it is a ControlNet-LLLite"),
         ("body.0.in_conv.weight", "it is a T2I-Adapter"),
         ("lora_unet_down_blocks_0.lora_down.weight", "it is a LoRA, which belongs into models/loras"),
-        ("transformer_blocks.0.attn.to_k.weight", "it is for FLUX or SD 3"),
+        ("double_blocks.0.img_attn.qkv.weight", "it is for FLUX or SD 3 in the original layout"),
+        ("pos_embed_input.proj.weight", "it is for Stable Diffusion 3; put the folder"),
         ("control_model.label_emb.0.0.weight", "it is for XL in the original layout"),
         (
             "model.diffusion_model.input_blocks.0.0.weight",

@@ -14,8 +14,10 @@ from diffusers import (
     ControlNetUnionModel,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    SD3ControlNetModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -178,10 +180,15 @@ def _t5() -> T5EncoderModel:
     return T5EncoderModel(config).eval()
 
 
-def flux(guided: bool = True, **levels: Any) -> FluxPipeline:
+def flux(guided: bool = True, blocks: tuple[int, int] = (1, 1), **levels: Any) -> FluxPipeline:
     """A FLUX.1 of 64 × 64 pixels, latents of 8 × 8; `guided` as dev is, with noise levels that go by the size."""
     torch.manual_seed(0)
-    shape = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
+    shape = {
+        "num_layers": blocks[0],
+        "num_single_layers": blocks[1],
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+    }
     widths = {"joint_attention_dim": 72, "pooled_projection_dim": 32, "axes_dims_rope": (4, 6, 6)}
     latents = {"latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159}
     halves = {"block_out_channels": (16,) * 4, "down_block_types": ("DownEncoderBlock2D",) * 4}
@@ -217,6 +224,25 @@ def union(of: UNet2DConditionModel, seed: int = 1) -> ControlNetUnionModel:
         conditioning_embedding_out_channels=(16, 32),
     )
     return _awake(net.eval())
+
+
+def sd3_controlnet(of: SD3Transformer2DModel, layers: int = 1, **changes: Any) -> SD3ControlNetModel:
+    """A ControlNet for a transformer of Stable Diffusion 3, likewise."""
+    torch.manual_seed(layers)
+    own = inspect.signature(SD3ControlNetModel).parameters
+    shape = {key: value for key, value in of.config.items() if key in own}
+    return _awake(SD3ControlNetModel(**{**shape, "num_layers": layers, **changes}).eval())
+
+
+def flux_controlnet(
+    of: FluxTransformer2DModel, layers: tuple[int, int] = (1, 1), **changes: Any
+) -> FluxControlNetModel:
+    """The same for FLUX; `layers`: of both kinds of blocks."""
+    torch.manual_seed(layers[1])
+    own = inspect.signature(FluxControlNetModel).parameters
+    shape = {key: value for key, value in of.config.items() if key in own}
+    counts = {"num_layers": layers[0], "num_single_layers": layers[1]}
+    return _awake(FluxControlNetModel(**{**shape, **counts, **changes}).eval())
 
 
 def _awake(net: Any) -> Any:

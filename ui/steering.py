@@ -86,7 +86,7 @@ def _network(network: Network, checkpoint: Checkpoint | None) -> Answer:
     if network.begins is None or checkpoint is None:
         return answer
     begins = network.begins.model_dump(include={"preprocessor", "threshold_a", "threshold_b"})
-    return answer | {"fits": network.fits(checkpoint), "begins": begins, "types": network.control_types}
+    return answer | {"fits": network.fits(checkpoint), "begins": begins, "types": bool(network.control_types)}
 
 
 def _fields() -> Answer:

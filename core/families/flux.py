@@ -5,19 +5,23 @@ The guidance that is built in is told as a number; true guidance, with a negativ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from core.denoise import Conditioning, Residuals
+from core.decoding import shift_of
+from core.denoise import Conditioning, Residuals, Steering
 from core.encoding import encode
-from core.families.patches import in_whole_patches
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
 from core.families.t5 import encode_by_t5, read_by_t5
+from core.families.transformers import for_each_block, in_whole_patches, map_latents
+from core.preprocess import FLUX_TYPES
 from core.request import GenerationRequest
 from core.tokens import chunked
+from core.units import Control
 
 T5_TOKENS = 512
 PATCH = 2  # latents, along each side, that the transformer takes as one
@@ -54,9 +58,51 @@ class Flux(StableDiffusion):
             told["guidance"] = torch.full([len(pooled)], request.distilled_guidance, device=self.device)
         return told
 
+    def steering(self, net: Any, unit: Control, shown: Tensor, count: int) -> Steering:
+        """Residuals: of the blocks that keep words and picture apart, then of the single ones."""
+        told = self._told(net, unit, shown, count)
+
+        def steer(conditioning: Conditioning, model_input: Tensor, timestep: Tensor, weight: float) -> Residuals:
+            packed, places = _pack(in_whole_patches(model_input, PATCH))
+            given = {key: value for key, value in conditioning.items() if key != "guidance" or _is_guided(net)}
+            samples = net(
+                packed,
+                timestep=timestep.expand(len(packed)).to(packed.dtype) / 1000,
+                img_ids=places.to(packed),
+                conditioning_scale=weight,
+                return_dict=False,
+                **given,
+                **told,
+            )
+            return [each for part in zip(samples, self._blocks, strict=True) for each in _spread(net, packed, *part)]
+
+        return steer
+
+    def _told(self, net: Any, unit: Control, shown: Tensor, count: int) -> dict[str, Any]:
+        """XLabs' networks see the map itself, all others its latents. A Union is told what it shows."""
+        if net.input_hint_block is None:
+            seen = _pack(in_whole_patches(map_latents(self.parts.vae, shown, shift_of(self.parts.vae)), PATCH))[0]
+        else:
+            seen = in_whole_patches(shown * 2 - 1, PATCH * 8).contiguous()
+        told = {"controlnet_cond": seen.expand(count, *seen.shape[1:])}
+        if net.union:
+            assert unit.shows
+            told["controlnet_mode"] = torch.full((count, 1), FLUX_TYPES[unit.shows], device=self.device)
+        return told
+
+    @property
+    def _blocks(self) -> tuple[int, int]:
+        config = self.parts.denoiser.config
+        return config.num_layers, config.num_single_layers
+
     def predict(
         self, conditioning: Conditioning, model_input: Tensor, timestep: Tensor, residuals: Residuals
     ) -> Tensor:
+        joint = self._blocks[0]
+        added = {
+            "controlnet_block_samples": residuals[:joint] or None,
+            "controlnet_single_block_samples": residuals[joint:] or None,
+        }
         height, width = model_input.shape[2:]
         whole = in_whole_patches(model_input, PATCH)
         packed, places = _pack(whole)
@@ -65,9 +111,23 @@ class Flux(StableDiffusion):
             timestep=timestep.expand(len(packed)).to(packed.dtype) / 1000,
             img_ids=places.to(packed),
             **conditioning,
+            **added,
             return_dict=False,
         )[0]
         return _unpack(output, whole.shape)[:, :, :height, :width]
+
+
+def _is_guided(net: Any) -> bool:
+    return bool(net.config.guidance_embeds)
+
+
+def _spread(net: Any, packed: Tensor, samples: Sequence[Tensor] | None, blocks: int) -> list[Tensor]:
+    """XLabs' networks go round and round, all others have a sample for several blocks in a row."""
+    if samples is None:
+        return [packed.new_zeros(len(packed), 1, 1)] * blocks
+    if net.input_hint_block is not None:
+        return [samples[index % len(samples)] for index in range(blocks)]
+    return for_each_block(samples, blocks, math.ceil(blocks / len(samples)))
 
 
 def _pack(latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.denoise import Conditioning, Residuals
+from core.denoise import Conditioning, Residuals, Steering
 from core.encoding import encode, weigh
 from core.grammar import Wording
+from core.preprocess import CONTROL_TYPES
 from core.request import GenerationRequest
 from core.tokens import Words, chunked, split_tokens
+from core.units import Control
 
 Texts = tuple[Wording, ...]
 """What each text encoder reads of one prompt."""
@@ -100,11 +102,38 @@ class StableDiffusion:
         joined = torch.cat([p.pooled.repeat(request.batch_size, 1) for p in prompts if p.pooled is not None])
         return joined.to(self.device, self.dtype)
 
+    def steering(self, net: Any, unit: Control, shown: Tensor, count: int) -> Steering:
+        """shown: (1, 3, h, w) in 0 … 1, a map for `count` predictions. Residuals: the way down, then the middle."""
+        told = _told(net, unit, shown.expand(count, -1, -1, -1))
+
+        def steer(conditioning: Conditioning, model_input: Tensor, timestep: Tensor, weight: float) -> Residuals:
+            down, mid = net(
+                model_input, timestep, **conditioning, **told, conditioning_scale=weight, return_dict=False
+            )
+            return [*down, mid]
+
+        return steer
+
     def predict(
         self, conditioning: Conditioning, model_input: Tensor, timestep: Tensor, residuals: Residuals
     ) -> Tensor:
-        output: Tensor = self.parts.denoiser(model_input, timestep, **conditioning, **residuals, return_dict=False)[0]
+        added: dict[str, Any] = {}
+        if residuals:
+            *added["down_block_additional_residuals"], added["mid_block_additional_residual"] = residuals
+        output: Tensor = self.parts.denoiser(model_input, timestep, **conditioning, **added, return_dict=False)[0]
         return output
+
+
+def _told(net: Any, unit: Control, shown: Tensor) -> dict[str, Any]:
+    """A Union is told what the map shows, too."""
+    kinds = net.config.get("num_control_type")
+    if kinds is None:
+        return {"controlnet_cond": shown}
+    assert unit.shows
+    kind = CONTROL_TYPES.index(unit.shows)
+    types = shown.new_zeros(len(shown), kinds)
+    types[:, kind] = 1
+    return {"controlnet_cond": [shown], "control_type": types, "control_type_idx": [kind]}
 
 
 FAMILY = StableDiffusion

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from core.denoise import Conditioning, Residuals
+from core.decoding import shift_of
+from core.denoise import Conditioning, Residuals, Steering
 from core.encoding import encode, weigh
-from core.families.patches import in_whole_patches
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
 from core.families.t5 import encode_by_t5, read_by_t5
+from core.families.transformers import for_each_block, in_whole_patches, map_latents
 from core.request import GenerationRequest
 from core.tokens import chunked
+from core.units import Control
 
 CLIPS = 2  # the encoders before T5
 T5_TOKENS = 256  # for every two chunks of CLIP's, or fewer; T5 itself knows no limit
@@ -57,13 +59,41 @@ class StableDiffusion3(StableDiffusion):
             "pooled_projections": self.pooled(prompts, request),
         }
 
+    def steering(self, net: Any, unit: Control, shown: Tensor, count: int) -> Steering:
+        """Networks after InstantX's know nothing of the prompt's gist, nor of the latents' middle; those of 3.5 large
+        nothing of words, and take patches in place of latents.
+        """
+        denoiser, vae, config = self.parts.denoiser, self.parts.vae, net.config
+        seen = map_latents(vae, shown, 0 if config.force_zeros_for_pooled_projection else shift_of(vae))
+        seen = in_whole_patches(seen, denoiser.config.patch_size).expand(count, -1, -1, -1)
+
+        def steer(conditioning: Conditioning, model_input: Tensor, timestep: Tensor, weight: float) -> Residuals:
+            whole, given = in_whole_patches(model_input, denoiser.config.patch_size), dict(conditioning)
+            if config.force_zeros_for_pooled_projection:
+                given["pooled_projections"] = torch.zeros_like(given["pooled_projections"])
+            if config.joint_attention_dim is None:
+                given["encoder_hidden_states"] = None
+            samples = net(
+                whole if config.use_pos_embed else denoiser.pos_embed(whole),
+                controlnet_cond=seen,
+                timestep=timestep.expand(len(whole)),
+                conditioning_scale=weight,
+                return_dict=False,
+                **given,
+            )[0]
+            blocks = denoiser.config.num_layers
+            return for_each_block(samples, blocks, blocks / len(samples))
+
+        return steer
+
     def predict(
         self, conditioning: Conditioning, model_input: Tensor, timestep: Tensor, residuals: Residuals
     ) -> Tensor:
         height, width = model_input.shape[2:]
         whole = in_whole_patches(model_input, self.parts.denoiser.config.patch_size)
         times = timestep.expand(len(whole))
-        output: Tensor = self.parts.denoiser(whole, timestep=times, **conditioning, return_dict=False)[0]
+        added = {"block_controlnet_hidden_states": residuals} if residuals else {}
+        output: Tensor = self.parts.denoiser(whole, timestep=times, **conditioning, **added, return_dict=False)[0]
         return output[:, :, :height, :width]
 
 
