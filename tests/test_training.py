@@ -122,10 +122,10 @@ def test_a_batch_goes_through_all_pictures_once_an_epoch() -> None:
     assert list(seen[:10]) != list(seen[10:])
 
 
-def stage(steps: int = 6, seed: int = 0) -> tuple[Stage, torch.nn.Module]:
+def stage(steps: int = 6, seed: int = 0, muon: bool = False) -> tuple[Stage, torch.nn.Module]:
     torch.manual_seed(seed)
-    vae = make_vae(TINY.vae_shape)
-    return vae_stage(vae, Head(4), Pictures(4).pixels(64), Plan("vae", steps, 3, 1e-3)), vae
+    vae = make_vae(VaeShape((4, 4, 16, 16)))
+    return vae_stage(vae, Head(4), Pictures(4).pixels(64), Plan("vae", steps, 3, 1e-3, muon=muon)), vae
 
 
 class _Ticks(Clock):
@@ -141,16 +141,31 @@ class _Ticks(Clock):
         return self._looks < 0
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, expected = stage()
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, muon: bool) -> None:
+    whole, expected = stage(muon=muon)
     whole.train(tmp_path / "whole", Clock(None))
-    first, _ = stage()
+    first, _ = stage(muon=muon)
     with pytest.raises(Interrupted, match="stopped at step 2 of 6"):
         first.train(tmp_path / "parts", _Ticks(2))
-    second, resumed = stage(seed=1)  # its own weights are overwritten
+    second, resumed = stage(seed=1, muon=muon)  # its own weights are overwritten
     second.train(tmp_path / "parts", Clock(None))
     for mine, theirs in zip(resumed.state_dict().values(), expected.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
+    other, _ = stage(muon=not muon)
+    with pytest.raises(DarkroomError, match="another recipe"):
+        other.train(tmp_path / "whole", Clock(None))
+
+
+def test_orthogonal_steps_move_every_row_of_a_matrix_alike(tmp_path: Path) -> None:
+    """What AdamW does to biases alone; a matrix's step has singular values that are all about the same."""
+    torch.manual_seed(0)
+    layer, inputs = torch.nn.Conv2d(16, 32, 3), torch.randn(4, 16, 8, 8)
+    before = layer.weight.detach().clone()
+    plan = Plan("layer", 1, 4, 1e-2, ema=0.0, weight_decay=0.0, muon=True)
+    Stage(plan, {"layer": layer}, lambda _: layer(inputs).square().mean(), {}).train(tmp_path, Clock(None))
+    moved = torch.linalg.svdvals((layer.weight.detach() - before).movedim(1, -1).flatten(1))
+    assert moved.min() > 0.3 * moved.max()
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:

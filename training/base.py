@@ -14,7 +14,7 @@ from transformers import CLIPTextModel
 
 from training.pictures import Pictures
 from training.render import SIDE
-from training.runs import Clock, Plan
+from training.runs import HALVES, Clock, Plan
 from training.tokenizer import make_tokenizer, save_tokenizer
 from training.unet import SCHEDULER, Lesson, UnetShape, attend_plainly, make_text_encoder, make_unet, unet_stage
 from training.vae import (
@@ -62,7 +62,7 @@ RECIPES = {
         large=Plan("large", 7_000, 16, 7e-4),
         vae_pictures=3_000,
         small_pictures=24_000,
-        large_pictures=16_000,
+        large_pictures=12_000,
     ),
     "cuda": Recipe(
         vae=(
@@ -136,7 +136,8 @@ def _latents(vae: AutoencoderKL, pictures: Pictures, side: int, run: Path) -> Te
     file = run / f"latents-{pictures.count}-{side}.safetensors"
     if file.exists():
         return load_file(file)["latents"]
-    latents = encode(vae, pictures.pixels(side)).cpu().contiguous()
+    with torch.autocast(device(), torch.bfloat16, enabled=HALVES):
+        latents = encode(vae, pictures.pixels(side)).float().cpu().contiguous()
     save_file({"latents": latents}, file)
     return latents
 

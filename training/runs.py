@@ -24,13 +24,18 @@ from core.errors import DarkroomError
 
 SAVE_SECONDS = 120
 WARM_UP = 100  # steps
+FEW = 8  # channels
 HALVES = torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 """Whether this machine multiplies bfloat16 faster than float32; elsewhere it is many times slower."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast a stage learns. `ema` is the decay of the averaged weights, which are what is kept."""
+    """How long and how fast a stage learns. `ema` is the decay of the averaged weights, which are what is kept.
+
+    `muon`: matrices and convolutions go in orthogonal steps (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon),
+    all else as AdamW has it.
+    """
 
     name: str
     steps: int
@@ -38,6 +43,7 @@ class Plan:
     learning_rate: float
     ema: float = 0.998
     weight_decay: float = 0.01
+    muon: bool = False
 
     def rate(self, step: int) -> float:
         """Warm-up, then half a cosine down to 2 %."""
@@ -108,31 +114,32 @@ class _State:
         self._lay_out(torch.channels_last)  # a third faster, on CPUs too
         self._weights = [p for m in stage.modules.values() for p in m.parameters() if p.requires_grad]
         self._averages = [p.detach().clone() for p in self._weights]
-        self._optimizer = torch.optim.AdamW(
-            self._weights,
-            stage.plan.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=stage.plan.weight_decay,
-            fused=True,
-        )
+        matrices = _matrices(stage.modules) if stage.plan.muon else []
+        self._flat = [(weight, _as_matrix(weight.detach())) for weight in matrices]
+        self._optimizers = _optimizers(stage.plan, self._weights, matrices, [flat for _, flat in self._flat])
 
     def step(self, step: int) -> float:
         plan = self._stage.plan
-        for group in self._optimizer.param_groups:
+        for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
             group["lr"] = plan.rate(step)
         with torch.autocast(self._weights[0].device.type, torch.bfloat16, enabled=HALVES):
             loss = self._stage.loss(step)
-        self._optimizer.zero_grad(set_to_none=True)
+        for weight in self._weights:
+            weight.grad = None
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
-        self._optimizer.step()
+        for weight, flat in self._flat:
+            flat.grad = None if weight.grad is None else _as_matrix(weight.grad)
+        for optimizer in self._optimizers:
+            optimizer.step()
         decay = min(plan.ema, (step + 1) / (step + 10))
         torch._foreach_lerp_(self._averages, [p.detach() for p in self._weights], 1 - decay)
         return loss.item()
 
     def save(self, file: Path, step: int, recipe: str) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        parts = {"weights": self._weights, "averages": self._averages, "optimizer": self._optimizer.state_dict()}
+        states = [optimizer.state_dict() for optimizer in self._optimizers]
+        parts = {"weights": self._weights, "averages": self._averages, "optimizers": states}
         torch.save(parts | {"step": step, "recipe": recipe}, file.with_suffix(".new"))
         os.replace(file.with_suffix(".new"), file)
 
@@ -147,7 +154,8 @@ class _State:
         with torch.no_grad():
             for mine, theirs in ((self._weights, kept["weights"]), (self._averages, kept["averages"])):
                 torch._foreach_copy_(mine, theirs)
-        self._optimizer.load_state_dict(kept["optimizer"])
+        for optimizer, state in zip(self._optimizers, kept["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         return int(kept["step"])
 
     def use_averages(self) -> None:
@@ -158,6 +166,33 @@ class _State:
     def _lay_out(self, memory_format: torch.memory_format) -> None:
         for module in self._stage.modules.values():
             module.to(memory_format=memory_format)
+
+
+def _optimizers(
+    plan: Plan, weights: list[nn.Parameter], matrices: list[nn.Parameter], flat: list[Tensor]
+) -> list[torch.optim.Optimizer]:
+    """`flat`: what `matrices` are as such."""
+    orthogonal, decay = {id(weight) for weight in matrices}, plan.weight_decay
+    rest = [weight for weight in weights if id(weight) not in orthogonal]
+    adamw = torch.optim.AdamW(rest, plan.learning_rate, betas=(0.9, 0.99), weight_decay=decay, fused=True)
+    if not flat:
+        return [adamw]
+    return [
+        adamw,
+        torch.optim.Muon(flat, plan.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+    ]
+
+
+def _matrices(modules: dict[str, nn.Module]) -> list[nn.Parameter]:
+    """Weights of layers, but for those that hardly any channels come into or go out of."""
+    layers = [layer for module in modules.values() for layer in module.modules()]
+    weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+    return [weight for weight in weights if weight.requires_grad and min(weight.shape[:2]) > FEW]
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    """(outputs, all else), in the same memory, where convolutions lie channels last."""
+    return weight.movedim(1, -1).flatten(1) if weight.ndim == 4 else weight
 
 
 def generator(*seeds: int) -> torch.Generator:
