@@ -254,6 +254,7 @@ def test_the_layout_on_a_phone(browser: Browser, app_url: str) -> None:
     assert page.evaluate("scrollY")
     page.get_by_role("tab", name="PNG info").click()
     expect(page.locator("#info .drop")).to_be_in_viewport()
+    assert page.evaluate("document.documentElement.scrollHeight") == 844
     assert page.evaluate("getComputedStyle(document.querySelector('#field-prompt textarea')).fontSize") == "16px"
     context.close()
 

@@ -10,7 +10,6 @@
 
   function compare(element, props, watch, trigger) {
     [root, tell] = [element, trigger];
-    $(".two", root).append(document.getElementById("pair"));
     $("input", root).addEventListener("input", (event) => {
       view.place = Number(event.target.value);
       tell("place");
@@ -24,7 +23,9 @@
     $("input", root).value = 50;
     write($(".from", root), one.words);
     write($(".to", root), other.words);
-    $("#pair").style.setProperty("--ar", ratio);
+    const pair = document.getElementById("pair"); // gradio may make it later than this dialog
+    $(".two", root).append(pair);
+    pair.style.setProperty("--ar", ratio);
     $("dialog", root).showModal();
     tell("pair");
     tell("place");
