@@ -272,7 +272,8 @@ class Engine:
             in_use.enter_context(placed(Placed.of(model, passes.company), plan.way, self._machine.device))
             in_use.enter_context(vae_as(parts.vae, plan.way.tiles))
             images = yield from passes.run(request)
-            self.last_run = RunMemory(checkpoint.title, request.result_size, plan, peak.read())
+            is_first = self.last_run is None and not self._machine.is_gpu
+            self.last_run = RunMemory(checkpoint.title, request.result_size, plan, peak.read(), is_first)
             decoded = "tiled" if parts.vae.use_tiling else "whole"
             hashes = {name: found.result() for name, found in files.items()}
             made_with = self._made_with(plan, hashes, merged) | {"vae": decoded}

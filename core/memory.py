@@ -219,12 +219,15 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class RunMemory:
-    """How a run went: what was foretold, and the peak that was measured, where it can be."""
+    """How a run went: what was foretold, and the peak that was measured, where it can be. In RAM, the first run of a
+    process measures what libraries take for good, too.
+    """
 
     checkpoint: str
     size: tuple[int, int]
     plan: MemoryPlan
     measured: int | None
+    with_libraries: bool
 
 
 def plan(machine: Machine, footprint: Footprint, request: GenerationRequest) -> MemoryPlan:

@@ -63,12 +63,14 @@ class Room:
         if run is None:
             return []
         width, height = run.size
+        measured = "cannot be measured here" if run.measured is None else in_words(run.measured)
+        libraries = ", with libraries that a first run loads" if run.measured and run.with_libraries else ""
         return [
             ("Model", run.checkpoint),
             ("Size", f"{width} × {height}"),
             ("Way", run.plan.way.words),
             ("Foretold peak", in_words(run.plan.needs)),
-            ("Measured peak", "cannot be measured here" if run.measured is None else in_words(run.measured)),
+            ("Measured peak", measured + libraries),
         ]
 
 
