@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core.control import ControlUnit
 from core.decoding import shift_of
-from core.denoise import Blend, Denoising, Guidance, Predict
+from core.denoise import Blend, Conditioning, Denoising, Guidance, Predict
 from core.detectors import Detectors
 from core.families.sd import StableDiffusion
 from core.flow import flow_scheduler
@@ -131,20 +131,22 @@ def prepare(
         latents=start.latents,
         guidance=guidance,
         step_options=_step_options(scheduler, noise),
-        controls=[
-            ControlUnit.of(
-                model.steering(
-                    net, unit, _pixels(canvas.control(unit, company.detectors), model), math.prod(pictures)
-                ),
-                unit,
-                conditioning,
-                pictures,
-            ).until(handed_over)
-            for net, unit in zip(company.nets, request.controls, strict=True)
-        ],
+        controls=[unit.until(handed_over) for unit in _control_units(model, company, canvas, conditioning, pictures)],
         blend=start.blend,
         inpaint_channels=start.inpaint_channels,
     )
+
+
+def _control_units(
+    model: StableDiffusion,
+    company: Company,
+    canvas: Canvas,
+    conditioning: Sequence[Conditioning],
+    pictures: tuple[int, int],
+) -> Iterator[ControlUnit]:
+    for net, unit in zip(company.nets, canvas.request.controls, strict=True):
+        shown = _pixels(canvas.control(unit, company.detectors), model)
+        yield ControlUnit.of(model.steering(net, unit, shown, math.prod(pictures)), unit, conditioning, pictures)
 
 
 def _refine(refining: Refining, request: GenerationRequest, evaluations: int) -> tuple[float, list[Predict]]:
