@@ -36,6 +36,7 @@ TINY = base.Recipe(
     vae=((Plan("vae", 3, 3, 1e-3), COARSE), (Plan("vae-decoder", 2, 3, 1e-3), DECODER)),
     small=Plan("small", 2, 2, 1e-3),
     large=Plan("large", 2, 2, 1e-3),
+    more=Plan("more", 2, 2, 1e-3),
     vae_pictures=8,
     small_pictures=4,
     large_pictures=4,
@@ -199,6 +200,13 @@ def test_the_whole_recipe_makes_a_checkpoint_and_addons_for_it(
     assert found.problem is None
     assert (found.family, found.native_size) == ("sd1", 256)
     assert found.latent_format is not None
+    base.train_more(TINY, out, tmp_path / "run", Clock(None), tmp_path / "models" / "checkpoints" / "later")
+    later, _ = scan(out.parent)
+    assert later.problem is None and later.latent_format == found.latent_format
+    files = [f"{part}/{base.WEIGHTS}" for part in ("vae", "unet")] + ["text_encoder/model.safetensors"]
+    assert [_same(out / file, out.parent / "later" / file) for file in files] == [True, False, False]
+    with pytest.raises(DarkroomError, match="another recipe"):
+        base.train_more(TINY, out.parent / "later", tmp_path / "run", Clock(None), out)
 
     plan = Plan("mini", 2, 2, 1e-3)
     net = addons.train_controlnet("fill", addons.Addon(plan, 3), out, tmp_path / "net", Clock(None))
@@ -213,8 +221,8 @@ def test_the_whole_recipe_makes_a_checkpoint_and_addons_for_it(
     assert 0 < moved < 0.01
     unet = addons.train_lora("night", addons.Addon(plan, 3, rank=2), out, tmp_path / "lora", Clock(None))
     addons.save_lora(unet, "night", out, tmp_path / "night.safetensors")
-    for file in (tmp_path / "net" / "out" / addons.WEIGHTS, tmp_path / "night.safetensors"):
-        assert _base_of(file) == addons.base_hash(out)
+    for file in (tmp_path / "net" / "out" / base.WEIGHTS, tmp_path / "night.safetensors"):
+        assert _base_of(file) == base.base_hash(out)
     keys = load_file(tmp_path / "night.safetensors")
     assert {key.rpartition(".")[2] for key in keys} == {"weight", "alpha"}
     assert all(key.startswith("lora_unet_") for key in keys)
@@ -223,7 +231,11 @@ def test_the_whole_recipe_makes_a_checkpoint_and_addons_for_it(
 
 @pytest.mark.parametrize("file", ADDONS, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_what_is_shipped_belongs_to_the_base_that_is_shipped(file: Path) -> None:
-    assert _base_of(file) == addons.base_hash(POCKET)
+    assert _base_of(file) == base.base_hash(POCKET)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()
 
 
 def _base_of(file: Path) -> str:

@@ -21,10 +21,15 @@ POCKET = MODELS / "checkpoints" / "pocket"
 
 
 def pocket(options: argparse.Namespace, clock: Clock) -> None:
-    from training.base import RECIPES, device, train_pocket
+    from training.base import RECIPES, device, train_more, train_pocket
+    from training.exam import engine_for
 
-    out = options.out or options.run / "models" / "checkpoints" / "pocket"
-    train_pocket(RECIPES[device()], options.run / "pocket", clock, out)
+    out, recipe = options.out or options.run / "models" / "checkpoints" / "pocket", RECIPES[device()]
+    if options.begun:
+        engine_for(options.begun)
+        train_more(recipe, options.begun, options.run / "pocket", clock, out)
+    else:
+        train_pocket(recipe, options.run / "pocket", clock, out)
     print(f"Written to {out}; python -m training judge {out} scores it.")
 
 
@@ -87,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("pocket", parents=[common], help="VAE, text encoder and U-Net")
     command.add_argument("--out", type=Path, help="where the checkpoint is written; else into the run folder")
+    command.add_argument("--from", dest="begun", type=Path, help="a finished checkpoint of it, which learns on")
     command.set_defaults(work=pocket)
     command = commands.add_parser("controlnet", parents=[common, addon], help="a network that steers the layout")
     command.add_argument("name", choices=["canny", "fill"])

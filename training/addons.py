@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_kohya
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.errors import DarkroomError
-from training.base import device, load_base
+from training.base import WEIGHTS, base_hash, device, load_base
 from training.domain import Style
 from training.pictures import Pictures
 from training.render import Bytes
@@ -27,7 +26,6 @@ from training.runs import Clock, Plan, Stage
 from training.unet import Lesson, attend_plainly
 from training.vae import encode
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 BASE = "darkroom.base"  # in a file's metadata: SHA-256 of the U-Net that it was trained on
 LORA_LAYERS = r".*(conv1|conv2|conv_shortcut|proj_in|proj_out|attn1\.to_(q|k|v|out\.0))"
 """Not those that read the prompt: changing them broke hues, and a red circle came out yellow."""
@@ -79,7 +77,7 @@ def train_controlnet(name: str, addon: Addon, base: Path, run: Path, clock: Cloc
         net.load_state_dict(_trained(addon.after, base))
     pixels = pictures.pixels()
     maps = torch.from_numpy(MAPS[name](pixels, pictures.silhouettes()))
-    lesson = _lesson(pipe, pictures, encode(pipe.vae, pixels).cpu())
+    lesson = Lesson.of(pipe, pictures, encode(pipe.vae, pixels).cpu().clone())
 
     def residuals(chosen: np.ndarray, noisy: Tensor, timesteps: Tensor, prompts: Tensor) -> dict[str, Any]:
         shown = maps[torch.from_numpy(chosen)][:, None].repeat(1, 3, 1, 1).float().to(noisy.device) / 255
@@ -107,7 +105,7 @@ def save_controlnet(net: ControlNetModel, base: Path, out: Path) -> None:
 def train_lora(style: Style, addon: Addon, base: Path, run: Path, clock: Clock) -> UNet2DConditionModel:
     """The U-Net with a LoRA in it. What reads the prompt is left alone: changing it would break hues."""
     pipe, pictures = load_base(base), Pictures(addon.pictures, salt=4, style=style)
-    lesson = _lesson(pipe, pictures, encode(pipe.vae, pictures.pixels()).cpu())
+    lesson = Lesson.of(pipe, pictures, encode(pipe.vae, pictures.pixels()).cpu().clone())
     torch.manual_seed(0)
     pipe.unet.add_adapter(LoraConfig(r=addon.rank, lora_alpha=addon.rank, target_modules=LORA_LAYERS))
     facts = {"pictures": addon.pictures, "rank": addon.rank, "base": base_hash(base)}
@@ -130,14 +128,6 @@ def save_lora(unet: UNet2DConditionModel, style: Style, base: Path, out: Path) -
     }
     save_file(weights, out)
     _mark(out, facts | {BASE: base_hash(base)})
-
-
-def base_hash(base: Path) -> str:
-    return hashlib.sha256((base / "unet" / WEIGHTS).read_bytes()).hexdigest()
-
-
-def _lesson(pipe: StableDiffusionPipeline, pictures: Pictures, latents: Tensor) -> Lesson:
-    return Lesson(pictures, latents.clone(), pipe.tokenizer, pipe.text_encoder, pipe.unet)
 
 
 def _mark(file: Path, facts: dict[str, str]) -> None:

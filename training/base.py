@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,6 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CLIPTextModel
 
 from training.pictures import Pictures
 from training.render import SIDE
@@ -32,6 +32,7 @@ from training.vae import (
     whiten,
 )
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 EXAMPLES = ["a red balloon over snowy mountains", "two green trees in the snow", "a yellow star in the night sky"]
 CHECKED = Pictures(64, salt=9)  # what the VAE is measured on
 
@@ -43,6 +44,7 @@ class Recipe:
     vae: tuple[tuple[Plan, Aims], ...]
     small: Plan
     large: Plan
+    more: Plan
     vae_pictures: int
     small_pictures: int
     large_pictures: int
@@ -60,6 +62,7 @@ RECIPES = {
         ),
         small=Plan("small", 6_500, 32, 1e-3),
         large=Plan("large", 5_400, 16, 7e-4),
+        more=Plan("more", 5_400, 16, 7e-4),
         vae_pictures=3_000,
         small_pictures=24_000,
         large_pictures=12_000,
@@ -72,6 +75,7 @@ RECIPES = {
         ),
         small=Plan("small", 12_000, 256, 1.4e-3),
         large=Plan("large", 16_000, 128, 1e-3),
+        more=Plan("more", 16_000, 128, 7e-4),
         vae_pictures=8_000,
         small_pictures=200_000,
         large_pictures=100_000,
@@ -87,29 +91,34 @@ def train_pocket(recipe: Recipe, run: Path, clock: Clock, out: Path) -> None:
     """Raises Interrupted when the minutes are over; what was learned is in `run`."""
     vae, head = _vae(recipe, run, clock)
     tokenizer = make_tokenizer()
-    unet, text_encoder = make_unet(recipe.unet_shape), make_text_encoder(recipe.unet_shape, tokenizer)
-    for module in (unet, text_encoder):
-        module.to(device())
-    for plan, count, side in (
-        (recipe.small, recipe.small_pictures, recipe.small_side),
-        (recipe.large, recipe.large_pictures, SIDE),
-    ):
-        pictures = Pictures(count)
-        lesson = Lesson(pictures, _latents(vae, pictures, side, run), tokenizer, text_encoder, unet)
-        unet_stage(lesson, plan).train(run, clock)
     pipe = StableDiffusionPipeline(
         vae=vae,
-        text_encoder=text_encoder,
+        text_encoder=make_text_encoder(recipe.unet_shape, tokenizer),
         tokenizer=tokenizer,
-        unet=unet,
+        unet=make_unet(recipe.unet_shape),
         scheduler=DDIMScheduler(**SCHEDULER),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    )
+    ).to(device())
+    for plan, pictures, side in (
+        (recipe.small, Pictures(recipe.small_pictures), recipe.small_side),
+        (recipe.large, Pictures(recipe.large_pictures), SIDE),
+    ):
+        lesson = Lesson.of(pipe, pictures, _latents(vae, pictures, side, run))
+        unet_stage(lesson, plan).train(run, clock)
     _write(out, pipe, head)
-    pixels = CHECKED.pixels()
-    print(f"VAE {psnr(vae, pixels):.1f} dB at {SIDE} pixels, previews R² {explained(vae, head, pixels):.3f}")
+
+
+def train_more(recipe: Recipe, begun: Path, run: Path, clock: Clock, out: Path) -> None:
+    """The finished checkpoint `begun` learns on, from pictures that it has not seen; its VAE stays as it is."""
+    pipe, head = load_base(begun), _head_of(begun)
+    pictures = Pictures(recipe.large_pictures, salt=20)
+    lesson = Lesson.of(pipe, pictures, _latents(pipe.vae, pictures, SIDE, run))
+    for part in (pipe.unet, pipe.text_encoder):
+        part.requires_grad_(True)
+    unet_stage(lesson, recipe.more, base_hash(begun)).train(run, clock)
+    _write(out, pipe, head)
 
 
 def _vae(recipe: Recipe, run: Path, clock: Clock) -> tuple[AutoencoderKL, Head]:
@@ -133,7 +142,7 @@ def _vae(recipe: Recipe, run: Path, clock: Clock) -> tuple[AutoencoderKL, Head]:
 
 def _latents(vae: AutoencoderKL, pictures: Pictures, side: int, run: Path) -> Tensor:
     """Of all pictures; kept beside the checkpoints, since encoding them takes minutes."""
-    file = run / f"latents-{pictures.count}-{side}.safetensors"
+    file = run / f"latents-{pictures.salt}-{pictures.count}-{side}.safetensors"
     if file.exists():
         return load_file(file)["latents"]
     with torch.autocast(device(), torch.bfloat16, enabled=HALVES):
@@ -165,6 +174,23 @@ def _write(out: Path, pipe: StableDiffusionPipeline, head: Head) -> None:
         "latent_rgb_bias": matrix.bias.tolist(),
     }
     (out / "darkroom.json").write_text(json.dumps(facts, indent=2) + "\n")
+    pixels = CHECKED.pixels()
+    print(
+        f"VAE {psnr(pipe.vae, pixels):.1f} dB at {SIDE} pixels, previews R² {explained(pipe.vae, head, pixels):.3f}"
+    )
+
+
+def _head_of(checkpoint: Path) -> Head:
+    facts = json.loads((checkpoint / "darkroom.json").read_text())
+    factors, bias = (torch.tensor(facts[f"latent_rgb_{name}"]) for name in ("factors", "bias"))
+    head = Head(len(factors))
+    head.matrix.load_state_dict({"weight": factors.T[:, :, None, None], "bias": bias})
+    return head.to(device())
+
+
+def base_hash(base: Path) -> str:
+    """Of a checkpoint's U-Net: what was trained on top of it belongs to it alone."""
+    return hashlib.sha256((base / "unet" / WEIGHTS).read_bytes()).hexdigest()
 
 
 def load_base(folder: Path) -> StableDiffusionPipeline:
@@ -172,6 +198,5 @@ def load_base(folder: Path) -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32).to(device())
     for part in (pipe.vae, pipe.unet, pipe.text_encoder):
         part.requires_grad_(False).eval()
-    attend_plainly(pipe.unet)
-    assert isinstance(pipe.text_encoder, CLIPTextModel)
+    attend_plainly(pipe.unet, pipe.text_encoder)
     return pipe

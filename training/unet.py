@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -59,9 +59,13 @@ def make_unet(shape: UnetShape, seed: int = SALT) -> UNet2DConditionModel:
     return unet
 
 
-def attend_plainly(net: UNet2DConditionModel | ControlNetModel) -> None:
+def attend_plainly(*nets: UNet2DConditionModel | ControlNetModel | CLIPTextModel) -> None:
     """Backwards, plain sums are faster on a CPU than the fused ones."""
-    net.set_attn_processor(AttnProcessor())
+    for net in nets:
+        if isinstance(net, CLIPTextModel):
+            net.set_attn_implementation("eager")
+        else:
+            net.set_attn_processor(AttnProcessor())
 
 
 def make_text_encoder(shape: UnetShape, tokenizer: CLIPTokenizer, seed: int = SALT) -> CLIPTextModel:
@@ -79,7 +83,7 @@ def make_text_encoder(shape: UnetShape, tokenizer: CLIPTokenizer, seed: int = SA
         pad_token_id=tokenizer.pad_token_id,
     )
     text_encoder = CLIPTextModel(config)
-    text_encoder.set_attn_implementation("eager")
+    attend_plainly(text_encoder)
     return text_encoder
 
 
@@ -96,6 +100,10 @@ class Lesson:
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     unet: UNet2DConditionModel
+
+    @classmethod
+    def of(cls, pipe: StableDiffusionPipeline, pictures: Pictures, latents: Tensor) -> Lesson:
+        return cls(pictures, latents, pipe.tokenizer, pipe.text_encoder, pipe.unet)
 
     def loss(self, step: int, plan: Plan, condition: Condition | None = None) -> Tensor:
         """The weighted error of the predicted velocity, timesteps spread evenly over the batch."""
@@ -129,9 +137,11 @@ def _weights(timesteps: Tensor) -> Tensor:
     return snr.clamp(max=MIN_SNR) / (snr + 1)
 
 
-def unet_stage(lesson: Lesson, plan: Plan) -> Stage:
+def unet_stage(lesson: Lesson, plan: Plan, base: str | None = None) -> Stage:
+    """`base`: the hash of what learns on."""
     facts = {
         "pictures": lesson.pictures.count,
+        "base": base,
         "latents": list(lesson.latents.shape),
         "channels": list(lesson.unet.config.block_out_channels),
         "words": len(lesson.tokenizer),
