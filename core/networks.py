@@ -76,16 +76,18 @@ class Network:
     title: str
     problem: str | None = None
     part: Part | None = None
+    kind: Kind | None = None
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     family: str | None = None
     control_types: tuple[str, ...] = ()
     begins: Control | None = None
 
     def fits(self, checkpoint: Checkpoint) -> bool:
-        model = checkpoint.denoiser_config
-        fitting = next(kind.fitting for kind in KINDS if self.part and kind.class_name == self.part.class_name)
-        told_enough = model.get("guidance_embeds") or not self.config.get("guidance_embeds")
-        return bool(told_enough) and all(_plain(self.config.get(name)) == _plain(model.get(name)) for name in fitting)
+        """A network of FLUX's may want to be told the guidance, which not every model is."""
+        model, own = checkpoint.denoiser_config, self.config
+        if self.kind is None or (own.get("guidance_embeds") and not model.get("guidance_embeds")):
+            return False
+        return all(_plain(own.get(name)) == _plain(model.get(name)) for name in self.kind.fitting)
 
 
 def _plain(value: Any) -> Any:
@@ -187,7 +189,7 @@ def _network(part: Part, shapes: Shapes, config: Config, card: Mapping[str, Any]
     family = kind.family
     if kind.fitting == OF_UNETS and config["block_out_channels"][0] == FULL_WIDTH:
         family = BY_CONTEXT_WIDTH.get(config["cross_attention_dim"])
-    return Network(name, title, None, part, config, family, control_types, begins)
+    return Network(name, title, None, part, kind, config, family, control_types, begins)
 
 
 def _control_types(shapes: Shapes) -> tuple[str, ...]:
