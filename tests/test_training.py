@@ -89,6 +89,16 @@ def test_captions_name_what_is_there_and_every_word_is_one_token() -> None:
     assert plain_caption(Scene("fish", "orange", "sea", count=2)) == "two orange fish on the sea"
 
 
+def test_every_process_reads_words_as_the_same_tokens() -> None:
+    """Or a run that goes on in another process would go on with other words."""
+    program = "from training.tokenizer import make_tokenizer; print(sorted(make_tokenizer().get_vocab().items()))"
+    told = [
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert told[0] == told[1] == f"{sorted(make_tokenizer().get_vocab().items())}\n"
+
+
 def test_the_judged_captions_were_never_trained_on() -> None:
     cases = judge.cases()
     assert cases == judge.draw_cases()
