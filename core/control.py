@@ -57,7 +57,8 @@ class ControlUnit:
             return ()
         residuals = self.steer(self.conditioning[index], model_input, timestep, self.weight)
         last = len(residuals) - 1
-        return [self._shaped(each, (last - k) * min(1.0, LEVELS / max(last, 1))) for k, each in enumerate(residuals)]
+        apart = min(1.0, LEVELS / max(last, 1))  # in levels, one residual from the next
+        return [self._shaped(each, (last - k) * apart) for k, each in enumerate(residuals)]
 
     def _shaped(self, residual: Tensor, distance: float) -> Tensor:
         """What is added of a residual that is `distance` levels away from the middle."""

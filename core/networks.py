@@ -57,7 +57,7 @@ REFUSED = (
     (r"^lora_|\.lora_(A|B|up|down)", "it is a LoRA, which belongs into models/loras"),
     (
         r"(double_blocks|joint_blocks)\.",
-        "it is for FLUX or SD 3 in the original layout; put the folder of diffusers here",
+        "it is for FLUX or SD 3 in the original layout; put the folder that diffusers has of it here",
     ),
     (r"^(control_model\.)?label_emb\.", "it is for XL in the original layout, which Darkroom does not know"),
 )
@@ -160,7 +160,7 @@ def _describe_folder(folder: Path) -> Network:
     kind = _kind(shapes)
     part = Part("controlnet", folder, kind.class_name, weights, count_parameters(shapes))
     card = read_json(folder / "darkroom.json") if (folder / "darkroom.json").exists() else {}
-    return _network(part, shapes, config, card)
+    return _network(part, kind, _control_types(shapes), config, card)
 
 
 def _describe_file(path: Path) -> Network:
@@ -173,12 +173,14 @@ def _describe_file(path: Path) -> Network:
     prefix, own = without_prefix(shapes, PREFIX)
     config = controlnet_config(own)
     part = Part("controlnet", path, kind.class_name, path, count_parameters(own), Source(prefix, config))
-    return _network(part, own, config, {})
+    return _network(part, kind, _control_types(own), config, {})
 
 
-def _network(part: Part, shapes: Shapes, config: Config, card: Mapping[str, Any]) -> Network:
+def _network(
+    part: Part, kind: Kind, control_types: tuple[str, ...], config: Config, card: Mapping[str, Any]
+) -> Network:
     """`card`: darkroom.json, a title and a unit's own values."""
-    name, kind, control_types = part.folder.name, _kind(shapes), _control_types(shapes)
+    name = part.folder.name
     made_for = suited(part.folder.stem)
     values = {"preprocessor": "canny" if control_types and made_for == "none" else made_for, **card}
     title = str(values.pop("title", part.folder.stem))[:100]

@@ -40,6 +40,19 @@ def draw(engine: Engine, **fields):
     return np.asarray(last.images[0]).astype(int)
 
 
+def drawn_by(pipeline):
+    """What `draw` asks for, by diffusers."""
+    picture = pipeline(
+        prompt="a red circle",
+        num_inference_steps=3,
+        guidance_scale=3.5,
+        generator=torch.Generator().manual_seed(5),
+        height=SIZE,
+        width=SIZE,
+    ).images[0]
+    return np.asarray(picture).astype(int)
+
+
 def test_they_are_told_and_have_their_own_defaults(engine):
     dev, schnell = engine.checkpoints()
     assert (dev.problem, dev.family, dev.native_size) == (None, "flux", 1024)
@@ -49,15 +62,7 @@ def test_they_are_told_and_have_their_own_defaults(engine):
 
 
 def test_the_engine_draws_what_diffusers_draws(engine):
-    theirs = tiny.flux()(
-        prompt="a red circle",
-        num_inference_steps=3,
-        guidance_scale=3.5,
-        generator=torch.Generator().manual_seed(5),
-        height=SIZE,
-        width=SIZE,
-    ).images[0]
-    assert np.array_equal(draw(engine), np.asarray(theirs))
+    assert np.array_equal(draw(engine), drawn_by(tiny.flux()))
 
 
 def test_a_lora_draws_what_diffusers_draws_with_it(models, engine):
@@ -69,16 +74,8 @@ def test_a_lora_draws_what_diffusers_draws_with_it(models, engine):
     engine.rescan()
     theirs = {f"transformer.{paths[key.split('.')[0]]}.{key.split('.', 1)[1]}": t for key, t in state.items()}
     pipeline.load_lora_weights(theirs)
-    drawn = pipeline(
-        prompt="a red circle",
-        num_inference_steps=3,
-        guidance_scale=3.5,
-        generator=torch.Generator().manual_seed(5),
-        height=SIZE,
-        width=SIZE,
-    ).images[0]
     ours = draw(engine, loras=[Lora(name="onetrainer")])
-    assert np.abs(ours - np.asarray(drawn)).max() <= 1
+    assert np.abs(ours - drawn_by(pipeline)).max() <= 1
     assert np.abs(ours - plain).max() > 8
     assert np.array_equal(draw(engine), plain)
 

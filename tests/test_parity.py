@@ -92,10 +92,8 @@ def their_latents(pipeline, request: GenerationRequest, nets=()) -> torch.Tensor
     if nets:
         parts["controlnet"] = list(nets) if len(nets) > 1 else nets[0]
         name += "ControlNet"
-        options["control_image" if request.image else "image"] = _one_or_all([c.image for c in request.controls])
-        options["controlnet_conditioning_scale"] = _one_or_all([c.weight for c in request.controls])
-        options["control_guidance_start"] = [c.start for c in request.controls]
-        options["control_guidance_end"] = [c.end for c in request.controls]
+        options["control_image" if request.image else "image"] = one_or_all([c.image for c in request.controls])
+        options |= their_units(request)
     if name.startswith("StableDiffusionXL") and (request.task == "text" or nets):
         parts["add_watermarker"] = False
     if name in ("StableDiffusion", "StableDiffusionControlNet"):
@@ -142,7 +140,16 @@ def their_steps(request: GenerationRequest) -> dict:
     return {"timesteps": start.beta_timesteps(request.steps, 1000)}
 
 
-def _one_or_all(values: list):
+def their_units(request: GenerationRequest) -> dict:
+    """What units say beside their maps, as ControlNet pipelines take it."""
+    return {
+        "controlnet_conditioning_scale": one_or_all([control.weight for control in request.controls]),
+        "control_guidance_start": [control.start for control in request.controls],
+        "control_guidance_end": [control.end for control in request.controls],
+    }
+
+
+def one_or_all(values: list):
     return values if len(values) > 1 else values[0]
 
 
@@ -188,9 +195,7 @@ def their_union_latents(pipeline, request: GenerationRequest, nets) -> torch.Ten
         prompt=request.prompt,
         control_image=maps if several else maps[0],
         control_mode=kinds,
-        controlnet_conditioning_scale=_one_or_all([c.weight for c in request.controls]),
-        control_guidance_start=[c.start for c in request.controls],
-        control_guidance_end=[c.end for c in request.controls],
+        **their_units(request),
         num_inference_steps=request.steps,
         guidance_scale=request.guidance_scale,
         generator=torch.Generator().manual_seed(request.seed),

@@ -22,7 +22,7 @@ from core.memory import WAYS
 from core.networks import scan
 from core.preprocess import FLUX_TYPES
 from tests import tiny
-from tests.test_parity import SIZE, our_latents, picture
+from tests.test_parity import SIZE, one_or_all, our_latents, picture, their_units
 
 UNITS = (
     Control(net="a", image=picture(5), control_type="lines", weight=0.8, end=0.75),
@@ -51,15 +51,7 @@ def requested(count: int, **fields) -> GenerationRequest:
 
 
 def told(request: GenerationRequest) -> dict:
-    """As diffusers takes what units say: alone, or all in a list."""
-    controls = request.controls
-    columns = {
-        "control_image": [control.image for control in controls],
-        "controlnet_conditioning_scale": [control.weight for control in controls],
-    }
-    single = {name: column if len(controls) > 1 else column[0] for name, column in columns.items()}
-    spans = {"control_guidance_start": [c.start for c in controls], "control_guidance_end": [c.end for c in controls]}
-    return single | spans
+    return {"control_image": one_or_all([control.image for control in request.controls])} | their_units(request)
 
 
 def sd3_latents(pipeline, request: GenerationRequest, nets) -> torch.Tensor:
