@@ -85,11 +85,11 @@ def draw_scene(rng: np.random.Generator, style: Style = "filled") -> Scene:
 
 
 def _placed(rng: np.random.Generator) -> dict[str, int | str]:
-    """Half of the pictures say nothing of count, size and place; the others have one or two of them."""
+    """A third of the pictures say nothing of count, size and place; the others have one or two of them."""
     kind = rng.random()
     if kind < 0.2:
         return {"count": int(rng.integers(2, 4))}
-    if kind < 0.5:
+    if kind < 0.65:
         size = str(rng.choice(SIZES))
         places = POSITIONS if size != "large" else POSITIONS[:1]
         return {"size": size, "position": str(rng.choice(places))}
