@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from core.headers import (
 from core.parts import Part, Source
 from core.preprocess import CONTROL_TYPES, FLUX_TYPES, suited
 from core.request import GenerationRequest
-from core.shapes import Config, Shapes, controlnet_config
+from core.shapes import Config, Shapes, controlnet_config, flux_controlnet_config, sd3_controlnet_config
 from core.units import Control
 
 PREFIX = "control_model."  # of the original layout's keys
@@ -31,12 +31,14 @@ PREFIX = "control_model."  # of the original layout's keys
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of networks: `marker` is a tensor that all of them have and no other; `fitting` what a network's config
-    has in common with that of the model that it steers, which is of `family` unless a width tells.
+    """A class of networks: `marker` is a tensor that all of them have and no other; `config` makes a file's from its
+    shapes; `fitting` is what that has in common with the config of the model that is steered, which is of `family`
+    unless a width tells.
     """
 
     class_name: str
     marker: str
+    config: Callable[[Shapes], Config]
     fitting: tuple[str, ...]
     family: str | None = None
 
@@ -44,10 +46,15 @@ class Kind:
 OF_UNETS = ("cross_attention_dim", "block_out_channels", "layers_per_block")
 OF_TRANSFORMERS = ("num_attention_heads", "attention_head_dim", "in_channels")
 KINDS = (
-    Kind("SD3ControlNetModel", r"^pos_embed_input\.", OF_TRANSFORMERS, "sd3"),
-    Kind("FluxControlNetModel", r"^controlnet_x_embedder\.", OF_TRANSFORMERS, "flux"),
-    Kind("ControlNetUnionModel", r"^task_embedding$", OF_UNETS),
-    Kind("ControlNetModel", r"^(controlnet_cond_embedding|(control_model\.)?input_hint_block)\.", OF_UNETS),
+    Kind("SD3ControlNetModel", r"^pos_embed_input\.", sd3_controlnet_config, OF_TRANSFORMERS, "sd3"),
+    Kind("FluxControlNetModel", r"^controlnet_x_embedder\.", flux_controlnet_config, OF_TRANSFORMERS, "flux"),
+    Kind("ControlNetUnionModel", r"^task_embedding$", controlnet_config, OF_UNETS),
+    Kind(
+        "ControlNetModel",
+        r"^(controlnet_cond_embedding|(control_model\.)?input_hint_block)\.",
+        controlnet_config,
+        OF_UNETS,
+    ),
 )
 FULL_WIDTH = 320  # of the first level of all published U-Nets
 REFUSED = (
@@ -166,12 +173,8 @@ def _describe_folder(folder: Path) -> Network:
 def _describe_file(path: Path) -> Network:
     shapes = read_shapes(path)
     kind = _kind(shapes)
-    if kind.family:
-        raise CheckpointError(
-            f"it is for {FAMILIES[kind.family].title}; put the folder that diffusers has of it here"
-        )
     prefix, own = without_prefix(shapes, PREFIX)
-    config = controlnet_config(own)
+    config = kind.config(own)
     part = Part("controlnet", path, kind.class_name, path, count_parameters(own), Source(prefix, config))
     return _network(part, kind, _control_types(own), config, {})
 
@@ -180,6 +183,8 @@ def _network(
     part: Part, kind: Kind, control_types: tuple[str, ...], config: Config, card: Mapping[str, Any]
 ) -> Network:
     """`card`: darkroom.json, a title and a unit's own values."""
+    if config.get("extra_conditioning_channels"):
+        raise CheckpointError("it wants to see a mask too, a kind that Darkroom does not know")
     name = part.folder.name
     made_for = suited(part.folder.stem)
     values = {"preprocessor": "canny" if control_types and made_for == "none" else made_for, **card}

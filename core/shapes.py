@@ -16,6 +16,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Config = dict[str, Any]
 HEAD_WIDTH = 64  # of every attention head in CLIP, and in U-Nets since Stable Diffusion 2
 HEADS = 8  # of every attention in the U-Net of Stable Diffusion 1
+FLUX_AXES = (16, 56, 56)  # channels of an attention head that tell apart words, rows and columns
 TIME_WIDTH = 256  # of each of the six numbers that SDXL's U-Nets are told
 
 
@@ -156,6 +157,53 @@ def transformer_config(shapes: Shapes) -> Config:
         "pos_embed_max_size": math.isqrt(shapes["pos_embed"][1]),
         "dual_attention_layers": [k for k in range(depth) if block.format(k) + "attn2.qkv.weight" in shapes],
         "qk_norm": "rms_norm" if block.format(0) + "attn.ln_q.weight" in shapes else None,
+    }
+
+
+def sd3_controlnet_config(shapes: Shapes) -> Config:
+    """Of an SD3ControlNetModel, from keys of diffusers' own. Those that look at the latents as the model does
+    (InstantX's) were trained without the pooled prompt, Stability's for 3.5 with it.
+    """
+    width, channels, patch, _ = shapes["pos_embed_input.proj.weight"]
+    projection, words = shapes.get("context_embedder.weight", (width, None))
+    depth = count(shapes, "controlnet_blocks.{}.weight")
+    own = "pos_embed.proj.weight" in shapes
+    taken = shapes["pos_embed.proj.weight"][1] if own else channels
+    return {
+        "in_channels": taken,
+        "out_channels": taken,
+        "extra_conditioning_channels": channels - taken,
+        "patch_size": patch,
+        "num_layers": depth,
+        "attention_head_dim": HEAD_WIDTH,
+        "num_attention_heads": width // HEAD_WIDTH,
+        "caption_projection_dim": projection,
+        "joint_attention_dim": words,
+        "pooled_projection_dim": shapes["time_text_embed.text_embedder.linear_1.weight"][1],
+        "pos_embed_max_size": math.isqrt(shapes["pos_embed.pos_embed"][1]) if own else None,
+        "use_pos_embed": own,
+        "dual_attention_layers": [k for k in range(depth) if f"transformer_blocks.{k}.attn2.to_q.weight" in shapes],
+        "qk_norm": "rms_norm" if "transformer_blocks.0.attn.norm_q.weight" in shapes else None,
+        "force_zeros_for_pooled_projection": own,
+    }
+
+
+def flux_controlnet_config(shapes: Shapes) -> Config:
+    """Of a FluxControlNetModel, from keys of diffusers' own."""
+    width, channels = shapes["x_embedder.weight"]
+    (head_width,) = shapes["transformer_blocks.0.attn.norm_q.weight"]
+    return {
+        "in_channels": channels,
+        "num_layers": count(shapes, "controlnet_blocks.{}.weight"),
+        "num_single_layers": count(shapes, "controlnet_single_blocks.{}.weight"),
+        "attention_head_dim": head_width,
+        "num_attention_heads": width // head_width,
+        "axes_dims_rope": FLUX_AXES,
+        "joint_attention_dim": shapes["context_embedder.weight"][1],
+        "pooled_projection_dim": shapes["time_text_embed.text_embedder.linear_1.weight"][1],
+        "guidance_embeds": "time_text_embed.guidance_embedder.linear_1.weight" in shapes,
+        "num_mode": shapes.get("controlnet_mode_embedder.weight", (None,))[0],
+        "conditioning_embedding_channels": shapes.get("input_hint_block.conv_out.weight", (None,))[0],
     }
 
 

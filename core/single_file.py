@@ -41,7 +41,9 @@ CONVERT: dict[str, Callable[[Any, State, str], State]] = {
     "UNet2DConditionModel": lambda model, state, _: convert_ldm_unet_checkpoint(state, config=model.config),
     "SD3Transformer2DModel": lambda model, state, _: convert_sd3_transformer_checkpoint_to_diffusers(state),
     "ControlNetModel": lambda model, state, _: convert_controlnet_checkpoint(state, model.config),
-    "ControlNetUnionModel": lambda model, state, _: state,
+    **dict.fromkeys(
+        ("ControlNetUnionModel", "SD3ControlNetModel", "FluxControlNetModel"), lambda model, state, _: state
+    ),
     "AutoencoderKL": lambda model, state, _: convert_ldm_vae_checkpoint(state, config=model.config),
     "CLIPTextModel": _text_encoder,
     "CLIPTextModelWithProjection": _text_encoder,

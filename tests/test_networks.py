@@ -85,7 +85,7 @@ def test_the_published_configs_follow_from_full_size_shapes(family):
         ("body.0.in_conv.weight", "it is a T2I-Adapter"),
         ("lora_unet_down_blocks_0.lora_down.weight", "it is a LoRA, which belongs into models/loras"),
         ("double_blocks.0.img_attn.qkv.weight", "it is for FLUX or SD 3 in the original layout"),
-        ("pos_embed_input.proj.weight", "it is for Stable Diffusion 3; put the folder"),
+        ("pos_embed_input.proj.weight", "of a kind that Darkroom knows"),
         ("control_model.label_emb.0.0.weight", "it is for XL in the original layout"),
         (
             "model.diffusion_model.input_blocks.0.0.weight",

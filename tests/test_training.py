@@ -210,13 +210,13 @@ def test_the_whole_recipe_makes_a_checkpoint_and_addons_for_it(
     assert found.problem is None
     assert (found.family, found.native_size) == ("sd1", 256)
     assert found.latent_format is not None
-    base.train_more(TINY, out, tmp_path / "run", Clock(None), tmp_path / "models" / "checkpoints" / "later")
+    base.train_more(TINY, out, tmp_path / "on", Clock(None), tmp_path / "models" / "checkpoints" / "later")
     later, _ = scan(out.parent)
     assert later.problem is None and later.latent_format == found.latent_format
     files = [f"{part}/{base.WEIGHTS}" for part in ("vae", "unet")] + ["text_encoder/model.safetensors"]
     assert [_same(out / file, out.parent / "later" / file) for file in files] == [True, False, False]
     with pytest.raises(DarkroomError, match="another recipe"):
-        base.train_more(TINY, out.parent / "later", tmp_path / "run", Clock(None), out)
+        base.train_more(TINY, out.parent / "later", tmp_path / "on", Clock(None), out)
 
     plan = Plan("mini", 2, 2, 1e-3)
     net = addons.train_controlnet("fill", addons.Addon(plan, 3), out, tmp_path / "net", Clock(None))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -20,6 +21,7 @@ from core import Control, Engine, Finished, GenerationRequest, Settings
 from core.errors import CheckpointError, RequestError
 from core.memory import WAYS
 from core.networks import scan
+from core.parts import load_part
 from core.preprocess import FLUX_TYPES
 from tests import tiny
 from tests.test_parity import SIZE, one_or_all, our_latents, picture, their_units
@@ -224,6 +226,65 @@ def test_a_union_of_flux_is_asked_only_for_what_it_knows(models):
     unit = Control(net="flux-union", image=picture(5), control_type="areas")
     with pytest.raises(RequestError, match="use one of lines, tile, depth, pose with flux-union"):
         engine.resolve(GenerationRequest(checkpoint="flux", controls=[unit]))
+
+
+# Files: the weights of a folder, without its config
+
+SD3_HEADS = {"attention_head_dim": 64, "num_attention_heads": 1, "caption_projection_dim": 64}
+FLUX_HEADS = {"attention_head_dim": 128, "num_attention_heads": 1, "axes_dims_rope": (16, 56, 56)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers": 2, "qk_norm": "rms_norm", "dual_attention_layers": (1,)},
+        {"use_pos_embed": False, "joint_attention_dim": None, "force_zeros_for_pooled_projection": False},
+    ],
+    ids=["InstantX", "3.5 large"],
+)
+def test_a_file_of_sd3_is_the_network_that_its_folder_is(tmp_path, changes):
+    transformer = tiny.sd3(**SD3_HEADS).transformer
+    _same_as_its_folder(tiny.sd3_controlnet(transformer, **changes), tmp_path, {"sample_size", "pos_embed_max_size"})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers": (2, 0), "guidance_embeds": True},
+        {"layers": (1, 2), "num_mode": 7},
+        {"layers": (2, 0), "conditioning_embedding_channels": 16},
+    ],
+    ids=["no single blocks", "Union", "XLabs"],
+)
+def test_a_file_of_flux_is_the_network_that_its_folder_is(tmp_path, changes):
+    transformer = diffusers.FluxTransformer2DModel(num_layers=1, num_single_layers=1, **FLUX_HEADS)
+    _same_as_its_folder(tiny.flux_controlnet(transformer, **changes), tmp_path, {"patch_size"})
+
+
+def _same_as_its_folder(net, folder, untold: set[str]) -> None:
+    """But for what is `untold`, since nothing that we run asks for it."""
+    net.save_pretrained(folder / "folder")
+    shutil.copy(folder / "folder" / "diffusion_pytorch_model.safetensors", folder / "own.safetensors")
+    of_folder, of_file = scan(folder)
+    assert of_file.part and of_file.part.source and of_folder.part
+    assert replace(of_file, name="", title="", part=None, config={}, begins=None) == replace(
+        of_folder, name="", title="", part=None, config={}, begins=None
+    )
+    loaded = load_part(of_file.part, "cpu", "float32")
+    names = set(net.config) - {name for name in net.config if name.startswith("_")} - untold
+    assert {name: _plain(loaded.config[name]) for name in names} == {name: _plain(net.config[name]) for name in names}
+    assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in net.state_dict().items())
+
+
+def _plain(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def test_a_network_that_wants_a_mask_is_refused(tmp_path):
+    net = tiny.sd3_controlnet(tiny.sd3().transformer, extra_conditioning_channels=1)
+    net.save_pretrained(tmp_path / "inpainting")
+    (found,) = scan(tmp_path)
+    assert found.problem == "it wants to see a mask too, a kind that Darkroom does not know"
 
 
 def test_a_config_that_does_not_fit_its_weights_is_one_clear_error(models, tmp_path):

@@ -147,6 +147,7 @@ def _latents(vae: AutoencoderKL, pictures: Pictures, side: int, run: Path) -> Te
         return load_file(file)["latents"]
     with torch.autocast(device(), torch.bfloat16, enabled=HALVES):
         latents = encode(vae, pictures.pixels(side)).float().cpu().contiguous()
+    run.mkdir(parents=True, exist_ok=True)
     save_file({"latents": latents}, file)
     return latents
 

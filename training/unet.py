@@ -19,8 +19,8 @@ from training.runs import Plan, Stage, batch_of, generator
 SALT = 202
 SNR_RANGE = (1.0, 5.0)
 """What a step weighs by. Above it: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy".
-Below it: Salimans & Ho 2022, "Progressive Distillation", section 4. In that noise it is settled where a subject is, and
-a model for which these steps weigh as little as their signal draws what is "on the left" in the middle.
+Below it: Salimans & Ho 2022, "Progressive Distillation", section 4. In that noise it is settled where a subject is,
+and a model for which these steps weigh as little as their signal draws what is "on the left" in the middle.
 """
 SCHEDULER: dict[str, Any] = {
     "beta_start": 0.00085,
