@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -79,15 +79,15 @@ class _Turn:
 
     device: str
     holder: Unit = ()
+    _visits: ExitStack = field(default_factory=ExitStack)
 
     def give_to(self, unit: Unit) -> None:
         if self.holder is unit:
             return
-        for module in self.holder:
-            module.to("cpu")
+        self._visits.close()
         empty_caches()
         for module in unit:
-            module.to(self.device)
+            self._visits.enter_context(_visiting(module, self.device))
         self.holder = unit
 
     def let_go_of_others(self, module: Any) -> None:
@@ -105,6 +105,19 @@ class _Comes(ModelHook):  # type: ignore[misc]
     def pre_forward(self, module: Any, *args: Any, **options: Any) -> tuple[Any, Any]:
         self._turn.give_to(self._unit)
         return send_to_device(args, self._turn.device), send_to_device(options, self._turn.device)
+
+
+@contextmanager
+def _visiting(module: Any, device: str) -> Iterator[None]:
+    """`module` on `device`. What it has there is dropped afterwards, not copied back: its weights waited in RAM."""
+    module.to("cpu")
+    waiting = module.state_dict()
+    module.to(device)
+    try:
+        yield
+    finally:
+        module.load_state_dict(waiting, assign=True)
+        module.to("cpu")  # buffers that no state dict holds
 
 
 @contextmanager

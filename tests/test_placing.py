@@ -11,6 +11,7 @@ from core.decoding import picture
 from core.errors import DarkroomError
 from core.families.sd import Components, StableDiffusion
 from core.memory import WAYS
+from core.placing import Placed, placed
 from tests import tiny
 
 QUICK = {"prompt": "a red circle on a blue background", "seed": 7, "steps": 2, "width": 64, "height": 64}
@@ -41,6 +42,18 @@ def test_every_way_draws_the_same_picture(through, engine, expected, way):
         modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
         assert not any(hasattr(module, "_hf_hook") or module._forward_pre_hooks for module in modules)
         assert not any(module._diffusers_hook.hooks for module in modules if hasattr(module, "_diffusers_hook"))
+
+
+def test_what_leaves_the_device_is_dropped_and_not_copied_back():
+    """The device is one that nothing can be copied from."""
+    encoder, denoiser, vae = modules = [torch.nn.Linear(2, 2).requires_grad_(False) for _ in range(3)]
+    before = [(module.weight.data_ptr(), module.weight.clone()) for module in modules]
+    with placed(Placed((encoder,), denoiser, vae), WAYS[3], "meta"):
+        for module in (encoder, denoiser, denoiser, vae, encoder):
+            assert module(torch.ones(1, 2)).is_meta
+            assert [each for each in modules if each.weight.is_meta] == [module]
+    for module, (place, weight) in zip(modules, before, strict=True):
+        assert module.weight.data_ptr() == place and torch.equal(module.weight, weight)
 
 
 def fail_once(monkeypatch, name):
