@@ -25,7 +25,7 @@ from training.pictures import Pictures
 from training.render import render
 from training.runs import Clock, Interrupted, Plan, Stage, batch_of
 from training.tokenizer import make_tokenizer
-from training.unet import UnetShape
+from training.unet import UnetShape, noise_weights
 from training.vae import COARSE, DECODER, Head, VaeShape, encode, make_vae, vae_stage, whiten
 
 POCKET = ROOT / "models" / "checkpoints" / "pocket"
@@ -36,7 +36,7 @@ TINY = base.Recipe(
     vae=((Plan("vae", 3, 3, 1e-3), COARSE), (Plan("vae-decoder", 2, 3, 1e-3), DECODER)),
     small=Plan("small", 2, 2, 1e-3),
     large=Plan("large", 2, 2, 1e-3),
-    more=Plan("more", 2, 2, 1e-3),
+    more=(Plan("more-small", 2, 2, 1e-3), Plan("more", 2, 2, 1e-3)),
     vae_pictures=8,
     small_pictures=4,
     large_pictures=4,
@@ -177,6 +177,13 @@ def test_orthogonal_steps_move_every_row_of_a_matrix_alike(tmp_path: Path) -> No
     Stage(plan, {"layer": layer}, lambda _: layer(inputs).square().mean(), {}).train(tmp_path, Clock(None))
     moved = torch.linalg.svdvals((layer.weight.detach() - before).movedim(1, -1).flatten(1))
     assert moved.min() > 0.3 * moved.max()
+
+
+def test_steps_in_which_hardly_anything_is_seen_weigh_in_full() -> None:
+    """There a model learns where to put what; steps in which all is seen already teach little."""
+    weights = noise_weights(torch.tensor([0, 700, 850, 999]))
+    assert weights[0] < 0.01
+    assert weights[1:].min() > 0.95
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:

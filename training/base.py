@@ -39,18 +39,24 @@ CHECKED = Pictures(64, salt=9)  # what the VAE is measured on
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much is learned. The stages' plans, and how many pictures each draws from."""
+    """How much is learned: the stages' plans, and how many pictures each draws from. `more`: of what learns on, small
+    pictures and whole ones.
+    """
 
     vae: tuple[tuple[Plan, Aims], ...]
     small: Plan
     large: Plan
-    more: Plan
+    more: tuple[Plan, Plan]
     vae_pictures: int
     small_pictures: int
     large_pictures: int
     vae_shape: VaeShape = field(default_factory=VaeShape)
     unet_shape: UnetShape = field(default_factory=UnetShape)
     small_side: int = SIDE // 2
+
+    def on_latents(self, small: Plan, large: Plan) -> tuple[tuple[Plan, int, int], ...]:
+        """Each plan, the number of its pictures and their side."""
+        return (small, self.small_pictures, self.small_side), (large, self.large_pictures, SIDE)
 
 
 RECIPES = {
@@ -62,7 +68,7 @@ RECIPES = {
         ),
         small=Plan("small", 6_500, 32, 1e-3),
         large=Plan("large", 3_600, 16, 7e-4, muon=True),
-        more=Plan("more", 3_600, 16, 7e-4, muon=True),
+        more=(Plan("more-small", 4_000, 32, 1e-3), Plan("more", 2_400, 16, 7e-4, muon=True)),
         vae_pictures=3_000,
         small_pictures=24_000,
         large_pictures=12_000,
@@ -75,7 +81,7 @@ RECIPES = {
         ),
         small=Plan("small", 12_000, 256, 1.4e-3, muon=True),
         large=Plan("large", 16_000, 128, 1e-3, muon=True),
-        more=Plan("more", 16_000, 128, 7e-4, muon=True),
+        more=(Plan("more-small", 12_000, 256, 1.4e-3, muon=True), Plan("more", 16_000, 128, 7e-4, muon=True)),
         vae_pictures=8_000,
         small_pictures=200_000,
         large_pictures=100_000,
@@ -101,10 +107,8 @@ def train_pocket(recipe: Recipe, run: Path, clock: Clock, out: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     ).to(device())
-    for plan, pictures, side in (
-        (recipe.small, Pictures(recipe.small_pictures), recipe.small_side),
-        (recipe.large, Pictures(recipe.large_pictures), SIDE),
-    ):
+    for plan, count, side in recipe.on_latents(recipe.small, recipe.large):
+        pictures = Pictures(count)
         lesson = Lesson.of(pipe, pictures, _latents(vae, pictures, side, run))
         unet_stage(lesson, plan).train(run, clock)
     _write(out, pipe, head)
@@ -113,11 +117,12 @@ def train_pocket(recipe: Recipe, run: Path, clock: Clock, out: Path) -> None:
 def train_more(recipe: Recipe, begun: Path, run: Path, clock: Clock, out: Path) -> None:
     """The finished checkpoint `begun` learns on, from pictures that it has not seen; its VAE stays as it is."""
     pipe, head = load_base(begun), _head_of(begun)
-    pictures = Pictures(recipe.large_pictures, salt=20)
-    lesson = Lesson.of(pipe, pictures, _latents(pipe.vae, pictures, SIDE, run))
     for part in (pipe.unet, pipe.text_encoder):
         part.requires_grad_(True)
-    unet_stage(lesson, recipe.more, base_hash(begun)).train(run, clock)
+    for plan, count, side in recipe.on_latents(*recipe.more):
+        pictures = Pictures(count, salt=20)
+        lesson = Lesson.of(pipe, pictures, _latents(pipe.vae, pictures, side, run))
+        unet_stage(lesson, plan, base_hash(begun)).train(run, clock)
     _write(out, pipe, head)
 
 

@@ -124,7 +124,7 @@ class Lesson:
         extra = condition(chosen, noisy, steps, prompts) if condition else {}
         predicted = self.unet(noisy, steps, encoder_hidden_states=prompts, return_dict=False, **extra)[0]
         errors = (predicted - target).square().mean((1, 2, 3))
-        return (errors * _weights(timesteps).to(device)).mean()
+        return (errors * noise_weights(timesteps).to(device)).mean()
 
     def encode(self, captions: Sequence[str]) -> Tensor:
         padded = self.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt")
@@ -134,7 +134,7 @@ class Lesson:
 SCHEDULE = DDIMScheduler(**SCHEDULER)
 
 
-def _weights(timesteps: Tensor) -> Tensor:
+def noise_weights(timesteps: Tensor) -> Tensor:
     """Of the error of velocities: the SNR, within its range, over SNR + 1."""
     kept = SCHEDULE.alphas_cumprod[timesteps]
     snr = kept / (1 - kept)
