@@ -27,9 +27,8 @@ from PIL.Image import Image
 from core.errors import NotFound, RequestError, StorageError
 from core.events import Finished
 from core.inputs import Inputs, input_pictures
-from core.records import Encoded, JobRow, Status, outline
-from core.records import PictureRow as PictureRow
-from core.request import GenerationRequest, Task
+from core.records import Encoded, Filters, JobRow, PictureRow, Status, outline
+from core.request import GenerationRequest
 from core.storage import DATABASE, FOLDERS, claim, connect, put_aside_if_damaged, storage
 
 MOST_STARTS = 3  # a job that was running each time the server died is not tried a fourth time
@@ -39,6 +38,7 @@ OURS = re.compile(r"([0-9]{8}-[0-9]{6}-[0-9a-f]{16}|[0-9a-f]{64})\.(png|webp)") 
 
 JOBS = """SELECT *, (SELECT group_concat(id) FROM (SELECT id FROM pictures WHERE job = jobs.id ORDER BY position))
     AS pictures FROM jobs """
+EVERY_PICTURE = Filters()
 INPUTS = "SELECT substr(fingerprint, 8) FROM inputs"  # without "sha256:"
 PICTURES = "SELECT pictures.*, jobs.request FROM pictures JOIN jobs ON jobs.id = pictures.job "
 
@@ -198,27 +198,15 @@ class History:
             raise NotFound("There is no such picture.")
         return self._inputs.read(source)
 
-    def search(
-        self,
-        owner: str,
-        text: str = "",
-        *,
-        checkpoint: str | None = None,
-        task: Task | None = None,
-        favourites: bool = False,
-        before: int | None = None,
-        limit: int = 60,
-    ) -> list[PictureRow]:
-        """Saved pictures, newest first, whose prompts have all words of `text`, in any case and order.
-
-        `before` is the `number` of the last one of the page before.
-        """
+    def search(self, owner: str, filters: Filters = EVERY_PICTURE, limit: int = 60) -> list[PictureRow]:
+        """Saved pictures, newest first."""
         rows = self._rows(
             PICTURES
             + """WHERE pictures.owner = ?1 AND pictures.number < ?2 AND pictures.favourite >= ?3
                 AND (?4 IS NULL OR jobs.checkpoint = ?4) AND (?5 IS NULL OR jobs.task = ?5)
                 AND has_words(jobs.prompt, ?6) ORDER BY pictures.number DESC LIMIT ?7""",
-            *(owner, 2**62 if before is None else before, favourites, checkpoint, task, text.casefold(), limit),
+            *(owner, 2**62 if filters.before is None else filters.before, filters.favourites),
+            *(filters.checkpoint, filters.task, filters.text.casefold(), limit),
         )
         return [self._picture_row(row) for row in rows]
 

@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from core.errors import NotFound
 from core.events import Finished
 from core.metadata import encode_png
-from core.request import GenerationRequest
+from core.request import GenerationRequest, Task
 from core.storage import storage, write_file
 
 THUMBNAIL_SIDE = 256  # pixels
@@ -65,8 +65,21 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Filters:
+    """What a search is for: pictures whose prompts have all words of `text`, in any case and order; `before` is the
+    `number` of the last picture of the page before.
+    """
+
+    text: str = ""
+    checkpoint: str | None = None
+    task: Task | None = None
+    favourites: bool = False
+    before: int | None = None
+
+
+@dataclass(frozen=True)
 class PictureRow:
-    """Picture `index` of a job's batch. `number` grows with time and is `search`'s `before` of the next page.
+    """Picture `index` of a job's batch. `number` grows with time.
 
     `kept` holds what could not be written to `path` and `thumbnail`. A file may be missing if it was deleted by hand.
     """

@@ -17,7 +17,7 @@ from core.history import MOST_KEPT, MOST_STARTS, History
 from core.images import fingerprint
 from core.inputs import KEEPABLE_MODES, Inputs
 from core.metadata import read_text
-from core.records import Status
+from core.records import Filters, Status
 from core.request import GenerationRequest
 from core.storage import DATABASE, MIGRATIONS
 from core.units import Control
@@ -153,10 +153,12 @@ def test_delete_is_all_or_nothing(history):
 def test_search_finds_all_words_in_any_case_and_order(history):
     make(history, "Ein Österreicher MIT Hut")
     make(history, "100% of _a_ hat")
-    assert [row.request.prompt for row in history.search("ann", "hut österr")] == ["Ein Österreicher MIT Hut"]
-    assert [row.request.prompt for row in history.search("ann", "0% _a")] == ["100% of _a_ hat"]
-    assert history.search("ann", "hut hat") == []
-    assert len(history.search("ann", "  ")) == 2
+    assert [row.request.prompt for row in history.search("ann", Filters("hut österr"))] == [
+        "Ein Österreicher MIT Hut"
+    ]
+    assert [row.request.prompt for row in history.search("ann", Filters("0% _a"))] == ["100% of _a_ hat"]
+    assert history.search("ann", Filters("hut hat")) == []
+    assert len(history.search("ann", Filters("  "))) == 2
 
 
 def test_search_filters(history):
@@ -165,7 +167,7 @@ def test_search_filters(history):
     history.favourite(text, "ann", True)
 
     def found(**filters):
-        return [row.id for row in history.search("ann", **filters)]
+        return [row.id for row in history.search("ann", Filters(**filters))]
 
     assert found() == [image, text]
     assert found(checkpoint="other") == [image]
@@ -181,8 +183,8 @@ def test_search_pages_without_gaps_while_pictures_come_and_go(history):
     first = history.search("ann", limit=3)
     make(history, "new")
     history.delete([first[-1].id], "ann")
-    second = history.search("ann", before=first[-1].number, limit=3)
-    third = history.search("ann", before=second[-1].number, limit=3)
+    second = history.search("ann", Filters(before=first[-1].number), limit=3)
+    third = history.search("ann", Filters(before=second[-1].number), limit=3)
     assert [row.id for row in (*first, *second, *third)] == ids
 
 

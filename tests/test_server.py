@@ -18,7 +18,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AuthenticationError
 
 from core.errors import DarkroomError, NotFound
-from core.history import PictureRow
+from core.records import PictureRow
 from core.settings import Settings
 from ui import server
 from ui.guard import OWNER_COOKIE

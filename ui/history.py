@@ -16,7 +16,8 @@ from gradio.components import Component
 
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound, RequestError
-from core.history import History, PictureRow
+from core.history import History
+from core.records import Filters, PictureRow
 from core.sizes import in_words
 from ui.facts import own_facts
 from ui.live import AT_ONCE, QUIET, live
@@ -67,7 +68,7 @@ class Shelf:
         asked = event._data
         answer: Answer = {"kind": "page", "serial": asked.get("serial"), "before": asked.get("before")}
         try:
-            rows = self._history.search(owner_of(request), **_filters(asked), limit=PAGE_LENGTH + 1)
+            rows = self._history.search(owner_of(request), _filters(asked), limit=PAGE_LENGTH + 1)
         except DarkroomError as error:
             return answer | {"problem": str(error)}
         more = len(rows) > PAGE_LENGTH
@@ -113,8 +114,8 @@ class Shelf:
         return [(known.name, known.title) for known in self._engine.checkpoints()]
 
 
-def _filters(asked: dict[str, Any]) -> dict[str, Any]:
-    """What `History.search` takes, from what a browser sent."""
+def _filters(asked: dict[str, Any]) -> Filters:
+    """From what a browser sent."""
     text, task, before = asked.get("text") or "", asked.get("task") or None, asked.get("before")
     if not isinstance(text, str) or len(text) > 1000:
         raise RequestError("text", text, "at most 1,000 characters", "Search")
@@ -122,13 +123,13 @@ def _filters(asked: dict[str, Any]) -> dict[str, Any]:
         raise RequestError("task", task, "one of " + ", ".join(TASKS), "Task")
     if before is not None and not (isinstance(before, int | float) and math.isfinite(before)):
         raise RequestError("before", before, "a number of a picture", "Before")
-    return {
-        "text": text,
-        "task": task,
-        "checkpoint": str(asked["checkpoint"])[:300] if asked.get("checkpoint") else None,
-        "favourites": asked.get("favourites") is True,
-        "before": None if before is None else min(max(int(before), 0), 2**53),
-    }
+    return Filters(
+        text=text,
+        task=task,
+        checkpoint=str(asked["checkpoint"])[:300] if asked.get("checkpoint") else None,
+        favourites=asked.get("favourites") is True,
+        before=None if before is None else min(max(int(before), 0), 2**53),
+    )
 
 
 def _room(most: float) -> str:
