@@ -46,9 +46,3 @@ def background(image: Image.Image) -> str:
 
 def foreground(image: Image.Image) -> str:
     return nearest(foreground_colour(image))
-
-
-def distance(image: Image.Image, front: str, back: str) -> float:
-    """How far fore- and background are from the palette's colours of these names, in RGB of 0 … 255."""
-    drawn, named = (foreground_colour(image), background_colour(image)), (PALETTE[front], PALETTE[back])
-    return sum(float(np.linalg.norm(a - b)) for a, b in zip(drawn, named, strict=True))

@@ -50,7 +50,7 @@ def test_more_strength_is_further_from_the_source(engine):
         if strength == 0.2:
             assert all(layout_correlation(image, before) >= 0.8 for image in images)
     growth = np.diff(distances)
-    assert (growth[:2] > 10).all() and (growth > -1).all(), distances  # beyond 0.6 nearly nothing is left to change
+    assert (growth > -1).all() and distances[-1] > distances[0] + 40, distances
 
 
 @pytest.mark.parametrize("case", range(0, 40, 8))
@@ -107,7 +107,7 @@ def test_grey_is_how_much_may_change(engine, source):
     for grey in (32, 80, 128, 255):
         mask = mask_of(source.size, (128, 0, 256, 256), grey)
         fields = {"image": source, "mask": mask, "strength": 1.0}
-        image = draw(engine, "a yellow square on a green background", 1, **fields)
+        image = draw(engine, "a yellow square on a purple background", 1, **fields)
         assert image.crop((0, 0, 124, 256)).tobytes() == source.crop((0, 0, 124, 256)).tobytes()
         right = (136, 0, 256, 256)
         distances.append(distance(image.crop(right), source.crop(right)))

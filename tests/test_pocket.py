@@ -10,7 +10,7 @@ from core import Engine, GenerationRequest, Lora, Settings
 from core.samplers import SAMPLERS
 from tests import colours
 from training.exam import STYLE_MEASURES
-from training.judge import as_bytes
+from training.judge import as_bytes, cases, load_judge
 
 CASES = colours.prompts(20)
 ORDINARY = [name for name, sampler in SAMPLERS.items() if not sampler.few_steps]
@@ -59,13 +59,15 @@ def test_samplers_for_distilled_models_draw_something(engine, sampler):
 
 
 def test_guidance_follows_the_prompt_more(engine):
-    """The colours that five prompts name, and those drawn: guidance 6 comes nearer than guidance 1."""
+    """Of what the judge asks for, how often the subject is what came out."""
+    asked, judge = cases()[::7], load_judge()
 
-    def distance(guidance: float) -> float:
-        images = [draw(engine, CASES[k][0], k, steps=8, guidance_scale=guidance) for k in range(5)]
-        return sum(colours.distance(image, *CASES[k][1:]) for k, image in enumerate(images))
+    def right(guidance: float) -> int:
+        wanted = {"steps": 8, "guidance_scale": guidance}
+        seen = judge.see([draw(engine, case.caption, seed, **wanted) for seed, case in enumerate(asked)])
+        return sum(found.subject == case.scene.subject for found, case in zip(seen, asked, strict=True))
 
-    assert distance(6) < 0.9 * distance(1)
+    assert right(1) < right(6) >= 0.9 * len(asked)
 
 
 def test_a_negative_prompt_steers_away(engine):

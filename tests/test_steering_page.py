@@ -56,7 +56,7 @@ def test_a_picture_follows_a_drawing_and_its_settings_come_back(page: Page, draw
         60,
         140,
     )
-    expect(page.locator(CHIP)).to_contain_text("ControlNetPocket Canny (trial)1.0")
+    expect(page.locator(CHIP)).to_contain_text("ControlNetPocket Canny1.0")
     expect(page.locator("#mode-control-button")).to_have_attribute("data-on", "")
     run(page, steps=6)
     assert overlap(Image.fromarray(result(page)), Image.open(drawing)) > 0.7

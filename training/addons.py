@@ -18,13 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.errors import DarkroomError
-from training.base import WEIGHTS, base_hash, device, load_base
+from training.base import WEIGHTS, base_hash, device, latents_of, load_base
 from training.domain import Style
 from training.pictures import Pictures
 from training.render import Bytes
 from training.runs import Clock, Plan, Stage
 from training.unet import Lesson, attend_plainly
-from training.vae import encode
 
 BASE = "darkroom.base"  # in a file's metadata: SHA-256 of the U-Net that it was trained on
 LORA_LAYERS = r".*(conv1|conv2|conv_shortcut|proj_in|proj_out|attn1\.to_(q|k|v|out\.0))"
@@ -42,7 +41,7 @@ class Addon:
 
 
 CONTROLNETS = {
-    "canny": Addon(Plan("canny", 6_000, 8, 1e-3), 4_000),
+    "canny": Addon(Plan("canny", 1_900, 8, 8e-4, muon=True), 4_000),
     "fill": Addon(Plan("fill", 500, 8, 5e-4), 1_000, after="canny"),
 }
 LORAS: dict[Style, Addon] = {
@@ -70,6 +69,7 @@ MAPS: dict[str, Callable[[Bytes, Bytes], Bytes]] = {"canny": canny, "fill": fill
 def train_controlnet(name: str, addon: Addon, base: Path, run: Path, clock: Clock) -> ControlNetModel:
     """Raises Interrupted when the minutes are over."""
     pipe, pictures = load_base(base), Pictures(addon.pictures, salt=3)
+    pipe.unet.to(memory_format=torch.channels_last)  # as the network that learns
     torch.manual_seed(0)
     net = ControlNetModel.from_unet(pipe.unet).requires_grad_(True).to(device())
     attend_plainly(net)
@@ -77,7 +77,7 @@ def train_controlnet(name: str, addon: Addon, base: Path, run: Path, clock: Cloc
         net.load_state_dict(_trained(addon.after, base))
     pixels = pictures.pixels()
     maps = torch.from_numpy(MAPS[name](pixels, pictures.silhouettes()))
-    lesson = Lesson.of(pipe, pictures, encode(pipe.vae, pixels).cpu().clone())
+    lesson = Lesson.of(pipe, pictures, latents_of(pipe.vae, pixels))
 
     def residuals(chosen: np.ndarray, noisy: Tensor, timesteps: Tensor, prompts: Tensor) -> dict[str, Any]:
         shown = maps[torch.from_numpy(chosen)][:, None].repeat(1, 3, 1, 1).float().to(noisy.device) / 255
@@ -105,7 +105,7 @@ def save_controlnet(net: ControlNetModel, base: Path, out: Path) -> None:
 def train_lora(style: Style, addon: Addon, base: Path, run: Path, clock: Clock) -> UNet2DConditionModel:
     """The U-Net with a LoRA in it. What reads the prompt is left alone: changing it would break hues."""
     pipe, pictures = load_base(base), Pictures(addon.pictures, salt=4, style=style)
-    lesson = Lesson.of(pipe, pictures, encode(pipe.vae, pictures.pixels()).cpu().clone())
+    lesson = Lesson.of(pipe, pictures, latents_of(pipe.vae, pictures.pixels()))
     torch.manual_seed(0)
     pipe.unet.add_adapter(LoraConfig(r=addon.rank, lora_alpha=addon.rank, target_modules=LORA_LAYERS))
     facts = {"pictures": addon.pictures, "rank": addon.rank, "base": base_hash(base)}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.pictures import Pictures
-from training.render import SIDE
+from training.render import SIDE, Bytes
 from training.runs import HALVES, Clock, Plan
 from training.tokenizer import make_tokenizer, save_tokenizer
 from training.unet import SCHEDULER, Lesson, UnetShape, attend_plainly, make_text_encoder, make_unet, unet_stage
@@ -150,11 +150,16 @@ def _latents(vae: AutoencoderKL, pictures: Pictures, side: int, run: Path) -> Te
     file = run / f"latents-{pictures.salt}-{pictures.count}-{side}.safetensors"
     if file.exists():
         return load_file(file)["latents"]
-    with torch.autocast(device(), torch.bfloat16, enabled=HALVES):
-        latents = encode(vae, pictures.pixels(side)).float().cpu().contiguous()
+    latents = latents_of(vae, pictures.pixels(side))
     run.mkdir(parents=True, exist_ok=True)
     save_file({"latents": latents}, file)
     return latents
+
+
+def latents_of(vae: AutoencoderKL, pixels: Bytes) -> Tensor:
+    """(n, h, w, 3) of bytes -> (n, c, h / 8, w / 8) in RAM, for training on."""
+    with torch.autocast(device(), torch.bfloat16, enabled=HALVES):
+        return encode(vae, pixels).float().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _write(out: Path, pipe: StableDiffusionPipeline, head: Head) -> None:
