@@ -85,11 +85,11 @@ def test_a_decode_that_ran_out_of_memory_is_done_again_and_no_step_is(monkeypatc
 
 
 def test_tiles_draw_nearly_the_same(monkeypatch, engine):
-    small = {"width": 128, "height": 128}
-    whole = np.asarray(run(engine, **small).images[0], float)
-    monkeypatch.setattr("core.decoding.TILE", 64)
+    size = {"width": 256, "height": 256}
+    whole = np.asarray(run(engine, **size).images[0], float)
+    monkeypatch.setattr("core.decoding.TILE", 128)
     fail_once(monkeypatch, "core.decoding.decode")
-    tiled = np.asarray(run(engine, **small).images[0], float)
+    tiled = np.asarray(run(engine, **size).images[0], float)
     assert 0 < np.abs(tiled - whole).mean() < 3
 
 

@@ -40,12 +40,12 @@ def texts(*prompts: str):
     return tuple(parse(prompt).at(AT_START) for prompt in prompts)
 
 
-def clip(pipeline, *chunks: str, layer: int = -1, encoder: str = "text_encoder", pad: int = 1020) -> np.ndarray:
+def clip(pipeline, *chunks: str, layer: int = -1, encoder: str = "text_encoder") -> np.ndarray:
     """(chunks, tokens, width) of an encoder, the ids put together by hand."""
-    rows = []
+    rows, words = [], tiny.tokenizer()
     for text in chunks:
-        ids = [1019, *tiny.tokenizer()(text, add_special_tokens=False).input_ids, 1020]
-        rows.append(ids + [pad] * (32 - len(ids)))
+        ids = [words.bos_token_id, *words(text, add_special_tokens=False).input_ids, words.eos_token_id]
+        rows.append(ids + [words.pad_token_id] * (32 - len(ids)))
     model = pipeline.components[encoder]
     with torch.inference_mode():
         hidden = model(torch.tensor(rows), output_hidden_states=True).hidden_states[layer]

@@ -54,17 +54,18 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def text_config(**changes: Any) -> CLIPTextConfig:
+    words = tokenizer()
     return CLIPTextConfig(
         **{
-            "vocab_size": 1021,
+            "vocab_size": len(words),
             "hidden_size": 32,
             "intermediate_size": 64,
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "max_position_embeddings": 32,
-            "bos_token_id": 1019,
-            "eos_token_id": 1020,
-            "pad_token_id": 1020,
+            "bos_token_id": words.bos_token_id,
+            "eos_token_id": words.eos_token_id,
+            "pad_token_id": words.pad_token_id,
             **changes,
         }
     )
