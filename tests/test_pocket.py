@@ -93,4 +93,5 @@ def test_a_pocket_lora_shows_its_style_and_keeps_the_colour(engine, style):
     plain = draw(engine, **request)
     styled = draw(engine, **request, loras=[Lora(name=f"pocket-{style}")])
     assert measure(as_bytes(styled)) <= share * measure(as_bytes(plain))
-    assert colours.foreground(styled) == colours.foreground(plain) == "red"
+    seen, before = load_judge().see([styled, plain])
+    assert (seen.subject, seen.colour) == (before.subject, before.colour) == ("circle", "red")
