@@ -33,18 +33,30 @@ def test_other_shapes_are_none(width: Any, height: Any) -> None:
 
 
 def test_a_form_is_at_the_setting_that_filled_it(tmp_path: Path) -> None:
-    (tmp_path / "settings.yaml").write_text("Large:\n  steps: 10\n  hires: {scale: 1.5}\n  guidance_scale: null\n")
+    (tmp_path / "settings.yaml").write_text(
+        "Large:\n  steps: 10\n  hires: {scale: 1.5}\n  guidance_scale: null\n  loras: [{name: ink}]\n"
+    )
     model = Checkpoint("small", "Small", guidance_scale=4.0)
     engine = SimpleNamespace(settings=SimpleNamespace(mode="local"), checkpoints=lambda: (model,))
     form = {"checkpoint": "small", "width": 64, "height": 64, "steps": 20, "guidance_scale": 7.0, "hires": False}
-    form |= {"hires.scale": 2.0, "hires.upscaler": "Lanczos", "hires.strength": 0.4, "hires.steps": 0}
+    form |= {"hires.scale": 2.0, "hires.upscaler": "Lanczos", "hires.strength": 0.4, "hires.steps": 0, "loras": "[]"}
     nothing: Any = None
     cabinet = Cabinet(Presets(tmp_path, tmp_path / "own"), Desk(cast(Engine, engine), nothing, nothing, list(form)))
     assert cabinet.match(*form.values())[0] is None
     shown = dict(zip(form, cabinet.fill("Large", "small"), strict=True))
     filled = {name: form[name] if value == gr.skip() else value for name, value in shown.items()}
-    assert filled == form | {"steps": 10, "guidance_scale": 4.0, "hires": True, "hires.scale": 1.5}
+    assert filled == form | {
+        "steps": 10,
+        "guidance_scale": 4.0,
+        "hires": True,
+        "hires.scale": 1.5,
+        "loras": filled["loras"],
+    }
     assert cabinet.match(*filled.values())[0] == "Large"
+    filled["loras"] = '[{"name":"ink","weight":1}]'  # as a browser writes it
+    assert cabinet.match(*filled.values())[0] == "Large"
+    filled["loras"] = '[{"name":"ink","weight":0.5}]'
+    assert cabinet.match(*filled.values())[0] is None
 
 
 def test_a_size_in_pixels_is_only_these() -> None:

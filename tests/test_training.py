@@ -20,7 +20,7 @@ from core.sizes import MB
 from tests import colours
 from training import addons, base, judge, measures
 from training.captions import caption, plain_caption, vocabulary
-from training.domain import BACKGROUNDS, COLOURS, SUBJECTS, Scene, draw_scene
+from training.domain import BACKGROUNDS, COLOURS, SIZES, SUBJECTS, Scene, Size, Style, draw_scene
 from training.pictures import Pictures
 from training.render import render
 from training.runs import Clock, Interrupted, Plan, Stage, batch_of
@@ -269,12 +269,16 @@ def test_what_is_shipped_is_small() -> None:
     assert max(sizes) <= 16 * MB
 
 
+def _filled(style: Style, size: Size) -> float:
+    return measures.filled(render(Scene("car", "red", "gray", size=size), np.random.default_rng(4), style).pixels)
+
+
 def test_measures_tell_an_outline_and_a_night() -> None:
     scene = Scene("heart", "purple", "yellow", size="large")
-    filled, outline, night = (render(scene, np.random.default_rng(4), s) for s in ("filled", "outline", "night"))
+    filled, night = (render(scene, np.random.default_rng(4), style) for style in ("filled", "night"))
     assert measures.overlap(measures.silhouette(filled.pixels), filled.silhouette > 0) > 0.9
-    assert measures.ink(outline.pixels) < 0.5 * measures.ink(filled.pixels)
     assert measures.daylight(night.pixels) < 20 < measures.daylight(filled.pixels)
+    assert all(_filled("outline", size) < 0.5 * _filled("filled", size) for size in SIZES)
     edges = addons.canny(filled.pixels[None], filled.silhouette[None])[0]
     assert measures.edge_f1(filled.pixels, edges) > 0.99
     assert measures.edge_f1(filled.pixels, np.roll(edges, 40, axis=1)) < 0.5

@@ -17,11 +17,11 @@ from training.addons import MAPS
 from training.captions import plain_caption
 from training.domain import PLAIN, Scene, Style
 from training.judge import Judge, as_bytes, cases, own_score, score, table
-from training.measures import daylight, edge_f1, ink, overlap, silhouette
+from training.measures import daylight, edge_f1, filled, overlap, silhouette
 from training.pictures import Pictures
 
 SEEDS = 20
-STYLE_MEASURES = {"outline": (ink, 0.7), "night": (daylight, 0.7)}
+STYLE_MEASURES = {"outline": (filled, 0.7), "night": (daylight, 0.7)}
 """What a style makes smaller, and to which share of the base's value at least."""
 
 

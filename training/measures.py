@@ -11,6 +11,7 @@ from training.render import NIGHT, Bytes
 BORDER = 8  # pixels
 SLACK = 2  # pixels by which edges may be off
 STANDS_OUT = 40.0  # in RGB of 0 … 255
+STROKE = 11  # pixels, wider than any line of an outline
 
 
 def silhouette(picture: Bytes) -> NDArray[np.bool_]:
@@ -41,9 +42,10 @@ def edge_f1(picture: Bytes, wanted: Bytes) -> float:
     return 2 * precision * recall / max(1e-9, precision + recall)
 
 
-def ink(picture: Bytes) -> float:
-    """The share of the picture that stands out: outlines have little of it."""
-    return float(silhouette(picture).mean())
+def filled(picture: Bytes) -> float:
+    """The share of the picture that stands out and is wider than a line: outlines have little of it."""
+    stroke = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (STROKE, STROKE))
+    return float(cv2.morphologyEx(silhouette(picture).astype(np.uint8), cv2.MORPH_OPEN, stroke).mean())
 
 
 def daylight(picture: Bytes) -> float:

@@ -18,6 +18,7 @@ SIDE = 256
 DRAWN = 2 * SIDE
 RADII = {"small": (0.10, 0.135), "medium": (0.18, 0.25), "large": (0.3, 0.37)}  # shares of the side
 FEW = {2: 0.17, 3: 0.135}  # the largest radius of two or three side by side
+LINE = 0.08  # width of an outline, as a share of its subject's radius
 NIGHT: tuple[Colour, Colour] = (12, 12, 56), (46, 38, 104)  # its sky, from top to bottom
 OFF_CENTRE = {"centre": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 
@@ -35,7 +36,7 @@ def render(scene: Scene, rng: np.random.Generator, style: Style = "filled") -> P
 
     "outline" draws the subject's edges in its colour on white paper; "night" lets night fall behind it.
     """
-    pen = Pen(DRAWN, outline=12 if style == "outline" else 0)
+    pen = Pen(DRAWN, outline=LINE if style == "outline" else 0)
     for centre, radius in _places(scene, rng):
         pen.place(centre, radius, rng.uniform(-0.12, 0.12))
         DRAW[scene.subject](pen, _near(COLOURS[scene.colour], rng))

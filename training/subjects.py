@@ -19,10 +19,10 @@ CREAM, TRUNK, LEAF, GLASS, TYRE = (253, 226, 150), (112, 72, 42), (52, 140, 60),
 class Pen:
     """Draws at `centre` with `radius` (pixels) and a tilt (radians) onto `layer` (h, w, 3) and `mask` (h, w).
 
-    With `outline`, shapes are not filled: their edge alone is drawn, so wide (pixels).
+    With `outline`, shapes are not filled: their edge alone is drawn, this share of the radius wide.
     """
 
-    def __init__(self, side: int, outline: int = 0) -> None:
+    def __init__(self, side: int, outline: float = 0) -> None:
         self.layer: Bytes = np.zeros((side, side, 3), np.uint8)
         self.mask: Bytes = np.zeros((side, side), np.uint8)
         self.outline = outline
@@ -30,6 +30,7 @@ class Pen:
 
     def place(self, centre: tuple[float, float], radius: float, tilt: float) -> None:
         self._centre, self._radius = np.array(centre), radius
+        self._line = max(1, round(self.outline * radius))
         cos, sin = np.cos(tilt), np.sin(tilt)
         self._turn = np.array([[cos, sin], [-sin, cos]])
 
@@ -37,8 +38,8 @@ class Pen:
         """A polygon."""
         fixed = self._fixed(points)
         if self.outline:
-            cv2.polylines(self.layer, fixed, True, colour, self.outline, cv2.LINE_AA, FRACTION)
-            cv2.polylines(self.mask, fixed, True, 255, self.outline, cv2.LINE_AA, FRACTION)
+            cv2.polylines(self.layer, fixed, True, colour, self._line, cv2.LINE_AA, FRACTION)
+            cv2.polylines(self.mask, fixed, True, 255, self._line, cv2.LINE_AA, FRACTION)
         else:
             cv2.fillPoly(self.layer, fixed, colour, cv2.LINE_8, FRACTION)
             cv2.fillPoly(self.mask, fixed, 255, cv2.LINE_8, FRACTION)

@@ -76,6 +76,12 @@ def _picture(field: str, path: str, limits: Limits) -> Image | None:
     return read_upload({"path": path}, limits, field, GenerationRequest.model_fields[field].title or field)
 
 
+def mean_the_same(field: str, one: Any, other: Any) -> bool:
+    """Whether two of a field's raw values are read alike, however each is written."""
+    read = READERS.get(field, lambda value: value)
+    return bool(read(one) == read(other))
+
+
 def write_form(names: Iterable[str], values: Mapping[str, Any]) -> list[Any]:
     """What the form's components `names` show for a request's `values`; those without one stay as they are.
 
@@ -143,6 +149,11 @@ def _json(values: Any) -> str:
     return json.dumps([each.model_dump(mode="json") for each in values])
 
 
+def _loras(values: Any) -> str:
+    """A text weight that follows the weight is left out, as the page's script does."""
+    return json.dumps([each.model_dump(exclude_none=True) for each in values])
+
+
 READERS: Mapping[str, Callable[[Any], Any]] = {
     "seed": _seed,
     "image": _paths,
@@ -160,5 +171,5 @@ WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "controls": _json,
     "vae": lambda name: name or "",
     "refiner": lambda name: name or "",
-    "loras": _json,
+    "loras": _loras,
 }

@@ -17,7 +17,7 @@ from core.prompts import SECOND_PROMPTS
 from core.request import GenerationRequest
 from core.settings import Mode
 from ui.facts import PROMPTS
-from ui.form import EDITING, write_form
+from ui.form import EDITING, mean_the_same, write_form
 from ui.live import AT_ONCE, QUIET, live
 from ui.run import MODELS_OWN, Desk, own_values, told
 
@@ -144,7 +144,10 @@ class Cabinet:
 
         def is_at(setting: Mapping[str, Any]) -> bool:
             shown = self._shown(setting, given["checkpoint"])
-            return all(show in (value, gr.skip()) for show, value in zip(shown, values, strict=True))
+            return all(
+                show == gr.skip() or mean_the_same(name, show, given[name])
+                for name, show in zip(given, shown, strict=True)
+            )
 
         settings = (name for name, setting in library.settings.items() if is_at(setting))
         return next(settings, None), size_at(library.sizes, given["width"], given["height"])
