@@ -34,6 +34,7 @@ from core.settings import Limits
 log = logging.getLogger(__name__)
 
 FILM_LENGTH = 60  # ended jobs in a film
+BEAT_SECONDS = 15.0  # after which a reader hears the same again: servers notice only then who has gone
 TELL_SECONDS = 1.0  # how often those who wait hear of the running job's progress, which is in their own estimate
 UNKNOWN_FAILURE = "Something went wrong while this picture was made; the server's log says what."
 
@@ -55,8 +56,10 @@ class Viewer:
             with suppress(RuntimeError):  # its loop is closed
                 self._loop.call_soon_threadsafe(self._news.set)
 
-    async def news(self) -> None:
-        await self._news.wait()
+    async def news(self, patience: float | None = None) -> None:
+        """Wait until there is some, or for `patience` seconds."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), patience)
         self._news.clear()
         self._told = False
 
@@ -146,21 +149,19 @@ class JobQueue:
             self._end(job, Status.CANCELLED)
 
     async def follow(self, owner: str) -> AsyncIterator[tuple[JobState, ...]]:
-        """The owner's film at once and then whenever it changed; a reader gets the latest, not every one.
+        """The owner's film at once, whenever it changed, and after BEAT_SECONDS without change; a reader gets the
+        latest, not every one.
 
         Newest first: those that wait, the last of them first; the one that runs; those that ended lately. Their
         requests are outlines (core.records.outline). It goes on until the queue is closed.
         """
         with self._watch(owner) as (viewer, film):
             await asyncio.to_thread(self._load, owner)
-            shown = None
             while not self._closed:
                 with self._lock:
                     snapshot = self._snapshot(owner, film)
-                if snapshot is not shown:
-                    yield snapshot
-                shown = snapshot
-                await viewer.news()
+                yield snapshot
+                await viewer.news(BEAT_SECONDS)
 
     async def attach(self, job_id: str, owner: str) -> AsyncIterator[JobState]:
         """One job, with its whole request: its latest state at once and then live, to the last when it has ended."""

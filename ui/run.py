@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import html
 import json
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -33,13 +34,15 @@ from ui.editing import extended, outlook
 from ui.form import EDITING, REMEMBERED, SIDES, read_form, write_form
 from ui.hires import enlarging
 from ui.live import data_uri
-from ui.server import is_known, owner_of
+from ui.server import is_known, owner_of, unread
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
 OFFERED = ("sampler", "vae", "refiner", "refiner_start", "distilled_guidance")  # offered by model
 # fields that follow the model until a person sets them
 MODELS_OWN = ("width", "height", "sampler", "guidance_scale", "steps")
 FRAME_SECONDS = 1 / 15  # a page draws at most this often
+MOST_UNREAD = 4  # frames that wait for a page that reads slowly
+PATIENCE_SECONDS = 60.0  # with a page that does not read
 PREVIEW_SIDE = 256  # pixels; x0 has one pixel a latent, browsers enlarge this small a picture with visible edges
 TITLE_LENGTH = 200  # characters of a prompt that name a picture in the film
 
@@ -51,6 +54,16 @@ def told() -> Iterator[None]:
         yield
     except DarkroomError as error:
         raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+
+
+async def _is_read(request: gr.Request) -> bool:
+    """Whether an open page fetches what it is told, within PATIENCE_SECONDS."""
+    asked = time.monotonic()
+    while unread(request) > MOST_UNREAD:
+        if time.monotonic() - asked > PATIENCE_SECONDS:
+            return False
+        await asyncio.sleep(1)
+    return True
 
 
 def own_values(checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -272,10 +285,17 @@ class Desk:
         return {"name": machine.name, "detail": detail, "used": round(1 - free / total, 2) if total else 0}
 
     async def relay(self, request: gr.Request) -> AsyncIterator[dict[str, Any]]:
-        """One page's live view: its owner's jobs, and the machine as it is when a job begins or ends. Never ends."""
+        """One page's live view: its owner's jobs, and the machine as it is when a job begins or ends.
+
+        It goes on until the page has gone. One that reads slowly gets the latest later; one that has not read for
+        PATIENCE_SECONDS is told so, and loads anew if it ever reads that.
+        """
         before: list[Status] | None = None
         machine: dict[str, Any] = {}
         async for jobs in self.queue.follow(owner_of(request)):
+            if not await _is_read(request):
+                yield {"over": True}
+                return
             statuses = [job.status for job in jobs]
             if statuses != before:
                 before, machine = statuses, self.machine()

@@ -13,11 +13,13 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
 import psutil
+from gradio.context import LocalContext
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -48,6 +50,14 @@ def owner_of(request: gr.Request) -> str:
 def is_known(request: gr.Request) -> bool:
     """Whether the visitor's browser keeps our cookie; each request of one that does not has an owner of its own."""
     return bool(request.state.is_known)
+
+
+def unread(request: gr.Request) -> float:
+    """How many messages an open page has not fetched yet; infinite for one that has gone."""
+    blocks = LocalContext.blocks.get()
+    assert blocks and request.session_hash
+    messages = blocks._queue.pending_messages_per_session.get(request.session_hash)
+    return inf if messages is None else messages.qsize()
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ window.darkroom = (() => {
     parts.end = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && older(), { root: $(".film", element), rootMargin: "400px" });
     watch("value", () => {
       if (props.value.older) lengthen(props.value);
+      else if (props.value.over) view.gone = true; // this page slept for too long; it loads anew
       else follow(props.value);
       const now = running();
       if (now) view.latest = now.id;
