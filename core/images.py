@@ -22,6 +22,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from core.errors import RequestError
 
+MOST_SCANS = 100  # of a JPEG; editors write some ten, and each that is empty costs a pass over all pixels
+
 
 def fingerprint(image: Image) -> str:
     """ "sha256:…" of a picture's mode, size and pixels, whatever file it came from."""
@@ -102,6 +104,10 @@ class _Reader:
             if file.width * file.height > self.max_pixels:
                 size = f"{file.width:,} × {file.height:,}"
                 raise self._reject(size, f"a picture of at most {self.max_pixels:,} pixels")
+            if isinstance(file, JpegImageFile) and _scans(file) > MOST_SCANS:
+                raise self._reject(
+                    "a JPEG of too many scans", f"one of at most {MOST_SCANS}, or a PNG or WebP picture"
+                )
             try:
                 file.load()
             except Exception:  # Pillow raises whatever its decoders trip over
@@ -126,6 +132,12 @@ class _Reader:
 
     def _reject(self, value: str, allowed: str) -> RequestError:
         return RequestError(self.field, value, allowed, self.label)
+
+
+def _scans(file: JpegImageFile) -> int:
+    """How many times the decoder would go over the picture."""
+    assert file.fp
+    return file.fp.read().count(b"\xff\xda")
 
 
 def _upright(image: Image) -> Image:

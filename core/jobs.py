@@ -121,17 +121,18 @@ class JobQueue:
         """Whether what runs need has been made ready."""
         return self._ready.is_set()
 
-    def submit(self, request: GenerationRequest, owner: str) -> JobState:
+    def submit(self, request: GenerationRequest, owner: str, address: str = "") -> JobState:
         """Put a resolved request into the line. The job is on disk when this returns.
 
+        `address` is the owner's on the internet, if the jobs that come from there are to be counted.
         Raises QueueFull, StorageError, and RequestError for a picture in a mode that cannot be kept.
         """
         with self._submitting:
-            self._check_room(owner)
+            self._check_room(owner, address)
             make_room(self._history, owner, self._limits)
             row = self._history.add(request, owner)
             with self._lock:
-                job = self._line_up(row)
+                job = self._line_up(row, address)
                 self._tell()
                 self._lock.notify_all()
                 return replace(self._state(job), request=request)
@@ -213,19 +214,22 @@ class JobQueue:
 
     # The line
 
-    def _line_up(self, row: JobRow) -> Job:
-        job = Job(replace(JobState.of(row), status=Status.QUEUED))
+    def _line_up(self, row: JobRow, address: str = "") -> Job:
+        job = Job(replace(JobState.of(row), status=Status.QUEUED), address)
         self._open[row.id] = job
         self._line.add(job)
         return job
 
-    def _check_room(self, owner: str) -> None:
+    def _check_room(self, owner: str, address: str) -> None:
         with self._lock:
             own = sum(job.state.owner == owner for job in self._open.values())
+            near = sum(job.address == address != "" for job in self._open.values())
             every = len(self._open)
         if own >= self._limits.jobs_per_owner:
             jobs = "1 open job" if own == 1 else f"{own} open jobs"
             raise QueueFull(f"You have {jobs}, as many as this server allows; wait for one to end, or cancel one.")
+        if near >= self._limits.jobs_per_address:
+            raise QueueFull(f"{near} jobs of your network are open, as many as this server allows; try again later.")
         if every >= self._limits.jobs_in_all:
             raise QueueFull(f"The queue is full with {every} jobs; try again in a few minutes.")
 

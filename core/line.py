@@ -65,6 +65,7 @@ class Job:
     """A job that has not ended yet. Its state is replaced as a whole, under the queue's lock."""
 
     state: JobState
+    address: str = ""  # from where it was asked for, if that is known and counted
     cancelled: bool = False
 
 

@@ -17,6 +17,7 @@ from core.preprocess import CONTROL_TYPES, PREPROCESSORS
 from core.samplers import SAMPLERS
 
 PICTURES = ("image", "mask")  # the fields that hold pictures, in a request and in a control
+MOST_PICTURES = 8  # in a JSON text: each is read before it is known whether the text is a request at all
 
 
 def _printable(text: str) -> str:
@@ -61,12 +62,15 @@ class Parameters(BaseModel):
 
         Raises RequestError for anything that is not such a text.
         """
+        found = 0
 
         def with_pictures(values: dict[str, Any]) -> dict[str, Any]:
-            return {
-                name: picture(value) if picture and name in PICTURES and isinstance(value, str) else value
-                for name, value in values.items()
-            }
+            nonlocal found
+            named = [name for name in PICTURES if picture and isinstance(values.get(name), str)]
+            found += len(named)
+            if found > MOST_PICTURES:
+                raise ValueError("more pictures than any request has")
+            return values | {name: picture(values[name]) for name in named if picture}
 
         try:
             values = json.loads(text, object_hook=with_pictures)

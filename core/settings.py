@@ -34,8 +34,10 @@ class Limits(BaseModel):
     max_pixels: int = Field(description="pixels of a picture")
     max_steps: int = Field(description="steps")
     jobs_per_owner: int = Field(description="open jobs of one visitor")
+    jobs_per_address: float = Field(inf, description="open jobs of one internet address")
     jobs_in_all: int = Field(description="open jobs in all")
     upload_bytes: int = Field(description="upload")
+    uploads_in_all: float = Field(inf, description="uploads kept in all, for a day at most")
     disk_per_owner: float = Field(inf, description="kept on disk for one visitor")
     disk_in_all: float = Field(inf, description="kept on disk in all")
     share_of_disk: float = Field(inf, description="of the disk itself in use, once less than that is free")
@@ -45,13 +47,17 @@ class Limits(BaseModel):
         for run in request.passes:
             if run.of > self.max_steps:
                 raise reject(run.steps_field, run.of, f"at most {self.max_steps} on this server")
-            if run.pixels > self.max_pixels:
-                size = "{} × {}".format(*run.size)
-                raise reject(run.field, size, f"at most {self.max_pixels:,} pixels here")
+            self._check_size(run.field, run.size)
+        if request.outpaint:  # where only the masked part is redrawn, no pass is as large as this
+            self._check_size("outpaint", request.frame_size)
         work = sum(run.work for run in request.passes) * max(1, request.predictions / 2)  # guidance is the usual
         if work > self.budget * 1e6:
             asked = " + ".join(map(str, dict.fromkeys(request.passes)))
             raise reject("steps", asked, f"a product of at most {self.budget:g} million on this server")
+
+    def _check_size(self, field: str, size: tuple[int, int]) -> None:
+        if size[0] * size[1] > self.max_pixels:
+            raise reject(field, f"{size[0]} × {size[1]}", f"at most {self.max_pixels:,} pixels here")
 
 
 LIMITS: dict[Mode, Limits] = {
@@ -70,6 +76,7 @@ LIMITS: dict[Mode, Limits] = {
         jobs_per_owner=8,
         jobs_in_all=100,
         upload_bytes=64 * MB,
+        uploads_in_all=16 * GB,
         disk_per_owner=16 * GB,
         disk_in_all=64 * GB,
     ),
@@ -80,6 +87,7 @@ LIMITS: dict[Mode, Limits] = {
         jobs_per_owner=2,
         jobs_in_all=32,
         upload_bytes=32 * MB,
+        uploads_in_all=2 * GB,
         disk_per_owner=1 * GB,
         disk_in_all=8 * GB,
     ),
@@ -88,8 +96,10 @@ LIMITS: dict[Mode, Limits] = {
         max_pixels=2**20,
         max_steps=50,
         jobs_per_owner=1,
+        jobs_per_address=4,
         jobs_in_all=32,
         upload_bytes=32 * MB,
+        uploads_in_all=2 * GB,
         disk_per_owner=256 * MB,
         disk_in_all=8 * GB,
         share_of_disk=0.9,

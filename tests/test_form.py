@@ -59,6 +59,14 @@ def test_the_text_tab_sends_neither_picture_nor_mask_whatever_the_others_hold(up
     assert read_form(held, LIMITS) == [GenerationRequest(prompt="a fish", width=256, height=256)]
 
 
+@pytest.mark.parametrize("field", ["image", "mask"])
+def test_more_pictures_than_could_wait_are_not_read(uploads: Path, field: str) -> None:
+    few = LIMITS.model_copy(update={"jobs_per_owner": 2})
+    source = save(uploads, "a.png")
+    with pytest.raises(RequestError, match=r"3 pictures.* is not allowed; use at most 2 at once on this server"):
+        read_form(form(**{"task": "inpaint", "image": source} | {field: "\n".join([source] * 3)}), few)
+
+
 def test_each_picture_is_a_request_of_its_own(uploads: Path) -> None:
     paths = [save(uploads, "a.png", colour="red"), save(uploads, "b.png", colour="blue")]
     requests = read_form(form(image="\n".join(paths)), LIMITS)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from starlette.requests import Request
@@ -9,7 +12,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from core.settings import Settings
+from core.settings import LIMITS, Settings
 from ui.guard import OWNER_COOKIE, Guard
 from ui.login import Login
 
@@ -20,6 +23,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     told = {
         "owner": request.state.owner,
         "known": request.state.is_known,
+        "address": request.state.address,
         "origin": request.headers.get("origin"),
         "bytes": len(await request.body()),
     }
@@ -116,10 +120,58 @@ def test_two_origins_are_one_too_many(local: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["file=https://example.com/", "file=%68ttp://example.com/", "proxy=https://a.hf.space/"]
+    "path",
+    [
+        "file=https://example.com/",
+        "file=%68ttp://example.com/",
+        "file/https://example.com/",
+        "proxy=https://a.hf.space/",
+        "process_recording",
+        "vibe-code/",
+    ],
 )
 def test_no_file_of_another_server_is_fetched(local: TestClient, path: str) -> None:
     assert local.get(f"/gradio_api/{path}").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("noted", "address"),
+    [
+        ("6.6.6.6, 93.184.216.34", "93.184.216.34"),  # the first is what the visitor wrote
+        ("93.184.216.34, 10.0.0.7", "93.184.216.34"),  # the last is a proxy of the house
+        ("2606:2800:220:1:248:1893:25c8:1946", "2606:2800:220:1::/64"),
+        ("unknown, 127.0.0.1", ""),
+        ("", ""),
+    ],
+)
+def test_a_visitor_of_a_space_is_known_by_the_last_public_address(
+    space: TestClient, noted: str, address: str
+) -> None:
+    assert space.get("/", headers={"X-Forwarded-For": noted}).json()["address"] == address
+
+
+def test_elsewhere_addresses_are_not_noted(local: TestClient) -> None:
+    assert local.get("/", headers={"X-Forwarded-For": "93.184.216.34"}).json()["address"] == ""
+
+
+def test_when_uploads_fill_their_share_the_oldest_make_way_and_fresh_ones_stay(
+    space: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    assert space.post("/gradio_api/upload").status_code == 200
+    files = [tmp_path / name / "a.png" for name in ("old", "older", "fresh")]
+    for age, file in zip((3600, 7200, 0), files, strict=True):
+        file.parent.mkdir()
+        with file.open("wb") as opened:
+            opened.truncate(int(LIMITS["space"].uploads_in_all) // 2)  # a hole: it needs no disk
+        os.utime(file, (time.time() - age,) * 2)
+    assert space.post("/gradio_api/upload").status_code == 200
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["fresh"]
+    with (tmp_path / "another").open("wb") as opened:
+        opened.truncate(int(LIMITS["space"].uploads_in_all))
+    answer = space.post("/gradio_api/upload")
+    assert answer.status_code == 507 and "no room" in answer.text
+    assert space.get("/").status_code == 200
 
 
 def test_a_body_may_be_as_large_as_the_mode_allows(space: TestClient) -> None:

@@ -229,6 +229,14 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB; decoded it would be 169,000
 
 
+def test_a_jpeg_of_endless_passes_is_refused_before_it_is_decoded() -> None:
+    jpeg = encoded(Image.new("L", (64, 64)), "JPEG", progressive=True)
+    last = jpeg[jpeg.rindex(b"\xff\xda") : -2]  # a scan that changes nothing, so it may stand there again
+    assert read_picture(jpeg[:-2] + 20 * last + jpeg[-2:], max_pixels=PIXELS).size == (64, 64)
+    with pytest.raises(RequestError, match="too many scans"):
+        read_picture(jpeg[:-2] + 100 * last + jpeg[-2:], max_pixels=PIXELS)
+
+
 @given(st.binary(max_size=200), st.sampled_from(sorted(GOLDEN)), st.integers(0, 200), st.integers(0, 20))
 def test_no_damage_brings_anything_but_a_clear_error(noise: bytes, name: str, at: int, cut: int) -> None:
     data = GOLDEN[name][0]

@@ -468,6 +468,17 @@ def test_a_picture_that_cannot_be_kept_is_refused_and_nothing_changes(start):
 # Limits and turns
 
 
+def test_one_address_has_no_more_jobs_however_many_owners_it_makes_up(start):
+    darkroom = start(Engine(gated=True), jobs_per_address=2)
+    for owner in ("ann", "bob"):
+        darkroom.queue.submit(request(), owner, "1.2.3.4")
+    with pytest.raises(QueueFull, match="2 jobs of your network are open"):
+        darkroom.queue.submit(request(), "eve", "1.2.3.4")
+    darkroom.queue.submit(request(), "eve", "1.2.3.5")
+    for owner in ("joe", "kim", "lee"):
+        darkroom.queue.submit(request(), owner)  # an address that is not known is not counted
+
+
 def test_limits_per_owner_and_in_all(start):
     darkroom = start(Engine(gated=True), jobs_per_owner=2, jobs_in_all=3)
     first = darkroom.submit()

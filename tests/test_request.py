@@ -125,6 +125,14 @@ def test_pictures_are_fingerprints_in_json_and_come_back() -> None:
     )
 
 
+def test_json_that_names_more_pictures_than_a_request_has_reads_no_more() -> None:
+    read: list[str] = []
+    many = [{"image": f"sha256:{k}"} for k in range(300)]
+    with pytest.raises(DarkroomError, match="JSON"):
+        GenerationRequest.from_json(json.dumps({"controls": many}), lambda name: read.append(name) or PICTURE)
+    assert len(read) < 10
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{", '{"steps": NaN}', '{"steps": 0}', "[" * 100_000, '{"seed": ' + "9" * 5000 + "}", '{"image": 7}'],

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from core.errors import RequestError
 from core.request import GenerationRequest
@@ -93,6 +94,20 @@ def test_strangers_may_ask_for_less() -> None:
         assert values == sorted(values, reverse=True)
     assert (share.max_pixels, share.max_steps, share.jobs_per_owner) == (2**20, 50, 2)
     assert (space.max_pixels, space.max_steps, space.jobs_per_owner) == (2**20, 50, 1)
+
+
+def test_what_outpainting_makes_counts_even_where_only_the_mask_is_redrawn() -> None:
+    wide = GenerationRequest(
+        image=Image.new("RGB", (2048, 8)),
+        outpaint={"up": 2048, "down": 2048},
+        width=512,
+        height=512,
+        padding_mask_crop=32,
+        guidance_scale=1.0,
+    )
+    with pytest.raises(RequestError, match=r"Outpaint.*2048 × 4104"):
+        LIMITS["space"].check(wide)
+    LIMITS["local"].check(wide)
 
 
 def test_bytes_are_said_in_words() -> None:

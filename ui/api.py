@@ -25,7 +25,7 @@ from core.parameters import PICTURES
 from core.request import GenerationRequest
 from ui.archive import file_name
 from ui.run import told
-from ui.server import owner_of
+from ui.server import address_of, owner_of
 from ui.uploads import read_controls, read_upload
 
 FIELDS = GenerationRequest.model_fields
@@ -36,13 +36,17 @@ def add_endpoint(engine: Engine, queue: JobQueue, history: History) -> None:
 
     async def generate(request: gr.Request, *values: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         owner = owner_of(request)
+
+        def submit() -> JobState:
+            wanted = _read(dict(zip(FIELDS, values, strict=True)), engine)
+            return queue.submit(engine.resolve(wanted), owner, address_of(request))
+
         with told():
-            wanted = await asyncio.to_thread(_read, dict(zip(FIELDS, values, strict=True)), engine)
-            job = await asyncio.to_thread(queue.submit, engine.resolve(wanted), owner)
+            job = await asyncio.to_thread(submit)  # pictures are read and masks are made, while pages are served
             async for state in queue.attach(job.id, owner):
                 job = state
             files = await asyncio.to_thread(_files, job, history, owner)
-        return files, job.request.model_dump(mode="json")
+        return files, await asyncio.to_thread(job.request.model_dump, mode="json")
 
     gr.on(
         [],

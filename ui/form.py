@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -52,7 +52,7 @@ def read_form(values: Form, limits: Limits) -> list[GenerationRequest]:
     keeps_size = given["resize_mode"] == KEEP_SIZE
     size = {"width": None, "height": None} if keeps_size else {"resize_mode": given["resize_mode"]}
     common |= {"strength": given["strength"]} | size
-    images = [_picture("image", path, limits) for path in given["image"]]
+    images = _pictures("image", given["image"], limits)
     if not images:
         raise reject("image", None, "a picture that you drop, paste or choose on the canvas")
     if task == "image":
@@ -64,7 +64,7 @@ def _masked(given: Form, limits: Limits) -> dict[str, Any]:
     """What inpainting takes beside the picture."""
     sides = {side: given[name] for side, name in SIDES.items()}
     outpaint = Outpaint(**sides) if any(sides.values()) else None
-    masks = [_picture("mask", path, limits) for path in given["mask"]]
+    masks = _pictures("mask", given["mask"], limits)
     if not masks and outpaint is None:
         raise reject("mask", None, "the brush on what should change, or extend the picture")
     padding = given["padding_mask_crop"] if given["redraw"] == "masked" else None
@@ -72,8 +72,12 @@ def _masked(given: Form, limits: Limits) -> dict[str, Any]:
     return options | {"mask": masks[0] if masks else None, "outpaint": outpaint, "padding_mask_crop": padding}
 
 
-def _picture(field: str, path: str, limits: Limits) -> Image | None:
-    return read_upload({"path": path}, limits, field, GenerationRequest.model_fields[field].title or field)
+def _pictures(field: str, paths: Sequence[str], limits: Limits) -> list[Image | None]:
+    """Uploaded pictures; more than could wait as jobs are not even read."""
+    if len(paths) > limits.jobs_per_owner:
+        raise reject(field, f"{len(paths):,} pictures", f"at most {limits.jobs_per_owner} at once on this server")
+    label = GenerationRequest.model_fields[field].title or field
+    return [read_upload({"path": path}, limits, field, label) for path in paths]
 
 
 def mean_the_same(field: str, one: Any, other: Any) -> bool:

@@ -6,11 +6,14 @@ that has not come through here.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import ipaddress
 import re
 import secrets
 import socket
+from contextlib import suppress
+from math import inf
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,12 +24,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.settings import Settings, is_loopback
 from ui.login import Login
+from ui.uploads import make_way
 
 OWNER_COOKIE = "darkroom_owner"
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")  # secrets.token_urlsafe(32)
 YEAR = 365 * 24 * 3600
 SAFE_METHODS = ("GET", "HEAD")
-REMOTE_FILE = re.compile(r"/gradio_api/(file=https?:|proxy=)", re.IGNORECASE)
+NOT_OURS = re.compile(
+    r"/gradio_api/(file=https?:|file/|proxy=|process_recording|dev/|(undo-)?vibe|profiling)", re.IGNORECASE
+)
+"""Where gradio would fetch from other servers, keep files that it never clears, or show its own workshop."""
+UPLOAD = "/gradio_api/upload"
 OPEN_PATHS = ("/livez", "/readyz", "/gradio_api/startup-events")  # without a login; the last one gradio asks itself
 FRAMES = {"space": "'self' https://huggingface.co https://*.hf.space"}  # by mode; else only our own pages
 
@@ -38,7 +46,7 @@ class Guard:
 
     def __init__(self, settings: Settings, login: Login | None) -> None:
         self._login = login
-        self._limit = settings.limits.upload_bytes
+        self._limits = settings.limits
         self._mode = settings.mode
         self._public = set(settings.names)
         self._https = set(settings.names) if settings.mode == "space" else set()  # behind a proxy that speaks TLS
@@ -60,7 +68,7 @@ class Guard:
 
     def protect(self, app: ASGIApp) -> ASGIApp:
         """`app` behind this gate."""
-        limited = RequestBodyLimitMiddleware(app, self._limit)
+        limited = RequestBodyLimitMiddleware(app, self._limits.upload_bytes)
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan":
@@ -77,7 +85,7 @@ class Guard:
             scope["scheme"] = "https"
         request = Request(scope)
         headers = dict(self._headers)
-        inner = self._refusal(request) or self._login_first(request) or app
+        inner = self._refusal(request) or self._login_first(request) or await self._full(request) or app
         if inner is app:
             headers |= self._identify(request)
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"origin"]  # or gradio reflects it
@@ -95,8 +103,8 @@ class Guard:
             return PlainTextResponse(text, 421)
         if not self._is_own_page(request):
             return PlainTextResponse("Requests from other websites are not answered here.", 403)
-        if REMOTE_FILE.match(request.scope["path"]):
-            return PlainTextResponse("Files of other servers are not fetched here.", 403)
+        if NOT_OURS.match(request.scope["path"]):
+            return PlainTextResponse("This is not served here; files of other servers are not fetched.", 403)
         return None
 
     def _is_own_host(self, host: str) -> bool:
@@ -126,13 +134,22 @@ class Guard:
             return None
         return None if self._login.is_done(request) and path != self._login.path else self._login
 
-    def _identify(self, request: Request) -> dict[str, str]:
-        """Note whose request this is, and whether our cookie says so. Returns the headers that give it to who is new.
+    async def _full(self, request: Request) -> Response | None:
+        """An answer to an upload for which there is no room."""
+        most = self._limits.uploads_in_all
+        if request.scope["path"] != UPLOAD or most == inf or await asyncio.to_thread(make_way, most):
+            return None
+        return PlainTextResponse("This server has no room for more pictures now; try again in ten minutes.", 507)
 
-        Only the page itself gives cookies, and never from a cache; whoever sends none owns what this one request
-        makes, and nothing else. The key is a hash: what stands in the database opens no door.
+    def _identify(self, request: Request) -> dict[str, str]:
+        """Note whose request this is, from where, and whether our cookie says so.
+
+        Returns the headers that give a cookie to who is new. Only the page itself gives cookies, and never from a
+        cache; whoever sends none owns what this one request makes, and nothing else. The key is a hash: what stands
+        in the database opens no door.
         """
         state = request.scope.setdefault("state", {})
+        state["address"] = _address(request) if self._mode == "space" else ""
         if self._mode == "local":
             state["owner"], state["is_known"] = "local", True
             return {}
@@ -155,6 +172,20 @@ def _host_name(url: str) -> str:
         return (urlsplit(url).hostname or "").rstrip(".")
     except ValueError:
         return ""
+
+
+def _address(request: Request) -> str:
+    """The last public address that proxies noted: earlier ones may be made up. Of IPv6 the part that one household
+    has; empty if there is none.
+    """
+    for hop in reversed(request.headers.get("x-forwarded-for", "").split(",")):
+        with suppress(ValueError):
+            address = ipaddress.ip_address(hop.strip())
+            if address.is_global:
+                return str(
+                    address if address.version == 4 else ipaddress.ip_network((int(address), 64), strict=False)
+                )
+    return ""
 
 
 def _is_ip(name: str) -> bool:

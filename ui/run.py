@@ -34,7 +34,7 @@ from ui.editing import extended, outlook
 from ui.form import EDITING, REMEMBERED, SIDES, read_form, write_form
 from ui.hires import enlarging
 from ui.live import data_uri
-from ui.server import is_known, owner_of, unread
+from ui.server import address_of, is_known, owner_of, unread
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
 OFFERED = ("sampler", "vae", "refiner", "refiner_start", "distilled_guidance")  # offered by model
@@ -145,7 +145,7 @@ class Desk:
         with told():
             wanted = self.read(dict(zip(self.fields, values, strict=True)))
             for resolved in [self.engine.resolve(each) for each in wanted]:  # all are checked before the first waits
-                self.queue.submit(resolved, owner_of(request))
+                self.queue.submit(resolved, owner_of(request), address_of(request))
 
     def read(self, given: Mapping[str, Any]) -> list[GenerationRequest]:
         """The requests in the raw values of the form's fields."""
@@ -320,7 +320,7 @@ class Desk:
         return self._newest_preview[1]
 
     def submit(self, wanted: GenerationRequest, request: gr.Request) -> JobState:
-        return self.queue.submit(self.engine.resolve(wanted), owner_of(request))
+        return self.queue.submit(self.engine.resolve(wanted), owner_of(request), address_of(request))
 
     async def _job(self, event: gr.EventData, request: gr.Request) -> JobState:
         async for state in self.queue.attach(str(event._data.get("job")), owner_of(request)):

@@ -47,6 +47,11 @@ def owner_of(request: gr.Request) -> str:
     return str(request.state.owner)
 
 
+def address_of(request: gr.Request) -> str:
+    """Where the visitor of a Space asks from; empty elsewhere, and where the proxy does not say."""
+    return str(request.state.address)
+
+
 def is_known(request: gr.Request) -> bool:
     """Whether the visitor's browser keeps our cookie; each request of one that does not has an owner of its own."""
     return bool(request.state.is_known)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from gradio.utils import get_upload_folder
@@ -15,6 +18,8 @@ from core.request import GenerationRequest, reject
 from core.settings import Limits
 from core.units import Control
 
+KEEP_SECONDS = 600.0
+LEAST_BYTES = 2**16  # that a file counts, so that a million empty ones are none to go through
 MOST_CONTROLS: int = bounds(GenerationRequest.model_fields["controls"])["max_length"]
 
 
@@ -27,6 +32,29 @@ def uploaded(value: Any, field: str, label: str) -> Path:
     if not Path(path).is_file():
         raise RequestError(field, "a file that is gone", "a picture that is sent again", label)
     return Path(path)
+
+
+def make_way(most: float) -> bool:
+    """Whether the folder of uploads holds less than `most` bytes, once the oldest have made way.
+
+    Those of the last KEEP_SECONDS stay: they may be on somebody's canvas, or just coming in.
+    """
+    folder, files = Path(get_upload_folder()), []
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # gradio clears up, too
+            stat = file.stat()
+            if S_ISREG(stat.st_mode):
+                files.append((stat.st_mtime, max(stat.st_size, LEAST_BYTES), file))
+    held = sum(size for _, size, _ in files)
+    for changed, size, file in sorted(files):
+        if held < most or time.time() - changed < KEEP_SECONDS:
+            break
+        file.unlink(missing_ok=True)
+        held -= size
+        with suppress(OSError):  # there is more in it
+            if file.parent != folder:
+                file.parent.rmdir()
+    return held < most
 
 
 def read_upload(value: Any, limits: Limits, field: str, label: str) -> Image | None:
