@@ -75,16 +75,16 @@ class ModelCache:
             return sum(entry.size for key, entry in self._entries.items() if key in keys)
 
     def models(self, but: Collection[Key] = ()) -> list[tuple[Key, int, Any]]:
-        """All that is loaded, without those of `but`: key, bytes, model."""
+        """All networks that are loaded, without those of `but`: key, bytes, model. Tokenizers and LoRAs are none."""
         with self._lock:
-            return [(k, e.size, e.model) for k, e in self._entries.items() if e.model is not None and k not in but]
+            entries = [(key, entry.size, entry.model) for key, entry in self._entries.items() if key not in but]
+        return [entry for entry in entries if hasattr(entry[2], "parameters")]
 
     def loaded(self) -> list[Loaded]:
-        """All that has weights, in words."""
+        """All networks, in words."""
         return [
             Loaded("/".join(key.path.parts[-2:]), size, _precision(key, model), str(model.device))
             for key, size, model in self.models()
-            if size
         ]
 
     def clear(self, but: Collection[Key] = ()) -> None:

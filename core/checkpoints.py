@@ -165,7 +165,7 @@ def _describe_file(path: Path) -> Checkpoint:
         title=path.stem,
         size_bytes=path.stat().st_size,
         native_size=512 if small else family.native_size,
-        **_best(family, few),
+        **_best(family, scheduler, few),
         latent_format=family.latent_format,
         options=family.options,
         scheduler_config=scheduler,
@@ -194,8 +194,9 @@ def _describe(folder: Path) -> Checkpoint:
     if index[predicting][1] != family.denoiser:
         raise CheckpointError(f"its {predicting} is none of {family.title}")
     card = _card(folder / "darkroom.json")
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = {**read_json(folder / "scheduler" / "scheduler_config.json"), **family.levels}
     scheduler_class = str(scheduler.get("_class_name", ""))
+    sampler = SCHEDULER_SAMPLERS.get(scheduler_class)
     denoiser, vae = configs[predicting], configs["vae"]
     if scheduler.get("time_shift_type", "exponential") != "exponential" or scheduler.get("shift_terminal"):
         raise CheckpointError("its noise levels are shifted in a way that Darkroom does not know")
@@ -204,11 +205,11 @@ def _describe(folder: Path) -> Checkpoint:
         title=card.title or folder.name,
         size_bytes=sum(file.stat().st_size for part in parts for file in part.files),
         native_size=denoiser["sample_size"] * _pixels(vae) if "sample_size" in denoiser else family.native_size,
-        **_best(family, few_steps(folder.name, scheduler_class), card, SCHEDULER_SAMPLERS.get(scheduler_class)),
+        **_best(family, scheduler, few_steps(folder.name, scheduler_class), card, sampler),
         examples=tuple(card.examples),
         latent_format=_latent_format(card) or family.latent_format,
         options={key: value for key, value in index.items() if not isinstance(value, list)},
-        scheduler_config={**scheduler, **family.levels},
+        scheduler_config=scheduler,
         **_facts(name, parts, denoiser, vae),
         clip_skips=_clip_skips(family, configs[reading]),
     )
@@ -261,12 +262,21 @@ def _family(index: Mapping[str, Any], encoder: Mapping[str, Any]) -> str:
 
 
 def _best(
-    family: Family, few: FewSteps | None, card: Card | None = None, sampler: str | None = None
+    family: Family,
+    levels: Mapping[str, Any],
+    few: FewSteps | None,
+    card: Card | None = None,
+    sampler: str | None = None,
 ) -> dict[str, Any]:
-    """Sampler, guidance and steps: its maker's, else of how it was distilled or trained, else its family's."""
+    """Sampler, guidance and steps: its maker's, else of how it was distilled or trained, else its family's.
+
+    Of the samplers the first that can follow its noise `levels`.
+    """
     said = card or Card()
+    known = usable(levels)
+    wanted = (said.sampler, few and few.sampler, sampler, family.sampler, *known)
     return {
-        "sampler": said.sampler or (few.sampler if few else sampler or family.sampler),
+        "sampler": next(name for name in wanted if name in known),
         "guidance_scale": said.guidance_scale or (few.guidance_scale if few else family.guidance_scale),
         "steps": said.steps or (few.steps if few else STEPS),
     }

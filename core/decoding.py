@@ -96,5 +96,6 @@ def _tile(vae: Any) -> None:
 
 def empty_caches() -> None:
     """Give memory that torch keeps for later back to the device."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+        torch.accelerator.empty_host_cache()

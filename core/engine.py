@@ -118,9 +118,21 @@ class Engine:
         checkpoint = self._fitted(request)
         nets = networks.asked_for(request, checkpoint, self._networks)
         footprint = replace(checkpoint.footprint, nets=tuple(net.parameters for net in nets))
+        parts = [*checkpoint.parts, *nets]
         if refiner := self._refiner(request, checkpoint):
             footprint = footprint.with_refiner(refiner.footprint)
-        return memory.plan(self.machine(), footprint, request)
+            parts += refiner.parts
+        return memory.plan(self._with_waiting(self.machine(), parts), footprint, request)
+
+    def _with_waiting(self, now: Machine, parts: Sequence[Part]) -> Machine:
+        """`now` for a run of `parts`: those that wait in RAM beside a GPU take no more of it."""
+        paths = {part.key.path for part in parts}
+        waiting = [
+            size
+            for key, size, model in self._models.models()
+            if key.path in paths and model.device.type == "cpu" and now.has_memory_of_its_own
+        ]
+        return replace(now, ram_held=sum(waiting))
 
     def loaded(self) -> list[Loaded]:
         """What is in memory, with its weights."""
@@ -291,6 +303,8 @@ class Engine:
         """Where it is needed, models that this run does not use leave the device: for the RAM, or for good."""
         own, now = [loader.key(part) for checkpoint in used for part in checkpoint.parts], self.machine()
         needs = loader.plan.needs
+        if now.has_memory_of_its_own and loader.plan.ram > now.ram_free:
+            self._models.clear(but=own)
         if now.has_memory_of_its_own and needs > now.memory_free:
             for _, _, model in self._models.models(but=own):
                 model.to("cpu")
@@ -354,6 +368,8 @@ class Engine:
             return None
         if checkpoint.family != "sdxl":
             raise reject("refiner", request.refiner, f"none with {checkpoint.title}, which is no model of SDXL")
+        if checkpoint.inpaints_only:
+            raise reject("refiner", request.refiner, f"none with {checkpoint.title}, which is for inpainting alone")
         known = {refiner.name: refiner for refiner in self.refiners()}
         if request.refiner not in known:
             raise reject("refiner", request.refiner, "one of " + ", ".join(known or ["none, as there is none yet"]))

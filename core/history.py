@@ -36,8 +36,9 @@ MOST_KEPT = 8  # jobs whose pictures stay in memory because they could not be sa
 FORGET_SECONDS = 7 * 86400.0  # after which jobs that made no picture are dropped at a start
 OURS = re.compile(r"([0-9]{8}-[0-9]{6}-[0-9a-f]{16}|[0-9a-f]{64})\.(png|webp)")  # other files are left alone
 
-JOBS = """SELECT *, (SELECT group_concat(id) FROM (SELECT id FROM pictures WHERE job = jobs.id ORDER BY position))
-    AS pictures FROM jobs """
+JOBS = (
+    """SELECT *, (SELECT json_group_object(position, id) FROM pictures WHERE job = jobs.id) AS pictures FROM jobs """
+)
 EVERY_PICTURE = Filters()
 INPUTS = "SELECT substr(fingerprint, 8) FROM inputs"  # without "sha256:"
 PICTURES = "SELECT pictures.*, jobs.request FROM pictures JOIN jobs ON jobs.id = pictures.job "
@@ -90,7 +91,7 @@ class History:
                     (job, owner, text, request.prompt, request.checkpoint, request.task, now),
                 )
                 database.executemany("INSERT INTO inputs VALUES (?, ?, ?)", [(job, *size) for size in sizes.items()])
-        return JobRow(job, owner, outline(text), Status.QUEUED, None, now, None, ())
+        return JobRow(job, owner, outline(text), Status.QUEUED, None, now, None, {})
 
     def start(self, job: str) -> None:
         """A queued job runs from now on; how often it starts without coming to an end is counted."""
@@ -105,8 +106,8 @@ class History:
         change = "UPDATE jobs SET status = ?, error = ?, ended = ? WHERE id = ? AND ended IS NULL"
         self._change(change, status, error, time.time(), job)
 
-    def save(self, job: str, owner: str, finished: Finished, seconds: float) -> tuple[str, ...]:
-        """Write the pictures of a job of `owner`; with the last of them it is done. Returns their ids.
+    def save(self, job: str, owner: str, finished: Finished, seconds: float) -> dict[int, str]:
+        """Write the pictures of a job of `owner`; with the last of them it is done. Returns their ids by their place.
 
         On StorageError the pictures stay in memory under their ids, for the last few such jobs.
         """
@@ -128,7 +129,7 @@ class History:
         except StorageError:
             self._keep(job, rows)
             raise
-        return tuple(row.id for row in rows)
+        return {row.index: row.id for row in rows}
 
     # Jobs: what is known about them
 
@@ -158,10 +159,10 @@ class History:
         with self._transaction() as database:
             return self._job_row(self._job(database, job, owner))
 
-    def kept(self, job: str) -> tuple[str, ...]:
-        """The ids of a job's pictures that are in memory because they could not be saved."""
+    def kept(self, job: str) -> dict[int, str]:
+        """The ids, by their place in the batch, of a job's pictures that could not be saved and are in memory."""
         with self._lock:
-            return tuple(picture.id for picture in self._kept.get(job, ()))
+            return {picture.index: picture.id for picture in self._kept.get(job, ())}
 
     def request(self, job: str, owner: str) -> GenerationRequest:
         """A job's request, whole. Raises NotFound as `job` does, StorageError if a picture it began from is gone."""
@@ -325,6 +326,7 @@ class History:
         return row
 
     def _job_row(self, row: sqlite3.Row) -> JobRow:
+        saved = json.loads(row["pictures"])
         return JobRow(
             id=row["id"],
             owner=row["owner"],
@@ -333,7 +335,7 @@ class History:
             error=row["error"],
             created=row["created"],
             seconds=row["seconds"],
-            pictures=tuple(row["pictures"].split(",")) if row["pictures"] else self.kept(row["id"]),
+            pictures=dict(sorted((int(place), id) for place, id in saved.items())) or self.kept(row["id"]),
         )
 
     def _readable(self, rows: Sequence[sqlite3.Row]) -> list[JobRow]:
@@ -358,7 +360,7 @@ class History:
     def _delete_rows(self, rows: Sequence[PictureRow]) -> None:
         """Pictures, and jobs that have none left, in the database or in memory."""
         deleted = {row.id for row in rows}
-        emptied = [row.job for row in rows if deleted.issuperset(self.kept(row.job))]
+        emptied = [row.job for row in rows if deleted.issuperset(self.kept(row.job).values())]
         with self._transaction() as database:
             database.executemany("DELETE FROM pictures WHERE id = ?", [(id,) for id in deleted])
             database.executemany(

@@ -23,8 +23,8 @@ class JobState:
 
     `place` is 1 for the job that runs next, None unless queued. `loading` says what is made ready before the first
     step. `preview` has one pixel a latent. `seconds_left` is an estimate while queued or running; `seconds` is how
-    long the run took without loading the model. `pictures` are ids for `History.picture`. `notice` says what went
-    otherwise than planned.
+    long the run took without loading the model. `pictures` are ids for `History.picture` by their place in the
+    batch. `notice` says what went otherwise than planned.
     """
 
     id: str
@@ -39,7 +39,7 @@ class JobState:
     preview: Image | None = None
     seconds_left: float | None = None
     seconds: float | None = None
-    pictures: tuple[str, ...] = ()
+    pictures: dict[int, str] = field(default_factory=dict)
     error: str | None = None
     notice: str | None = None
 

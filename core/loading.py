@@ -107,7 +107,8 @@ class Loader:
             return model
 
         size = part.parameters * (1 if key.rounded else BYTES[dtype])
-        return self.in_use.enter_context(self.models.use(key, size, load))
+        model = self.in_use.enter_context(self.models.use(key, size, load))
+        return model.to(device) if part.weights else model  # it may have made room for another
 
     def key(self, part: Part) -> Key:
         """Under which a part is kept for this plan."""

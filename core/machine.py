@@ -21,7 +21,8 @@ BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 class Machine:
     """`device` as torch names it; memory in bytes, of the GPU where there is one, within the container's limits.
 
-    `held` is what this process already has of it for models, free to be used anew; `ram_free` is of the RAM.
+    `held` is what this process already has of it for models, free to be used anew. `ram_free` is of the RAM beside a
+    GPU, and `ram_held` what a run's own models have of that.
     """
 
     device: str
@@ -32,6 +33,7 @@ class Machine:
     dtype: DType = "float32"
     held: int = 0
     ram_free: int = 0
+    ram_held: int = 0
 
     @property
     def is_gpu(self) -> bool:

@@ -100,7 +100,7 @@ WAYS = (
 offload of SDXL at batch 4 takes 16.1 instead of 11.4 s (https://huggingface.co/blog/simple_sdxl_optimizations),
 leaf-level group offload of FLUX 1.86 instead of 0.49 s (diffusers' benchmarks).
 """
-WITHOUT_OFFLOAD = WAYS[:2]  # where the device's memory is the RAM
+WITHOUT_OFFLOAD: tuple[Way, ...] = WAYS[:2]  # where the device's memory is the RAM
 ROUNDED = replace(
     WAYS[-1],
     words="the model, its weights rounded to 8 bits, goes through the GPU layer by layer",
@@ -113,7 +113,9 @@ ROUNDED_WITHOUT_OFFLOAD = replace(
     slower="slower, pictures differ a little",
     rounds=True,
 )
-"""Last: for when no other way fits. Not with LoRAs: most of what these add is less than the rounding takes."""
+"""Last: for when no other way fits. Not with LoRAs: most of what these add is less than the rounding takes. Not on
+Apple's GPUs: torch has no such numbers there.
+"""
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ class MemoryPlan:
         return f"{self.dtype}, weights in 8 bits" if self.way.rounds else self.dtype
 
     def fits(self, machine: Machine) -> bool:
-        return self.needs + RESERVE.value * GB <= machine.room and self.ram <= machine.ram_free + machine.held
+        return self.needs + RESERVE.value * GB <= machine.room and self.ram <= machine.ram_free + machine.ram_held
 
     def foretold(self, machine: Machine) -> str:
         """What the run will need, and what is done where that is more than there is."""
@@ -247,7 +249,9 @@ def plan(machine: Machine, footprint: Footprint, request: GenerationRequest) -> 
 
 def plans(machine: Machine, footprint: Footprint, work: Work) -> list[MemoryPlan]:
     """Every way to do it, from the fastest to the lightest; each knows the next."""
-    ways = (*WAYS, ROUNDED) if machine.has_memory_of_its_own else (*WITHOUT_OFFLOAD, ROUNDED_WITHOUT_OFFLOAD)
+    ways = (*WAYS, ROUNDED) if machine.has_memory_of_its_own else WITHOUT_OFFLOAD
+    if machine.device == "cpu":
+        ways += (ROUNDED_WITHOUT_OFFLOAD,)
     result: list[MemoryPlan] = []
     vae_dtype: DType = "float32" if footprint.wide_vae and machine.dtype == "float16" else machine.dtype
     for way in reversed([way for way in ways if not (way.rounds and work.merges)]):
@@ -327,9 +331,9 @@ def _what_fits(machine: Machine, footprint: Footprint, work: Work) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or (a plain RuntimeError of torch's) in RAM."""
+    """Whether an error says that memory ran out: on a GPU, or with a plain RuntimeError in RAM or on Apple's."""
     return (
         type(error).__name__ == "OutOfMemoryError"
         or isinstance(error, MemoryError)
-        or "DefaultCPUAllocator" in str(error)
+        or any(said in str(error) for said in ("DefaultCPUAllocator", "MPS backend out of memory"))
     )

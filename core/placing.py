@@ -64,6 +64,10 @@ def placed(modules: Placed, way: Way, device: str) -> Iterator[None]:
                     undo.enter_context(_streamed(module, device))
                 elif name in way.leaving:
                     undo.enter_context(_hooked(module, turn, unit))
+                    if isinstance(patches := getattr(module, "pos_embed", None), torch.nn.Module):
+                        undo.enter_context(
+                            _hooked(patches, turn, unit)
+                        )  # SD 3's networks ask for it before the whole
                 else:
                     module.to(device)
         for denoiser in modules.denoisers:

@@ -38,6 +38,8 @@ def outline(request: str) -> GenerationRequest:
 
 @dataclass(frozen=True)
 class JobRow:
+    """`pictures` are ids by their place in the batch: picture k has seed + k, whichever others were deleted."""
+
     id: str
     owner: str
     request: GenerationRequest  # an outline
@@ -45,7 +47,7 @@ class JobRow:
     error: str | None
     created: float
     seconds: float | None
-    pictures: tuple[str, ...]
+    pictures: dict[int, str]
 
 
 @dataclass(frozen=True)

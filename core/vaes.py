@@ -16,7 +16,8 @@ from core.shapes import vae_config
 
 PREFIX = "first_stage_model."  # where a VAE's keys are those of a whole checkpoint
 FITS_FLOAT16 = ("fp16-fix", "fp16_fix", "fp16fix")  # in the names of XL's VAEs that were made to
-USUAL = {"latent_channels": 4, "scaling_factor": 0.18215, "sample_size": 512}  # what configs leave out
+USUAL = {"latent_channels": 4, "scaling_factor": 0.18215, "sample_size": 512, "shift_factor": None}
+"""What configs leave out."""
 Described = tuple[Part, Mapping[str, Any]]
 
 
@@ -73,7 +74,7 @@ def _describe_folder(folder: Path) -> Described:
 def _describe_file(path: Path, checkpoint: Checkpoint) -> Described:
     """A file does not say how its latents are scaled: they are the checkpoint's."""
     prefix, own = without_prefix(read_shapes(path), PREFIX)
-    facts = {name: _fact(name, checkpoint.vae_config) for name in ("sample_size", "scaling_factor")}
+    facts = {name: _fact(name, checkpoint.vae_config) for name in ("sample_size", "scaling_factor", "shift_factor")}
     config = {**vae_config(own), **facts}
     named = path / checkpoint.family  # loaded for one family it is another model than for another
     return Part("vae", named, "AutoencoderKL", path, count_parameters(own), Source(prefix, config)), config

@@ -118,6 +118,53 @@ def test_ctrl_enter_generates_and_escape_stops(page: Page) -> None:
     wait_for_status(page, "Stopped", timeout=10)
 
 
+def test_ctrl_enter_makes_one_job_and_only_where_generate_is_seen(page: Page) -> None:
+    jobs = page.locator("#stage .film li").count()
+    page.get_by_role("tab", name="History").click()
+    page.keyboard.press("Control+Enter")
+    page.get_by_role("tab", name="Create").click()
+    page.fill("#field-steps input[type=number]", "2")
+    page.keyboard.down("Control")
+    for _ in range(3):  # held down: the second and third are repeats
+        page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    page.keyboard.up("Control")
+    wait_for_status(page, "^Seed ")
+    expect(page.locator("#stage .film li")).to_have_count(jobs + 1)
+
+
+def test_escape_clears_a_search_and_an_input_method_before_it_stops_a_run(page: Page) -> None:
+    page.fill("#field-steps input[type=number]", "150")
+    page.keyboard.press("Control+Enter")
+    wait_for_status(page, r"Step \d+ of 150")
+    page.locator("#field-prompt textarea").dispatch_event("keydown", {"key": "Escape", "isComposing": True})
+    page.get_by_role("tab", name="LoRA").click()
+    page.get_by_label("Search LoRAs").press("Escape")
+    page.get_by_role("tab", name="Text to image").click()
+    at = int(wait_for_status(page, r"Step (\d+) of 150")[1])
+    wait_for_status(page, rf"Step (?!{at} )\d+ of 150")
+    stop_all(page)
+
+
+def test_ctrl_and_arrows_weigh_what_the_cursor_is_in(page: Page) -> None:
+    field = page.locator("#field-prompt textarea")
+    field.fill("a red circle")
+    field.evaluate("(field) => field.setSelectionRange(4, 4)")
+    for keys, text in (
+        ("Control+ArrowUp", "a (red:1.1) circle"),
+        ("Control+ArrowUp", "a (red:1.2) circle"),
+        ("Control+ArrowDown", "a (red:1.1) circle"),
+        ("Control+ArrowDown", "a red circle"),
+        ("Control+ArrowDown", "a (red:0.9) circle"),
+        ("Control+z", "a red circle"),
+    ):
+        field.press(keys)
+        expect(field).to_have_value(text)
+    field.evaluate("(field) => field.setSelectionRange(2, 12)")
+    field.press("Control+ArrowUp")
+    expect(field).to_have_value("a (red circle:1.1)")
+
+
 def test_several_jobs_wait_in_the_film_and_can_be_cancelled(page: Page) -> None:
     generate(page, steps=150)
     expect(page.locator("#go")).to_have_accessible_name(re.compile("^Queue another"))

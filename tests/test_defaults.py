@@ -63,6 +63,12 @@ def test_a_folders_card_goes_before_its_name(models: Path) -> None:
     assert (told.sampler, told.guidance_scale, told.steps) == ("Euler a", 1.0, 4)
 
 
+def test_a_sampler_of_its_kind_that_its_levels_cannot_have_is_not_chosen(tmp_path: Path) -> None:
+    tiny.sd3().save_pretrained(tmp_path / "stable-diffusion-3.5-large-turbo")
+    (found,) = scan(tmp_path)
+    assert (found.sampler, found.guidance_scale, found.steps) == ("Euler", 1.0, 4)
+
+
 def test_a_single_file_gets_the_noise_levels_of_its_kind(tmp_path: Path) -> None:
     ldm.save(pipeline("sd2"), "sd2", tmp_path / "sd_turbo.safetensors")
     (found,) = scan(tmp_path)

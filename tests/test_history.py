@@ -41,7 +41,7 @@ def make(history: History, prompt: str = "a red circle", owner: str = "ann", **c
 def save(history: History, job: str, wanted: GenerationRequest, owner: str = "ann") -> tuple[str, ...]:
     history.start(job)
     finished = Finished([draw(wanted, k) for k in range(wanted.batch_size)], wanted, {"model_hash": "abc"})
-    return history.save(job, owner, finished, seconds=1.5)
+    return tuple(history.save(job, owner, finished, seconds=1.5).values())
 
 
 def look(folder: Path, sql: str) -> list[tuple]:
@@ -402,13 +402,13 @@ def test_pictures_that_cannot_be_saved_stay_in_memory(history, tmp_path, monkeyp
             save(history, job, wanted)
     assert names(tmp_path / "pictures") | names(tmp_path / "thumbnails") == set()
     history.finish(job, Status.FAILED, "full")
-    assert history.job(job, "ann").pictures == history.kept(job) != ()
-    first, second = (history.picture(id, "ann") for id in history.kept(job))
+    assert history.job(job, "ann").pictures == history.kept(job) != {}
+    first, second = (history.picture(id, "ann") for id in history.kept(job).values())
     assert first.read().startswith(b"\x89PNG") and first.read(thumbnail=True).startswith(b"RIFF")
     with pytest.raises(NotFound):
         history.picture(first.id, "bob")
     history.delete([first.id], "ann")
-    assert history.kept(job) == (second.id,)
+    assert history.kept(job) == {1: second.id}
     history.delete([second.id], "ann")
     with pytest.raises(NotFound):
         history.job(job, "ann")

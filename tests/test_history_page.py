@@ -207,9 +207,13 @@ def test_choosing_with_mouse_and_keyboard(page: Page, gallery: Locator) -> None:
     page.keyboard.press("Home")
     assert chosen(page) == [0]
     page.keyboard.press("Enter")
-    expect(page.get_by_role("dialog", name="The picture, large")).to_be_visible()
+    large = page.get_by_role("dialog", name="The picture, large")
+    expect(large).to_be_visible()
+    before = large.get_by_role("img").get_attribute("src")
+    page.keyboard.press("ArrowRight")
+    assert chosen(page) == [1] and large.get_by_role("img").get_attribute("src") != before
     page.keyboard.press("Escape")
-    expect(page.get_by_role("dialog", name="The picture, large")).to_be_hidden()
+    expect(large).to_be_hidden()
 
 
 def test_a_favourite_is_kept(page: Page, gallery: Locator, studio: Studio) -> None:
@@ -427,7 +431,7 @@ def test_a_picture_that_began_from_others_replays_and_its_settings_make_it_again
     mask = Image.linear_gradient("L").resize(source.size)  # greys: how much may change
     fields = {"image": source, "mask": mask, "strength": 1.0, "mask_feather": 2, "width": None, "height": None}
     job = studio.queue.submit(RESOLVED.replace(prompt="a green tree", **fields), "local")
-    (id,) = studio.queue.wait(job.id, "local").pictures
+    (id,) = studio.queue.wait(job.id, "local").pictures.values()
     first = studio.history.picture(id, "local").read()
     info = drop(page, first)
     info.get_by_role("button", name="Replay").click()

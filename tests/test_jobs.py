@@ -83,7 +83,7 @@ def test_a_job_becomes_pictures(start):
     done = darkroom.queue.wait(darkroom.queue.submit(wanted, "ann").id, "ann")
     assert (done.status, done.step, done.total, done.place, done.preview) == (Status.DONE, 4, 4, None, None)
     assert done.seconds > 0 and done.request == wanted
-    for index, id in enumerate(done.pictures):
+    for index, id in done.pictures.items():
         with Image.open(darkroom.history.picture(id, "ann").path) as png:
             assert fingerprint(png) == fingerprint(draw(wanted, index))
 
@@ -223,9 +223,9 @@ def test_deleted_pictures_leave_the_film_of_those_who_look_on(start):
         assert await anext(film) == ()
         made = await asyncio.to_thread(darkroom.make, batch_size=2)
         await until_film(film, lambda states: states and states[0].pictures == made.pictures)
-        await asyncio.to_thread(darkroom.history.delete, made.pictures[:1], "ann")
-        await until_film(film, lambda states: states[0].pictures == made.pictures[1:])
-        await asyncio.to_thread(darkroom.history.delete, made.pictures[1:], "ann")
+        await asyncio.to_thread(darkroom.history.delete, [made.pictures[0]], "ann")
+        await until_film(film, lambda states: states[0].pictures == {1: made.pictures[1]})  # it keeps its seed
+        await asyncio.to_thread(darkroom.history.delete, [made.pictures[1]], "ann")
         await until_film(film, lambda states: states == ())
         await film.aclose()
 
@@ -426,7 +426,7 @@ def test_pictures_that_cannot_be_saved_are_still_shown_and_the_next_job_runs(sta
     (tmp_path / "pictures").write_text("in the way")
     failed = darkroom.make(batch_size=2)
     assert (failed.status, failed.error) == (Status.FAILED, "The data folder cannot be read or written.")
-    assert [darkroom.history.picture(id, "ann").read()[:4] for id in failed.pictures] == [b"\x89PNG"] * 2
+    assert [darkroom.history.picture(id, "ann").read()[:4] for id in failed.pictures.values()] == [b"\x89PNG"] * 2
     assert film(darkroom)[0].pictures == failed.pictures
     (tmp_path / "pictures").unlink()
     (tmp_path / "pictures").mkdir()

@@ -113,6 +113,11 @@ def test_a_run_reports_what_it_merged(engine):
     assert report.matched == {"unet": 32, "text_encoder": 12} and report.unmatched == ()
 
 
+def test_what_is_loaded_is_listed_beside_a_lora(engine):
+    run(engine, Lora(name="ink"))
+    assert {part.name.rpartition("/")[2] for part in engine.loaded()} >= set(NETWORKS)
+
+
 def test_a_lora_already_seen_is_not_read_again(engine, monkeypatch):
     expected = pixels(engine, Lora(name="ink"))
     pixels(engine)

@@ -82,6 +82,19 @@ def test_a_switched_lora_changes_the_picture_and_off_again_gives_the_bases_bits(
     assert np.array_equal(draw(page), base)
 
 
+def test_a_weight_counts_as_soon_as_it_is_typed_and_stays_when_the_page_is_loaded_anew(page: Page) -> None:
+    page.get_by_role("checkbox", name="ink").check()
+    page.get_by_label("Weight of ink, as a number", exact=True).fill("0.4")
+    page.keyboard.press("Control+Enter")
+    wait_for_status(page, "Seed 7$")
+    page.get_by_role("button", name="Use settings").click()
+    chip = page.locator("#additions li")
+    expect(chip).to_have_text(re.compile(r"LoRA\s*ink\s*0\.4"))
+    page.reload(wait_until="domcontentloaded")
+    expect(chip).to_have_text(re.compile(r"LoRA\s*ink\s*0\.4"), timeout=30_000)
+    page.get_by_role("button", name="Switch off ink").click()
+
+
 def test_the_list_is_searched_filtered_gives_words_and_takes_files(page: Page, models: Path, tmp_path: Path) -> None:
     names = page.locator("#lora li b")
     expect(names).to_have_text(["ink", "style/wash", "broken"])

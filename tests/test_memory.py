@@ -101,6 +101,20 @@ def test_what_this_process_holds_is_there_to_be_used() -> None:
     assert plan(full, XL, request(1024)).way == WAYS[0]
 
 
+def test_weights_that_wait_in_ram_take_no_more_of_it() -> None:
+    after = replace(gpu(5), ram_free=2 * GB, ram_held=8 * GB)
+    assert plan(after, XL, request(1024)).way.leaving
+    with pytest.raises(OutOfMemory):  # what is held of the GPU is no RAM
+        plan(replace(gpu(0.1), held=5 * GB, ram_free=2 * GB), XL, request(1024))
+
+
+def test_on_apples_gpus_nothing_is_rounded() -> None:
+    apple = replace(CPU, device="mps")
+    assert [each.way for each in plans(apple, XL, Work.of(request(1024)))] == list(WAYS[:2])
+    with pytest.raises(OutOfMemory, match="no size of this model fits"):
+        plan(replace(apple, memory_free=6 * GB), XL, request(1024))
+
+
 def test_a_vae_that_float16_is_too_narrow_for_is_planned_in_float32() -> None:
     old = replace(gpu(24), dtype="float16")
     assert plan(old, XL, request(1024)).vae_dtype == "float32"
@@ -197,4 +211,5 @@ def test_a_device_that_is_not_there_is_named() -> None:
 def test_errors_of_memory_are_known_from_others() -> None:
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 8.7 GiB)"))
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))

@@ -30,6 +30,10 @@ pytestmark = [  # gradio's own, of pandas
 WHY = "Model: its file <b>ended</b> too early."
 
 
+NO_STORAGE = """for (const name of ["localStorage", "sessionStorage"])
+  Object.defineProperty(window, name, { get() { throw new DOMException("Access is denied", "SecurityError"); } });"""
+
+
 def fails(_: GenerationRequest) -> Iterator[Event]:
     yield Loading("Pocket")
     raise CheckpointError(WHY)
@@ -76,6 +80,7 @@ def test_failed_gone_and_without_cookies(browser: Browser, tmp_path: Path, monke
         expect(page.locator("#stage .stranger")).to_be_hidden()
 
         framed = browser.new_page()
+        framed.add_init_script(NO_STORAGE)
         framed.route(url, without_cookies)
         framed.route(f"{url}frame", lambda route: route.fulfill(content_type="text/html", body="<iframe src=/>"))
         framed.goto(f"{url}frame")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,11 @@ from core import Engine, Finished, GenerationRequest, Notice, Settings, Step
 from core.decoding import picture
 from core.errors import DarkroomError
 from core.families.sd import Components, StableDiffusion
+from core.loading import Loader
+from core.machine import Machine
 from core.memory import WAYS
 from core.placing import Placed, placed
+from core.sizes import GB
 from tests import tiny
 
 QUICK = {"prompt": "a red circle on a blue background", "seed": 7, "steps": 2, "width": 64, "height": 64}
@@ -54,6 +59,27 @@ def test_what_leaves_the_device_is_dropped_and_not_copied_back():
             assert [each for each in modules if each.weight.is_meta] == [module]
     for module, (place, weight) in zip(modules, before, strict=True):
         assert module.weight.data_ptr() == place and torch.equal(module.weight, weight)
+
+
+def test_a_network_that_asks_for_patches_first_finds_them_on_the_device():
+    """As those of SD 3.5 large do: they take what the transformer's `pos_embed` makes."""
+    encoder, denoiser, vae, net = (torch.nn.Linear(2, 2).requires_grad_(False) for _ in range(4))
+    denoiser.pos_embed = torch.nn.Linear(2, 2).requires_grad_(False)
+    with placed(Placed((encoder,), denoiser, vae, (net,)), WAYS[3], "meta"):
+        assert encoder(torch.ones(1, 2)).is_meta
+        assert net(denoiser.pos_embed(torch.ones(1, 2))).is_meta
+    assert not hasattr(denoiser.pos_embed, "_hf_hook")
+
+
+def test_on_a_card_what_a_run_does_not_use_makes_room_and_comes_back(monkeypatch, engine, expected):
+    """The card is full, and has a LoRA and tokenizers beside the networks."""
+    run(engine, **TWICE)
+    plan = engine.plan(engine.resolve(GenerationRequest(**TWICE)))
+    card = Machine("cuda:0", "GPU", 8, 8 * GB, 0, "bfloat16", held=8 * GB, ram_free=8 * GB)
+    with ExitStack() as in_use, monkeypatch.context() as full:
+        full.setattr(engine, "machine", lambda: card)
+        engine._make_room(Loader(engine._models, "cpu", plan, in_use), [])
+    assert run(engine, **TWICE).images[0].tobytes() == expected
 
 
 def fail_once(monkeypatch, name):

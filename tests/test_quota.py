@@ -82,7 +82,7 @@ def test_the_oldest_of_all_make_room_for_whoever_comes(tmp_path: Path, size: int
 def test_when_favourites_fill_it_a_new_job_is_refused_until_one_goes(tmp_path: Path, size: int) -> None:
     darkroom = Darkroom(tmp_path, disk_per_owner=size)
     for _ in range(2):
-        (id,) = darkroom.make().pictures
+        (id,) = darkroom.make().pictures.values()
         darkroom.history.favourite(id, "ann", True)
     with pytest.raises(StorageError, match=r"^Your favourites fill the .* MB that this server keeps for you"):
         darkroom.submit()

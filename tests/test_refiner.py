@@ -88,6 +88,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     tiny.sdxl().save_pretrained(folder / "checkpoints" / "base")
     tiny.sd().save_pretrained(folder / "checkpoints" / "old")
+    tiny.sdxl(in_channels=9).save_pretrained(folder / "checkpoints" / "inpainting")
     second = refiner()
     second.save_pretrained(folder / "checkpoints" / "second")
     return folder
@@ -145,6 +146,10 @@ def test_every_way_through_memory_draws_the_same_picture(through, engine, way):
         ({"refiner": "base"}, "Refiner: “base” is not allowed; use one of second"),
         ({"refiner": "second", "checkpoint": "old"}, "use none with old, which is no model of SDXL"),
         ({"refiner": "second", "refiner_start": 1.5}, "Refiner from: 1.5 is not allowed"),
+        (
+            {"refiner": "second", "checkpoint": "inpainting", "image": picture(1), "mask": picture(1, "L")},
+            "use none with inpainting, which is for inpainting alone",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(engine, fields, message):

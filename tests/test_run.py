@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
@@ -21,6 +21,7 @@ from core.parts import Part
 from core.records import PictureRow
 from core.request import GenerationRequest
 from core.resolving import size_warning
+from core.settings import Settings
 from core.units import Hires
 from tests.darkroom import LIMITS
 from ui.form import REMEMBERED, read_form
@@ -78,20 +79,20 @@ def test_fields_follow_the_model_until_a_person_sets_them(desk: Desk) -> None:
     assert desk.follow_model("large", {}, None, None, None, None, 20) == [1024, 1024, "Euler", 7.0, 4]
 
 
-def test_what_a_browser_kept_is_looked_at_again(desk: Desk) -> None:
-    kept = dict(
-        zip(
-            REMEMBERED,
-            ["small", "Euler", 30, 5.5, 512, 256, 2, 1, True, 1.5, "Lanczos", 0.5, 0, 0.6, 8, -4],
-            strict=True,
-        )
-    )
+def test_what_a_browser_kept_is_looked_at_again() -> None:
+    nothing: Any = None
+    desk = Desk(Engine(Settings()), nothing, nothing, ["prompt"])
+    values = ["pocket", "Euler", 30, 5.5, 512, 256, 2, 1, True]
+    values += ["", "", 0.8, 3.5, 1.5, "Lanczos", 0.5, 0, 0.6, 8, -4]
+    kept = dict(zip(REMEMBERED, values, strict=True))
     assert desk.recall(json.dumps(list(kept.values()))) == list(kept.values())
     wrong: list[dict[str, Any]] = [
         {"steps": 0},
         {"width": 513},
         {"sampler": "Sorcery"},
         {"checkpoint": "gone"},
+        {"vae": "gone"},
+        {"refiner": "gone"},
         {"steps": "<b>"},
     ]
     wrong += [
@@ -137,9 +138,10 @@ def test_a_preview_is_a_small_jpeg_of_the_same_shape() -> None:
 
 def test_a_frame_carries_each_pictures_seed_as_text() -> None:
     request = GenerationRequest(prompt="x" * 300, seed=2**64 - 2, batch_size=2, width=64, height=64)
-    job = JobState("job", "local", request, Status.DONE, 0.0, pictures=("a", "b"), seconds=2.0)
+    job = JobState("job", "local", request, Status.DONE, 0.0, pictures={0: "a", 1: "b"}, seconds=2.0)
     drawn = frame(job, None)
     assert [picture["seed"] for picture in drawn["pictures"]] == [str(2**64 - 2), str(2**64 - 1)]
+    assert frame(replace(job, pictures={1: "b"}), None)["pictures"] == [{"id": "b", "seed": str(2**64 - 1)}]
     assert drawn["facts"] == "64 × 64 · 20 steps · 2 s" and len(drawn["title"]) == 200
     assert not drawn["source"]
 

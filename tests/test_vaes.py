@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from core import Engine, Finished, GenerationRequest, Settings
 from core.errors import CheckpointError, RequestError
-from tests import ldm
+from tests import ldm, tiny
 from tests.test_single_file import VAE, pipeline
 
 QUICK = {
@@ -62,6 +62,29 @@ def test_it_draws_what_a_model_draws_that_has_it(engine, checkpoint, vae):
     drawn = pixels(engine, checkpoint=checkpoint, vae=vae)
     assert drawn == pixels(engine, checkpoint="oracle")
     assert drawn != pixels(engine, checkpoint=checkpoint)
+
+
+def test_a_file_has_its_latents_about_the_middle_of_its_models(tmp_path):
+    """SD 3's and FLUX's are not about 0; the same VAE as a file draws what it draws as a folder."""
+    made = tiny.flux()
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    made.vae = tiny.vae(
+        **blocks,
+        block_out_channels=(32,) * 4,
+        norm_num_groups=32,
+        layers_per_block=2,
+        latent_channels=16,
+        scaling_factor=0.3611,
+        shift_factor=0.5,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    made.save_pretrained(tmp_path / "checkpoints" / "flux")
+    (tmp_path / "vae").mkdir()
+    state = {key: tensor.contiguous() for key, tensor in ldm.vae(made.vae).items()}
+    save_file(state, tmp_path / "vae" / "ae.safetensors")
+    engine = Engine(Settings(models=tmp_path, previews=False))
+    assert pixels(engine, vae="ae.safetensors") == pixels(engine)
 
 
 @pytest.mark.parametrize(

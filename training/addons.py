@@ -42,7 +42,7 @@ class Addon:
 
 CONTROLNETS = {
     "canny": Addon(Plan("canny", 1_900, 8, 8e-4, muon=True), 4_000),
-    "fill": Addon(Plan("fill", 500, 8, 5e-4), 1_000, after="canny"),
+    "fill": Addon(Plan("fill", 1_900, 8, 8e-4, muon=True), 2_000, after="canny"),
 }
 LORAS: dict[Style, Addon] = {
     "outline": Addon(Plan("outline", 1_500, 8, 1e-3, ema=0.99), 1_000),

@@ -98,7 +98,7 @@ def _files(job: JobState, history: History, owner: str) -> list[dict[str, Any]]:
     """A done job's pictures as downloads: copies in gradio's cache, which it clears by itself."""
     if job.status is not Status.DONE:
         raise DarkroomError(job.error or f"The job was {job.status.value}.")
-    rows = [history.picture(id, owner) for id in job.pictures]
+    rows = [history.picture(id, owner) for id in job.pictures.values()]
     cache = get_upload_folder()
     paths = [save_bytes_to_cache(row.read(), file_name(row), cache) for row in rows]
     return [FileData(path=path).model_dump() for path in paths]

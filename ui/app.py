@@ -42,6 +42,7 @@ STYLES = ("style", "chips", "easel", "compare", "history", "info", "memory", "hu
 SCRIPTS = (
     "page",
     "parts",
+    "keys",
     "remember",
     "chips",
     "easel",

@@ -31,7 +31,8 @@ MASKING = ("mask_invert", "mask_grow", "mask_feather", "mask_content", "mask_col
 EDITING = (*PICTURES, "strength", "resize_mode", *MASKING, "padding_mask_crop", "outpaint")
 """The request's fields that are for pictures that begin from a picture."""
 COMMON = ("checkpoint", "sampler", "steps", "guidance_scale", "width", "height", "batch_size", "clip_skip", "hires")
-REMEMBERED = (*COMMON, *HIRES.values(), "strength", "mask_feather", "mask_grow")
+MODELS_COMPANY = ("vae", "refiner", "refiner_start", "distilled_guidance")
+REMEMBERED = (*COMMON, *MODELS_COMPANY, *HIRES.values(), "strength", "mask_feather", "mask_grow")
 """What a browser keeps from one visit to the next."""
 EXTRAS = ("task", "redraw", "kept", *SIDES.values(), *HIRES.values())
 

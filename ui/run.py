@@ -31,13 +31,13 @@ from core.samplers import SAMPLERS
 from core.sizes import in_words
 from ui.controls import NO_REFINER, OWN_VAE
 from ui.editing import extended, outlook
-from ui.form import EDITING, REMEMBERED, SIDES, read_form, write_form
+from ui.form import EDITING, MODELS_COMPANY, REMEMBERED, SIDES, read_form, write_form
 from ui.hires import enlarging
 from ui.live import data_uri
 from ui.server import address_of, is_known, owner_of, unread
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
-OFFERED = ("sampler", "vae", "refiner", "refiner_start", "distilled_guidance")  # offered by model
+OFFERED = ("sampler", *MODELS_COMPANY)  # by model
 # fields that follow the model until a person sets them
 MODELS_OWN = ("width", "height", "sampler", "guidance_scale", "steps")
 FRAME_SECONDS = 1 / 15  # a page draws at most this often
@@ -120,7 +120,7 @@ def frame(job: JobState, preview: str | None) -> dict[str, Any]:
         "preview": preview,
         "left": None if job.seconds_left is None else duration(job.seconds_left),
         "facts": " · ".join(facts + ([duration(job.seconds)] if job.seconds else [])),
-        "pictures": [{"id": id, "seed": str((request.seed or 0) + k)} for k, id in enumerate(job.pictures)],
+        "pictures": [{"id": id, "seed": str((request.seed or 0) + k)} for k, id in job.pictures.items()],
         "error": job.error,
         "notice": job.notice,
         "width": width,
@@ -231,10 +231,9 @@ class Desk:
         """The REMEMBERED fields as this browser had them; as they are if it had none that are allowed here."""
         with suppress(DarkroomError, ValueError, TypeError, RecursionError):
             values = dict(zip(REMEMBERED, json.loads(text or ""), strict=True))
-            self.read(values | {"task": "text"})
+            (request,) = self.read(values | {"task": "text"})
             GenerationRequest(**{name: values[name] for name in REMEMBERED if name in EDITING})
-            known = self.checkpoint(values["checkpoint"])
-            if known and not known.problem:
+            if request.checkpoint and self.engine.resolve(request):
                 return list(values.values())
         return [gr.skip()] * len(REMEMBERED)
 
@@ -330,5 +329,5 @@ class Desk:
     @staticmethod
     def _seed(job: JobState, event: gr.EventData) -> int:
         """The seed of the picture in question: picture k of a batch has seed + k."""
-        pictures, wanted = job.pictures, event._data.get("picture")
-        return (job.request.seed or 0) + (pictures.index(wanted) if wanted in pictures else 0)
+        places = {id: place for place, id in job.pictures.items()}
+        return (job.request.seed or 0) + places.get(event._data.get("picture"), 0)

@@ -35,6 +35,7 @@
     $(".grid", root).addEventListener("keydown", pressed);
     $(".grid", root).addEventListener("focusin", (event) => hold(event.target.dataset.id));
     $(".card", root).addEventListener("click", (event) => does(event.target.closest("[data-does]")?.dataset.does));
+    $(".large", root).addEventListener("keydown", leaf);
     $(".ask", root).addEventListener("close", (event) => event.target.returnValue === "delete" && change("remove"));
     $("iframe", root).addEventListener("load", refused);
     new IntersectionObserver(([end]) => end.isIntersecting && more(), { rootMargin: "400px" }).observe($(".end", root));
@@ -215,7 +216,18 @@
     const image = $(".large img", root);
     image.src = url(one.id);
     image.alt = title(one);
-    $(".large", root).showModal();
+    if (!$(".large", root).open) $(".large", root).showModal();
+  }
+
+  /* Arrows leaf through the pictures while one is large. */
+  function leaf(event) {
+    const here = view.rows.findIndex((one) => one.id === chosen()[0]?.id);
+    const next = view.rows[here + ({ ArrowLeft: -1, ArrowRight: 1 }[event.key] || NaN)];
+    if (!next) return;
+    hold(next.id);
+    choose([next.id]);
+    look();
+    draw();
   }
 
   function zip(ones) {

@@ -19,6 +19,14 @@ window.darkroom = (() => {
   const $ = (selector, root = document) => root.querySelector(selector);
   const write = (node, text) => { if (node.textContent !== text) node.textContent = text; };
   const ordinal = (n) => (n === 1 ? "next" : n === 2 ? "2nd" : n === 3 ? "3rd" : `${n}th`);
+  /* What this browser keeps for us, or is to keep; nothing where it may not, as in a frame of another site. */
+  const kept = (where, key, value) => {
+    try {
+      if (value === undefined) return window[where].getItem(key);
+      window[where].setItem(key, value);
+    } catch { /* it is forgotten */ }
+    return null;
+  };
   const touch = () => matchMedia("(max-width: 760px)").matches;
 
   /* -- what is on the canvas ------------------------------------------------------------------------------- */
@@ -33,7 +41,7 @@ window.darkroom = (() => {
   /* The job on the canvas and which of its pictures: the picked one, else what runs or runs next, else the last. */
   function shown() {
     const picked = view.picked && find(view.picked.job);
-    if (picked) return { job: picked, index: view.picked.index };
+    if (picked) return { job: picked, index: Math.min(view.picked.index, Math.max(picked.pictures.length - 1, 0)) };
     const job = open() || find(view.latest);
     return job ? { job, index: 0 } : null;
   }
@@ -369,7 +377,7 @@ window.darkroom = (() => {
     $(".chip", element).addEventListener("click", () => darkroom.openMachine());
     $("#theme", element).addEventListener("click", () => {
       const dark = !document.documentElement.classList.contains("dark");
-      localStorage.setItem("darkroom-theme", dark ? "dark" : "light");
+      kept("localStorage", "darkroom-theme", dark ? "dark" : "light");
       paint();
     });
     draw();
@@ -385,7 +393,7 @@ window.darkroom = (() => {
   /* Gradio follows the system's theme on <body>; a person's own choice wins, on <html> too. */
   const system = matchMedia("(prefers-color-scheme: dark)");
   function paint() {
-    const chosen = localStorage.getItem("darkroom-theme");
+    const chosen = kept("localStorage", "darkroom-theme");
     const dark = chosen ? chosen === "dark" : system.matches;
     for (const node of [document.documentElement, document.body]) {
       if (node && node.classList.contains("dark") !== dark) node.classList.toggle("dark", dark);
@@ -400,42 +408,7 @@ window.darkroom = (() => {
     return on?.job.pictures[on.index]?.seed ?? now;
   }
 
-  /* -- keyboard, help, and the server's pulse -------------------------------------------------------------- */
-
-  const SHORTCUTS = [["Ctrl + Enter", "Generate"], ["Esc", "Stop"], ["B, E", "Brush, eraser"], ["Ctrl + Z", "Undo a stroke"], ["?", "This list"]];
-
-  function shortcuts() {
-    let dialog = $("#shortcuts");
-    if (!dialog) {
-      dialog = document.createElement("dialog");
-      dialog.id = "shortcuts";
-      dialog.setAttribute("aria-label", "Shortcuts");
-      const list = document.createElement("dl");
-      for (const [key, does] of SHORTCUTS) {
-        const [dt, dd] = [document.createElement("dt"), document.createElement("dd")];
-        dt.textContent = key;
-        dd.textContent = does;
-        list.append(dt, dd);
-      }
-      dialog.append(list);
-      dialog.addEventListener("click", () => dialog.close());
-      document.body.append(dialog);
-    }
-    dialog.showModal();
-  }
-
-  document.addEventListener("keydown", (event) => {
-    const at = document.activeElement;
-    const writing = at?.matches("input:not([type=range], [type=radio]), textarea, select, [contenteditable]");
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-      event.preventDefault();
-      $("#go")?.click();
-    } else if (event.key === "Escape" && !$("dialog[open]") && at?.getAttribute("aria-expanded") !== "true") {
-      stop();
-    } else if (event.key === "?" && !writing && !$("dialog[open]")) {
-      shortcuts();
-    }
-  }, true);
+  /* -- help, and the server's pulse ------------------------------------------------------------------------- */
 
   /* gradio's stream stays dead after a server was stopped, so the page loads anew once it is back. */
   async function pulse() {
@@ -457,5 +430,5 @@ window.darkroom = (() => {
     if (field && help[field.id] && !field.title) field.title = help[field.id];
   });
 
-  return { stage, dock, machine, tokens, mark() {}, seed, forget, redraw: draw };
+  return { stage, dock, machine, tokens, mark() {}, seed, forget, kept, stop, redraw: draw };
 })();

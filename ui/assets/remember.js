@@ -1,19 +1,19 @@
 "use strict";
 /* What a browser keeps of the form: what was written until this tab is closed, settings from one visit to the next. */
 (() => {
-  const { $ } = darkroom;
-  const WRITTEN = ["prompt", "negative_prompt", "seed"].map((name) => `#field-${name} textarea`);
+  const { $, kept } = darkroom;
+  const WRITTEN = [...["prompt", "negative_prompt", "seed"].map((name) => `#field-${name} textarea`), "#form-loras textarea"];
   const SETTINGS = "darkroom-settings";
   let recalled = false;
 
   function keep() {
-    for (const field of WRITTEN) sessionStorage.setItem(field, $(field)?.value || "");
+    for (const field of WRITTEN) kept("sessionStorage", field, $(field)?.value || "");
   }
 
   function restore() {
     for (const field of WRITTEN) {
-      const text = sessionStorage.getItem(field);
-      if (!text || !$(field) || $(field).value) continue;
+      const text = kept("sessionStorage", field);
+      if (!text || !$(field) || !["", "[]"].includes($(field).value)) continue;
       $(field).value = text;
       $(field).dispatchEvent(new Event("input", { bubbles: true }));
     }
@@ -22,11 +22,11 @@
   /* Model, size and sliders as they were; the server looks at them before they stand in the form, see ui/run.py. */
   function recall() {
     recalled = true;
-    return [localStorage.getItem(SETTINGS) || ""];
+    return [kept("localStorage", SETTINGS) || ""];
   }
 
   function remember(...values) {
-    if (recalled) localStorage.setItem(SETTINGS, JSON.stringify(values)); // not before they were looked up
+    if (recalled) kept("localStorage", SETTINGS, JSON.stringify(values)); // not before they were looked up
     return [];
   }
 
