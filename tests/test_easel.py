@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,34 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "source.png"
 
 
-def put_on_easel(page: Page, task: str, path: Path) -> Locator:
+def put_on_easel(page: Page, task: str, *paths: Path) -> Locator:
+    """Give these files to the easel; returns its layer for the task."""
     page.click(f"#mode-{task}-button")
-    page.set_input_files(SOURCE, path)
-    page.wait_for_function("document.querySelector('#form-image textarea').value")
-    return page.locator("#stage .easel canvas.mask")
+    page.set_input_files(SOURCE, paths)
+    wait_for_form(page, "image")
+    return page.locator(f"#stage .easel canvas.{'mask' if task == 'inpaint' else 'sketch'}")
+
+
+def wait_for_form(page: Page, field: str) -> None:
+    page.wait_for_function(f"document.querySelector('#form-{field} textarea').value")
+
+
+def painted(layer: Locator) -> int:
+    """How many of the layer's pixels are seen."""
+    data = layer.evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
+    return int(np.count_nonzero(data[3::4]))
+
+
+def in_form(page: Page, field: str) -> list[str]:
+    """Where the server has the form's pictures, once all are uploaded."""
+    page.evaluate("darkroom.settled()")
+    return page.locator(f"#form-{field} textarea").input_value().split()
+
+
+def paint(layer: Locator, across: float = 0.5) -> None:
+    box = layer.bounding_box()
+    assert box
+    layer.page.mouse.click(box["x"] + box["width"] * across, box["y"] + box["height"] / 2)
 
 
 def result(page: Page) -> np.ndarray:
@@ -86,6 +110,33 @@ def test_a_finger_paints_and_undo_takes_it_back(browser: Browser, app_url: str, 
     context.close()
 
 
+def test_two_fingers_paint_nothing_and_move_the_board(browser: Browser, app_url: str, picture: Path) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page, send = context.new_page(), "Input.dispatchTouchEvent"
+    fingers = context.new_cdp_session(page)
+    open_page(page, app_url)
+    mask, board = put_on_easel(page, "inpaint", picture), page.locator("#stage .easel .board")
+    for _ in range(3):
+        page.locator("#stage [data-does=larger]").tap()
+    page.evaluate("scrollTo(0, 0)")
+    box = board.bounding_box()
+    assert box
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    fingers.send(send, {"type": "touchStart", "touchPoints": [{"x": x, "y": y, "id": 0}]})
+    assert painted(mask)
+    for by in range(0, 80, 8):
+        points = [{"x": x - by, "y": y, "id": 0}, {"x": x + 60 - by, "y": y - by, "id": 1}]
+        fingers.send(send, {"type": "touchMove" if by else "touchStart", "touchPoints": points})
+    fingers.send(send, {"type": "touchEnd", "touchPoints": []})
+    page.wait_for_function("document.querySelector('#stage .easel .board').scrollLeft === 72")
+    assert board.evaluate("node => node.scrollTop") == 72
+    assert not painted(mask)
+    expect(page.locator("#stage [data-does=undo]")).to_be_disabled()
+    page.touchscreen.tap(x, y)  # the next finger paints again
+    assert painted(mask)
+    context.close()
+
+
 def test_the_line_over_generate_counts_the_steps_and_says_how_the_size_was_rounded(page: Page, picture: Path) -> None:
     put_on_easel(page, "image", picture)
     expect(page.locator(PLAN)).to_contain_text("Image to image")
@@ -116,7 +167,7 @@ def test_a_result_is_sent_to_the_easel_and_extended(page: Page) -> None:
 def test_colours_painted_on_an_empty_canvas_are_the_source(page: Page) -> None:
     page.click("#mode-image-button")
     page.click("#stage [data-does=blank]")
-    page.wait_for_function("document.querySelector('#form-image textarea').value")
+    wait_for_form(page, "image")
     page.fill("#field-strength input[type=number]", "0.25")
     box = page.locator("#stage .easel canvas.sketch").bounding_box()
     assert box
@@ -135,3 +186,120 @@ def test_what_is_no_picture_is_refused_by_its_label(page: Page, tmp_path: Path, 
     expect(page.locator(PLAN)).to_have_text(
         "Source picture: “this file” is not allowed; use a PNG, JPEG or WebP picture."
     )
+
+
+def test_a_stroke_on_the_first_of_two_pictures_leaves_the_second(page: Page, picture: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (150, 130)).save(tmp_path / "second.png")
+    sketch = put_on_easel(page, "image", picture, tmp_path / "second.png")
+    first, second = in_form(page, "image")
+    paint(sketch)
+    stroked, other = in_form(page, "image")
+    assert stroked != first
+    assert other == second
+    expect(page.locator(PLAN)).to_contain_text("2 pictures")
+
+
+def test_what_is_seen_of_the_colours_is_sent_though_undo_forgot_them(page: Page, picture: Path) -> None:
+    sketch = put_on_easel(page, "image", picture)
+    bare = in_form(page, "image")
+    undo = page.locator("#stage [data-does=undo]")
+    for stroke in range(22):
+        paint(sketch, stroke / 22)
+    while undo.is_enabled():
+        undo.click()
+    assert painted(sketch)
+    assert in_form(page, "image") != bare
+    page.click("#stage [data-does=clear]")
+    assert in_form(page, "image") == bare
+
+
+def test_undo_brings_the_greys_of_a_mask_back(page: Page, picture: Path, tmp_path: Path) -> None:
+    put_on_easel(page, "inpaint", picture)
+    Image.linear_gradient("L").resize((150, 130)).save(tmp_path / "mask.png")
+    page.set_input_files("#stage .easel [name=mask]", tmp_path / "mask.png")
+    wait_for_form(page, "mask")
+    (soft,) = in_form(page, "mask")
+    assert len(np.unique(np.asarray(Image.open(soft).convert("L")))) > 100
+    page.click("#stage [data-does=clear]")
+    assert in_form(page, "mask") == []
+    page.click("#stage [data-does=undo]")
+    assert in_form(page, "mask") == [soft]
+
+
+def test_what_could_not_be_sent_is_told_and_generate_tries_again(page: Page, picture: Path) -> None:
+    mask, words = put_on_easel(page, "inpaint", picture), page.locator("#stage .words b")
+    page.route("**/upload*", lambda route: route.abort())
+    paint(mask)
+    expect(words).to_have_text("Not sent")
+    page.click("#stage [data-look=picture]")
+    page.click("#go")
+    expect(mask).to_be_visible()
+    expect(words).to_have_text("Not sent")
+    page.unroute("**/upload*")
+    assert (run(page) != np.asarray(Image.open(picture))).any()
+
+
+CAMERA = """() => {
+  window.streams = [];
+  navigator.mediaDevices.getUserMedia = async () => {
+    const canvas = document.createElement('canvas');
+    canvas.getContext('2d').fillRect(0, 0, 300, 150);
+    streams.push(canvas.captureStream());
+    return streams.at(-1);
+  };
+}"""
+CLOSED = "streams.length && streams.every(stream => stream.getTracks().every(track => track.readyState === 'ended'))"
+
+
+def open_camera(page: Page) -> Locator:
+    page.click("#create-button")
+    page.click("#mode-image-button")
+    page.click("#stage [data-look=source]")
+    page.evaluate(CAMERA)
+    page.click("#stage [data-does=camera]")
+    video = page.locator("#stage .easel video")
+    expect(video).to_be_visible()
+    return video
+
+
+def test_the_camera_takes_the_source_picture(page: Page) -> None:
+    video = open_camera(page)
+    page.wait_for_function("document.querySelector('#stage .easel video').videoWidth")
+    video.click()
+    wait_for_form(page, "image")
+    (taken,) = in_form(page, "image")
+    assert np.asarray(Image.open(taken)).shape[:2] == (150, 300)
+    expect(video).to_be_hidden()
+    assert page.evaluate(CLOSED)
+
+
+def test_the_camera_is_closed_by_whatever_leaves_it(page: Page, picture: Path) -> None:
+    for button in ("#mode-text-button", "#stage [data-look=picture]", "#history-button"):
+        video = open_camera(page)
+        page.click(button)
+        page.wait_for_function(CLOSED)
+    video = open_camera(page)
+    page.evaluate("document.querySelector('#stage [data-does=camera]').click()")  # once more, before it was there
+    page.wait_for_function("streams.length === 2 && streams[0].getTracks()[0].readyState === 'ended'")
+    page.set_input_files(SOURCE, picture)
+    page.wait_for_function(CLOSED)
+    expect(video).to_be_hidden()
+
+
+def test_escape_closes_the_camera_and_stops_no_run(page: Page) -> None:
+    words = page.locator("#stage .words b")
+    page.fill("#field-steps input[type=number]", "150")
+    page.keyboard.press("Tab")
+    page.click("#go")
+    wait_for_status(page, "Step")
+    video = open_camera(page)
+    page.keyboard.press("Escape")
+    expect(video).to_be_hidden()
+    assert page.evaluate(CLOSED)
+    told = words.text_content() or ""
+    for _ in range(3):  # it goes on
+        expect(words).not_to_have_text(told)
+        told = words.text_content() or ""
+        assert told.startswith("Step")
+    page.keyboard.press("Escape")
+    expect(page.locator("html")).not_to_have_class(re.compile("busy"))

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
@@ -384,6 +384,21 @@ def test_settings_of_another_tool_are_shown_and_used(page: Page) -> None:
     expect(page.locator("#field-width input")).to_have_value("320")
     expect(page.locator("#field-steps input[type=number]")).to_have_value("17")
     expect(page.locator("#field-checkpoint input")).to_have_value(re.compile("Pocket"))
+
+
+def test_of_two_pictures_the_later_one_counts_however_long_the_first_takes(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/upload*", lambda route: route.continue_() if held else held.append(route))
+    drop(page, png(parameters="slow\nSteps: 5"))
+    info = drop(page, png(parameters="fast\nSteps: 5"))
+    expect(info.locator(".prompt")).to_have_text("fast")
+    with page.expect_response("**/upload*") as late:
+        held[0].continue_()
+    late.value.finished()
+    page.evaluate("new Promise(requestAnimationFrame)")
+    info.get_by_role("button", name="Use settings").click()
+    expect(page.locator("#field-prompt textarea")).to_have_value("fast")
+    page.unroute("**/upload*")
 
 
 def bomb() -> bytes:

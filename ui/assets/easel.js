@@ -10,6 +10,9 @@
     image: ["Begin from a picture", "Paint colours on it if you like"],
     inpaint: ["Paint what should change", "Everything else stays as it is"],
   };
+  const SHOOTING = ["Press it to take the picture", "“Picture” or Esc closes the camera"];
+  const UNSENT = ["Not sent", "Generate tries again; it may be too large"];
+  const NEEDS = { text: [], image: ["image"], inpaint: ["image", "mask"] }; // the form's fields, by task
   const state = {
     task: "text",
     look: "picture", // or "source": what the canvas shows
@@ -19,9 +22,10 @@
     zoom: 1,
     used: false, // the mask is shown as the engine will use it
     plan: {},
-    back: [], // {layer, before} of each stroke
+    back: [], // {layer, pixels, soft} before each stroke
     forth: [],
-    pending: Promise.resolve(true), // uploads, one after the other; false once one failed
+    pending: Promise.resolve(), // uploads, one after the other
+    unsent: new Map(), // what the server did not take, by the form's field
   };
   let root, upload, layers;
 
@@ -33,6 +37,8 @@
     root.querySelector("[name=mask]").addEventListener("change", (event) => take(event.target, ([file]) => readMask(file)));
     for (const layer of Object.values(layers)) wirePainting(layer);
     wireDrop($(".board", root));
+    wireMoving($(".board", root));
+    wireCamera($("video", root));
     document.addEventListener("paste", (event) => {
       const files = [...(event.clipboardData?.files || [])];
       if (files.length && root.checkVisibility()) place(files);
@@ -67,6 +73,7 @@
   /* -- the source ------------------------------------------------------------------------------------------- */
 
   async function place(files) {
+    closeCamera();
     state.files = files;
     [state.back, state.forth, state.soft] = [[], [], false];
     const image = $(".layers img", root);
@@ -82,6 +89,7 @@
   }
 
   function remove() {
+    closeCamera();
     state.files = [];
     [state.back, state.forth, state.plan] = [[], [], {}];
     $(".layers img", root).removeAttribute("src");
@@ -126,30 +134,56 @@
         remove();
         write($(".drop .hint", root), "The picture that it began from could not be fetched");
       }
-      return true;
     });
+  }
+
+  /* -- camera ------------------------------------------------------------------------------------------------- */
+
+  function wireCamera(video) {
+    video.addEventListener("click", shoot);
+    video.addEventListener("keydown", (event) => event.key === "Enter" && shoot());
+    new ResizeObserver(() => { // another look, tab or page leaves it without a size
+      if (!video.checkVisibility()) closeCamera();
+    }).observe(video);
+    window.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || video.hidden || $("dialog[open]")) return;
+      event.stopPropagation(); // else it would stop a run, too
+      closeCamera();
+      $("[data-does=camera]", root).focus();
+    }, true);
   }
 
   async function camera() {
     const video = $("video", root);
+    let stream;
     try {
-      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
+      stream = await navigator.mediaDevices.getUserMedia({ video: true });
     } catch {
       write($(".drop .hint", root), "There is no camera that this page may use");
       return;
     }
-    video.hidden = false;
-    await video.play();
-    video.addEventListener("click", () => shoot(video), { once: true });
-    video.addEventListener("keydown", (event) => event.key === "Enter" && video.click());
+    closeCamera(); // the button was pressed twice
+    [video.srcObject, video.hidden] = [stream, false];
+    if (!$(".drop", root).checkVisibility()) return closeCamera(); // left while the browser asked
+    video.play().catch(() => {}); // closed before it began
     video.focus();
+    draw();
   }
 
-  async function shoot(video) {
+  function closeCamera() {
+    const video = $("video", root);
+    if (video.hidden) return;
+    for (const track of video.srcObject.getTracks()) track.stop();
+    [video.srcObject, video.hidden] = [null, true];
+    draw();
+  }
+
+  async function shoot() {
+    const video = $("video", root);
+    if (!video.videoWidth) return; // it has no picture yet
     const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
     canvas.getContext("2d").drawImage(video, 0, 0);
-    for (const track of video.srcObject.getTracks()) track.stop();
-    video.hidden = true;
+    closeCamera();
     await place([await file(canvas)]);
   }
 
@@ -163,19 +197,23 @@
   /* Upload `files` (or what the function makes of the canvas by then), then put their paths into the form. */
   function send(field, files) {
     state.pending = state.pending.then(async () => {
-      try {
-        const given = typeof files === "function" ? await files() : files;
-        const sent = await Promise.all(given.map((each) => upload(each)));
-        fill(field, sent.map(({ path }) => path).join("\n"));
-        return true;
-      } catch {
-        write($(".drop .hint", root), "The server did not take this file; it may be too large");
-        fill(field, "");
-        return false;
-      }
+      const paths = await uploaded(files).catch(() => null);
+      if (paths) state.unsent.delete(field);
+      else state.unsent.set(field, files);
+      fill(field, (paths || []).join("\n"));
+      draw();
     });
     draw();
   }
+
+  async function uploaded(files) {
+    const given = typeof files === "function" ? await files() : files;
+    const sent = await Promise.all(given.map((each) => upload(each)));
+    return sent.map(({ path }) => path);
+  }
+
+  /* The fields that the task needs and the server did not take. */
+  const unsent = () => NEEDS[state.task].filter((field) => state.unsent.has(field));
 
   function fill(field, text) {
     const input = $(`#form-${field} textarea`);
@@ -186,18 +224,16 @@
 
   /* Generate waits for `other`, too. */
   function wait(other) {
-    state.pending = state.pending.then(async (taken) => {
-      await other;
-      return taken;
-    });
+    state.pending = state.pending.then(() => other);
   }
 
-  /* All that was painted is with the server and in the form; false if it could not be sent. */
+  /* All that was painted is with the server and in the form; false if it could not be sent, tried once more. */
   async function settled() {
-    let [taken, waited] = [true, null];
-    while (waited !== state.pending) taken = await (waited = state.pending);
+    for (const field of unsent()) send(field, state.unsent.get(field));
+    let waited = null;
+    while (waited !== state.pending) await (waited = state.pending);
     await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-    return taken || state.task === "text";
+    return !unsent().length;
   }
 
   async function painted() {
@@ -218,12 +254,12 @@
 
   async function sketched() {
     const sketch = layers.image;
-    if (!state.back.some((step) => step.layer === sketch)) return state.files;
+    if (!snapshot(sketch).data.some(Boolean)) return state.files;
     const canvas = new OffscreenCanvas(sketch.width, sketch.height);
     const pen = canvas.getContext("2d");
     pen.drawImage($(".layers img", root), 0, 0);
     pen.drawImage(sketch, 0, 0);
-    return [await file(canvas)];
+    return [await file(canvas), ...state.files.slice(1)];
   }
 
   const changed = (layer) => (layer === layers.inpaint ? send("mask", painted) : send("image", sketched));
@@ -233,7 +269,7 @@
     const picture = await createImageBitmap(chosen).catch(() => null);
     const mask = layers.inpaint;
     if (!picture || picture.width !== mask.width || picture.height !== mask.height) return send("mask", [chosen]);
-    remember(mask);
+    remember(moment(mask));
     const pen = mask.getContext("2d");
     pen.clearRect(0, 0, mask.width, mask.height);
     pen.drawImage(picture, 0, 0);
@@ -252,14 +288,17 @@
 
   /* -- painting ------------------------------------------------------------------------------------------------ */
 
+  /* Where on the layer a pointer is, and how many of its pixels are one of the page's. */
+  function spot(layer, event) {
+    const box = layer.getBoundingClientRect();
+    const scale = layer.width / box.width;
+    return { id: event.pointerId, x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale, scale };
+  }
+
+  /* The first finger paints. A second one takes its stroke back: it is there to move the board. */
   function wirePainting(layer) {
     const pen = layer.getContext("2d", { willReadFrequently: true });
-    let last = null;
-    const at = (event) => {
-      const box = layer.getBoundingClientRect();
-      const scale = layer.width / box.width;
-      return { x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale, scale };
-    };
+    let [before, last] = [null, null]; // the layer before the stroke, and where its brush is
     const stroke = (to) => {
       pen.globalCompositeOperation = state.tool === "eraser" ? "destination-out" : "source-over";
       pen.strokeStyle = layer === layers.inpaint ? PAINT : $("[name=colour]", root).value;
@@ -272,29 +311,49 @@
       last = to;
     };
     layer.addEventListener("pointerdown", (event) => {
-      if (event.button) return;
+      if (event.button || !event.isPrimary || last) return; // or a palm beside the pen
       layer.setPointerCapture(event.pointerId);
-      remember(layer);
-      last = at(event);
+      [before, last] = [moment(layer), spot(layer, event)];
       stroke(last);
     });
     layer.addEventListener("pointermove", (event) => {
-      if (!last) return;
-      for (const each of event.getCoalescedEvents?.() || [event]) stroke(at(each));
+      if (event.pointerId !== last?.id) return;
+      for (const each of event.getCoalescedEvents?.() || [event]) stroke(spot(layer, each));
     });
-    const end = () => {
-      if (!last) return;
+    const end = (event) => {
+      if (event.pointerId !== last?.id) return;
       last = null;
+      remember(before);
       changed(layer);
     };
     layer.addEventListener("pointerup", end);
     layer.addEventListener("pointercancel", end);
+    $(".board", root).addEventListener("pointerdown", (event) => {
+      if (event.isPrimary || !last) return;
+      last = null;
+      pen.putImageData(before.pixels, 0, 0);
+    });
+  }
+
+  function wireMoving(board) {
+    let finger = null; // the second one, as it was last heard of
+    board.addEventListener("pointerdown", (event) => { if (!event.isPrimary) finger = event; });
+    board.addEventListener("pointermove", (event) => {
+      if (event.pointerId !== finger?.pointerId) return;
+      board.scrollBy(finger.clientX - event.clientX, finger.clientY - event.clientY);
+      finger = event;
+    });
+    const end = (event) => { if (event.pointerId === finger?.pointerId) finger = null; };
+    board.addEventListener("pointerup", end);
+    board.addEventListener("pointercancel", end);
   }
 
   const snapshot = (layer) => layer.getContext("2d").getImageData(0, 0, layer.width, layer.height);
 
-  function remember(layer) {
-    state.back.push({ layer, pixels: snapshot(layer) });
+  const moment = (layer) => ({ layer, pixels: snapshot(layer), soft: state.soft });
+
+  function remember(before) {
+    state.back.push(before);
     state.back.splice(0, state.back.length - STEPS_BACK);
     state.forth = [];
   }
@@ -302,16 +361,17 @@
   function step(from, to) {
     const known = from.pop();
     if (!known) return;
-    to.push({ layer: known.layer, pixels: snapshot(known.layer) });
+    to.push(moment(known.layer));
     known.layer.getContext("2d").putImageData(known.pixels, 0, 0);
+    state.soft = known.soft;
     changed(known.layer);
   }
 
   function clear() {
     const layer = layers[state.task];
-    remember(layer);
+    remember(moment(layer));
     layer.getContext("2d").clearRect(0, 0, layer.width, layer.height);
-    state.soft = false;
+    if (layer === layers.inpaint) state.soft = false;
     changed(layer);
   }
 
@@ -379,7 +439,11 @@
   }
 
   /* The two lines under the canvas while the easel is on it. */
-  const hint = () => (state.look === "source" ? HINTS[state.task] : null);
+  function hint() {
+    if (state.look !== "source") return null;
+    if (unsent().length) return UNSENT;
+    return $("video", root).hidden ? HINTS[state.task] : SHOOTING;
+  }
 
   function draw() {
     if (!root) return;
@@ -422,8 +486,8 @@
     if (!used.hidden) used.src = state.plan.mask;
     layers.inpaint.classList.toggle("hushed", !used.hidden);
     $("[data-does=used]", root).setAttribute("aria-pressed", state.used);
-    const more = state.files.length - 1;
-    frame.dataset.more = !masking && more > 0 ? `and ${more} more` : "";
+    const more = masking ? 0 : state.files.length - 1;
+    frame.dataset.more = unsent().length ? UNSENT[0] : more > 0 ? `and ${more} more` : "";
   }
 
   /* `node` over a box (left, upper, right, lower) of its frame of `size`. */

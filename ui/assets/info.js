@@ -8,20 +8,21 @@
     const input = $("input", element);
     const drop = $(".drop", element);
     let path = null;
+    let asked = 0; // how many pictures were given; only the last one counts
     let busy = false;
 
     async function take(file) {
       if (!file) return;
+      const mine = ++asked;
       show($("img", element), file);
       say("Reading …");
       path = null;
       draw(element, null);
-      try {
-        ({ path } = await upload(file));
-        trigger("read", { path });
-      } catch {
-        say("The server did not take this file; it may be too large.");
-      }
+      const sent = await upload(file).catch(() => null);
+      if (mine !== asked) return;
+      if (!sent) return say("The server did not take this file; it may be too large.");
+      ({ path } = sent);
+      trigger("read", { path });
     }
 
     function say(text, working = false) {

@@ -344,7 +344,7 @@ window.darkroom = (() => {
   function dock(element, props, watch, trigger) {
     parts.dock = element;
     $("#go", element).addEventListener("click", async () => {
-      if (!await darkroom.settled()) return;
+      if (!await darkroom.settled()) return darkroom.look("source"); // where it says so
       view.picked = null;
       darkroom.look("picture");
       trigger("generate");
