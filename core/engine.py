@@ -126,13 +126,11 @@ class Engine:
 
     def _with_waiting(self, now: Machine, parts: Sequence[Part]) -> Machine:
         """`now` for a run of `parts`: those that wait in RAM beside a GPU take no more of it."""
-        paths = {part.key.path for part in parts}
-        waiting = [
-            size
-            for key, size, model in self._models.models()
-            if key.path in paths and model.device.type == "cpu" and now.has_memory_of_its_own
-        ]
-        return replace(now, ram_held=sum(waiting))
+        if not now.has_memory_of_its_own:
+            return now
+        paths, loaded = {part.key.path for part in parts}, self._models.models()
+        held = [size for key, size, model in loaded if key.path in paths and model.device.type == "cpu"]
+        return replace(now, ram_held=sum(held))
 
     def loaded(self) -> list[Loaded]:
         """What is in memory, with its weights."""
@@ -301,9 +299,10 @@ class Engine:
 
     def _make_room(self, loader: Loader, used: Sequence[Checkpoint]) -> None:
         """Where it is needed, models that this run does not use leave the device: for the RAM, or for good."""
-        own, now = [loader.key(part) for checkpoint in used for part in checkpoint.parts], self.machine()
+        parts = [part for checkpoint in used for part in checkpoint.parts]
+        own, now = [loader.key(part) for part in parts], self._with_waiting(self.machine(), parts)
         needs = loader.plan.needs
-        if now.has_memory_of_its_own and loader.plan.ram > now.ram_free:
+        if now.has_memory_of_its_own and loader.plan.ram > now.ram_free + now.ram_held:
             self._models.clear(but=own)
         if now.has_memory_of_its_own and needs > now.memory_free:
             for _, _, model in self._models.models(but=own):
