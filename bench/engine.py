@@ -78,7 +78,7 @@ def _prompt_ratio(engine: Engine, request: GenerationRequest, pairs: int) -> flo
 
     folder = engine.settings.models / "checkpoints" / str(request.checkpoint)
     parts = Components(
-        unet=None,
+        denoiser=None,
         vae=None,
         text_encoders=(CLIPTextModel.from_pretrained(folder / "text_encoder").eval(),),
         tokenizers=(CLIPTokenizer.from_pretrained(folder / "tokenizer"),),

@@ -16,6 +16,7 @@ from bench.engine import save_middle_size
 from bench.measure import compare
 from core import Engine, GenerationRequest, Settings
 from core.checkpoints import Checkpoint, scan
+from core.loading import Loader
 from core.machine import PeakMeter, resident
 from core.parts import load_part
 from tests import ldm
@@ -46,7 +47,7 @@ def _switch(models: Path, pairs: int) -> object:
 
     def switch() -> None:
         with ExitStack() as in_use:
-            deque(engine._load(checkpoint, plan, in_use), maxlen=0)
+            deque(Loader(engine._models, "cpu", plan, in_use).family(checkpoint, ({},)), maxlen=0)
 
     folder = models / "checkpoints" / "middle"
     return compare(switch, lambda: StableDiffusionPipeline.from_pretrained(folder), pairs, "switch")
