@@ -108,7 +108,9 @@ class Loader:
 
         size = part.parameters * (1 if key.rounded else BYTES[dtype])
         model = self.in_use.enter_context(self.models.use(key, size, load))
-        return model.to(device) if part.weights else model  # it may have made room for another
+        if part.weights and str(next(model.parameters()).device) != device:
+            model.to(device)  # it had made room for another
+        return model
 
     def key(self, part: Part) -> Key:
         """Under which a part is kept for this plan."""
