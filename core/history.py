@@ -36,9 +36,8 @@ MOST_KEPT = 8  # jobs whose pictures stay in memory because they could not be sa
 FORGET_SECONDS = 7 * 86400.0  # after which jobs that made no picture are dropped at a start
 OURS = re.compile(r"([0-9]{8}-[0-9]{6}-[0-9a-f]{16}|[0-9a-f]{64})\.(png|webp)")  # other files are left alone
 
-JOBS = (
-    """SELECT *, (SELECT json_group_object(position, id) FROM pictures WHERE job = jobs.id) AS pictures FROM jobs """
-)
+JOBS = """SELECT *, (SELECT json_group_object(position, id) FROM pictures WHERE job = jobs.id) AS pictures
+    FROM jobs """
 EVERY_PICTURE = Filters()
 INPUTS = "SELECT substr(fingerprint, 8) FROM inputs"  # without "sha256:"
 PICTURES = "SELECT pictures.*, jobs.request FROM pictures JOIN jobs ON jobs.id = pictures.job "

@@ -64,10 +64,9 @@ def placed(modules: Placed, way: Way, device: str) -> Iterator[None]:
                     undo.enter_context(_streamed(module, device))
                 elif name in way.leaving:
                     undo.enter_context(_hooked(module, turn, unit))
+                    # networks of SD 3.5 ask for this part of the transformer before the whole
                     if isinstance(patches := getattr(module, "pos_embed", None), torch.nn.Module):
-                        undo.enter_context(
-                            _hooked(patches, turn, unit)
-                        )  # SD 3's networks ask for it before the whole
+                        undo.enter_context(_hooked(patches, turn, unit))
                 else:
                     module.to(device)
         for denoiser in modules.denoisers:
