@@ -42,7 +42,7 @@ def run(settings: Settings) -> None:
         closing(JobQueue(engine.generate, history, settings.limits, prepare=engine.prepare)) as queue,
     ):
         page = build_page(engine, queue, history)
-        serve(page, queue, history, settings, head=HEAD, theme=THEME)
+        serve(page, engine, queue, history, head=HEAD, theme=THEME)
 
 
 if __name__ == "__main__":

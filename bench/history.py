@@ -48,12 +48,12 @@ def seconds_to_open(page: Page) -> float:
 @contextmanager
 def filled_server(folder: Path) -> Iterator[str]:
     """A server whose history is full, and whose engine never runs."""
-    settings = Settings(data=folder, port=7869)
+    engine = Engine(Settings(data=folder, port=7869))
     with closing(History(folder)) as history:
-        fill(history, Engine(settings))
-        with closing(JobQueue(lambda _: iter(()), history, settings.limits)) as queue:
-            page = build_page(Engine(settings), queue, history)
-            with running(page, queue, history, settings, head=HEAD, theme=THEME) as server:
+        fill(history, engine)
+        with closing(JobQueue(lambda _: iter(()), history, engine.settings.limits)) as queue:
+            page = build_page(engine, queue, history)
+            with running(page, engine, queue, history, head=HEAD, theme=THEME) as server:
                 yield server.url
 
 

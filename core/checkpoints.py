@@ -13,6 +13,7 @@ from core.defaults import FewSteps, few_steps
 from core.errors import CheckpointError, RequestError
 from core.families import FAMILIES, Family, LatentFormat
 from core.headers import (
+    MALFORMED,
     count_parameters,
     model_paths,
     read_all_shapes,
@@ -26,7 +27,7 @@ from core.memory import Footprint
 from core.parts import CLASSES, SWIN2SR, Part, Source, sole_part
 from core.request import GenerationRequest
 from core.samplers import usable
-from core.shapes import Config
+from core.shapes import Config, pixels_a_latent
 from core.units import UPSCALERS
 from core.vocabulary import CLIP_MERGES
 
@@ -144,7 +145,7 @@ def _describe_safely(path: Path) -> Checkpoint:
         return _describe(path) if path.is_dir() else _describe_file(path)
     except CheckpointError as error:
         return Checkpoint(path.name, path.name, problem=str(error))
-    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+    except MALFORMED:
         return Checkpoint(path.name, path.name, problem="its files do not fit together, or cannot be read")
 
 
@@ -204,7 +205,9 @@ def _describe(folder: Path) -> Checkpoint:
         name=folder.name,
         title=card.title or folder.name,
         size_bytes=sum(file.stat().st_size for part in parts for file in part.files),
-        native_size=denoiser["sample_size"] * _pixels(vae) if "sample_size" in denoiser else family.native_size,
+        native_size=denoiser["sample_size"] * pixels_a_latent(vae)
+        if "sample_size" in denoiser
+        else family.native_size,
         **_best(family, scheduler, few_steps(folder.name, scheduler_class), card, sampler),
         examples=tuple(card.examples),
         latent_format=_latent_format(card) or family.latent_format,
@@ -236,16 +239,10 @@ def _clip_skips(family: Family, text: Config) -> int:
     return layers - family.clip_layers_unread if family.reads_clip_layers else 1
 
 
-def _pixels(vae: Mapping[str, Any]) -> int:
-    """That a latent is wide."""
-    width: int = 2 ** (len(vae["block_out_channels"]) - 1)
-    return width
-
-
 def _most_side(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int | None:
     """A transformer looks positions up in a table of so many patches; a U-Net has none."""
     table = denoiser.get("pos_embed_max_size")
-    return table and table * denoiser["patch_size"] * _pixels(vae)
+    return table and table * denoiser["patch_size"] * pixels_a_latent(vae)
 
 
 def _family(index: Mapping[str, Any], encoder: Mapping[str, Any]) -> str:

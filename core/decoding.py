@@ -15,6 +15,7 @@ from core.errors import DarkroomError
 from core.events import Notice
 from core.families.sd import StableDiffusion
 from core.memory import TILE, is_out_of_memory
+from core.shapes import pixels_a_latent
 
 IN_TILES = "Memory ran out while decoding; the picture was decoded again in tiles"
 IN_FLOAT32 = "The VAE gave no picture in {}; it was decoded again in float32"
@@ -91,7 +92,7 @@ def _tile(vae: Any) -> None:
     """Of TILE pixels: diffusers' own are as large as what the VAE was trained with, which is no less for XL."""
     vae.enable_tiling()
     vae.tile_sample_min_size = TILE
-    vae.tile_latent_min_size = TILE // 2 ** (len(vae.config.block_out_channels) - 1)
+    vae.tile_latent_min_size = TILE // pixels_a_latent(vae.config)
 
 
 def empty_caches() -> None:

@@ -20,6 +20,8 @@ Residuals = Sequence[Tensor]
 """What ControlNets add inside the model, level by level; empty when none is at work."""
 Steering = Callable[[Conditioning, Tensor, Tensor, float], Residuals]
 """(conditioning, model_input, timestep, weight) -> what a ControlNet adds, having seen its map."""
+Steer = Callable[[Tensor, Tensor, tuple[int, int]], Residuals]
+"""(model_input, timestep, (step, steps)) -> the residuals of one ControlNet; none outside its share of the steps."""
 Predict = Callable[[Tensor, Tensor, Residuals], Tensor]
 """(model_input, timestep, residuals) -> what the model predicts."""
 
@@ -62,12 +64,6 @@ class Blend:
         return (1 - free) * kept + free * latents
 
 
-class ControlUnit(Protocol):
-    """A ControlNet with its picture: residuals for one forward pass, none outside its share of the steps."""
-
-    def __call__(self, model_input: Tensor, timestep: Tensor, progress: tuple[int, int]) -> Residuals: ...
-
-
 @dataclass(frozen=True)
 class Guidance:
     """Classifier-free guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598): ε₀ + Σ wᵢ · scale · (εᵢ − ε₀).
@@ -78,12 +74,6 @@ class Guidance:
 
     scale: float = 1.0
     weights: tuple[float, ...] = ()
-
-    @classmethod
-    def of(cls, scale: float, weights: tuple[float, ...]) -> Guidance:
-        """A single prompt is guided above a scale of 1; several can only be added up around the negative one."""
-        alone = scale <= 1 and len(weights) == 1
-        return cls() if alone else cls(max(1.0, scale), weights)
 
     @property
     def predictions(self) -> int:
@@ -113,7 +103,7 @@ class Denoising:
     latents: Tensor
     guidance: Guidance
     step_options: Mapping[str, Any]
-    controls: Sequence[ControlUnit] = ()
+    controls: Sequence[Steer] = ()
     blend: Blend | None = None
     inpaint_channels: Tensor | None = None
 
@@ -180,9 +170,7 @@ def _with_inpaint_channels(model_input: Tensor, extra: Tensor | None) -> Tensor:
     return torch.cat([model_input, extra.repeat(len(model_input) // len(extra), 1, 1, 1)], dim=1)
 
 
-def _steer(
-    controls: Sequence[ControlUnit], model_input: Tensor, timestep: Tensor, progress: tuple[int, int]
-) -> Residuals:
+def _steer(controls: Sequence[Steer], model_input: Tensor, timestep: Tensor, progress: tuple[int, int]) -> Residuals:
     """The residuals of all ControlNets at work in this step, added up."""
     total: Residuals = ()
     for control in controls:

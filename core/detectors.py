@@ -36,7 +36,7 @@ class Detectors:
 
     folder: Path
     models: ModelCache
-    prepare: Callable[[], None] = lambda: None
+    prepare: Callable[[], None]
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self, controls: Sequence[Control]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from core.cache import Key
 from core.checkpoints import Checkpoint
 from core.errors import CheckpointError, RequestError
-from core.headers import read_shapes
+from core.headers import MALFORMED, read_shapes
 from core.request import GenerationRequest
 from core.tokens import Words, names_pattern
 
@@ -62,7 +62,7 @@ def _describe(path: Path) -> Embedding | None:
     try:
         shapes = read_shapes(path)
         stat = path.stat()
-    except (CheckpointError, OSError, KeyError, TypeError):
+    except (CheckpointError, *MALFORMED):
         return None
     return Embedding(path.stem, path, Key(path, stat.st_size, stat.st_mtime_ns), shapes)
 

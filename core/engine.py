@@ -333,7 +333,7 @@ class Engine:
                 part = find_decoder(self.settings.models / "previews" / name)
                 decoder = (yield from loader.part(part, name)) if part else None
             except CheckpointError as error:
-                log.warning("Previews go without their decoder: %s", error)
+                log.warning("Previews go without their decoder: %s: %s", name, error)
         return Previewer(checkpoint.latent_format, decoder)
 
     def _made_with(self, plan: MemoryPlan, hashes: Mapping[str, str], merged: Merged) -> dict[str, str]:

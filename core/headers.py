@@ -6,6 +6,7 @@ import json
 import math
 import re
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from core.shapes import Shapes
 
 HEADER_LIMIT = 100 * 2**20  # safetensors' own bound
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+MALFORMED = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration)
+"""What reading files raises whose headers and configs are not what they should be."""
 NOT_SAFETENSORS = {
     b"PK": "it is a pickle with the ending .safetensors, which is never loaded; convert it",
     b"\x80": "it is a pickle with the ending .safetensors, which is never loaded; convert it",
@@ -98,11 +101,18 @@ def _header(path: Path) -> dict[str, Any]:
             header: dict[str, Any] = json.loads(file.read(length))
             ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
             end = max(ends, default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (*MALFORMED, RecursionError):
             raise damaged from None
     if path.stat().st_size != 8 + length + end:
         raise damaged
     return header
+
+
+def refuse(reasons: Iterable[tuple[str, str]], keys: Iterable[str]) -> None:
+    """Raises CheckpointError with the first reason whose pattern is found in one of a file's keys."""
+    for pattern, reason in reasons:
+        if any(re.search(pattern, key) for key in keys):
+            raise CheckpointError(reason)
 
 
 def count_parameters(shapes: Shapes) -> int:

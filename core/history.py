@@ -67,7 +67,6 @@ class History:
             opened.callback(self._connection.close)
             self.notices = (*aside, *self._recover())
             self._forget()
-            self._weigh()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -285,16 +284,6 @@ class History:
     def _tell_deleted(self, owner: str) -> None:
         for told in self._deletion_watchers:
             told(owner)
-
-    def _weigh(self) -> None:
-        """Note the sizes of files whose rows an older version of Darkroom wrote without."""
-        for id, *_ in self._rows("SELECT id FROM pictures WHERE bytes = 0"):
-            files = (self.folder / "pictures" / f"{id}.png", self.folder / "thumbnails" / f"{id}.webp")
-            size = sum(file.stat().st_size for file in files if file.exists())
-            self._change("UPDATE pictures SET bytes = ? WHERE id = ?", size, id)
-        for name, *_ in self._rows("SELECT DISTINCT fingerprint FROM inputs WHERE bytes = 0"):
-            with suppress(NotFound):
-                self._change("UPDATE inputs SET bytes = ? WHERE fingerprint = ?", len(self._inputs.read(name)), name)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

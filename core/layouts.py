@@ -5,12 +5,12 @@ Nothing is guessed: a file that fits no row, or does not say what it predicts, i
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from core.errors import CheckpointError
+from core.headers import refuse
 from core.shapes import (
     Config,
     Shapes,
@@ -161,18 +161,12 @@ INCOMPLETE = (
 
 def identify(shapes: Shapes) -> Layout:
     """Raises CheckpointError, with the reason, for a file that is no checkpoint of a family we know."""
-    _refuse(REFUSED, shapes)
+    refuse(REFUSED, shapes)
     for layout in LAYOUTS:
         if any(key.startswith(layout.marker) for key in shapes):
             return layout
-    _refuse(INCOMPLETE, shapes)
+    refuse(INCOMPLETE, shapes)
     raise CheckpointError("its tensors are of no kind of model that Darkroom knows")
-
-
-def _refuse(reasons: Sequence[tuple[str, str]], shapes: Shapes) -> None:
-    for pattern, reason in reasons:
-        if any(re.search(pattern, key) for key in shapes):
-            raise CheckpointError(reason)
 
 
 def pieces(layout: Layout, shapes: Shapes) -> dict[str, tuple[Config, Shapes]]:

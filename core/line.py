@@ -22,7 +22,7 @@ class JobState:
     """A snapshot of a job: all that a viewer draws. Two are the same only if they are one object.
 
     `place` is 1 for the job that runs next, None unless queued. `loading` says what is made ready before the first
-    step. `preview` has one pixel a latent. `seconds_left` is an estimate while queued or running; `seconds` is how
+    step. `preview` is that of `Step`. `seconds_left` is an estimate while queued or running; `seconds` is how
     long the run took without loading the model. `pictures` are ids for `History.picture` by their place in the
     batch. `notice` says what went otherwise than planned.
     """

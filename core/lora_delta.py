@@ -27,7 +27,6 @@ class Misfit(ValueError):
 class Format:
     """`needs`: the factors of which all must be there; `rank`: from them, None where alpha has no meaning."""
 
-    title: str
     needs: frozenset[str]
     may_have: frozenset[str]
     build: Callable[[Tensors], Tensor]
@@ -148,17 +147,15 @@ def _decomposed(f: Tensors, weight: Tensor, added: Tensor) -> Tensor:
 
 
 NORMS = frozenset({"dora_scale", "magnitude"})
-LOKR = frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"})
 
 
 def _lokr_row(first: set[str], second: set[str]) -> Format:
-    return Format("LoKr", frozenset(first | second), frozenset(), _lokr, _lokr_rank)
+    return Format(frozenset(first | second), frozenset(), _lokr, _lokr_rank)
 
 
 FORMATS = (
-    Format("LoRA", frozenset({"up", "down"}), frozenset({"mid"}), _lora, lambda f: len(f["down"])),
+    Format(frozenset({"up", "down"}), frozenset({"mid"}), _lora, lambda f: len(f["down"])),
     Format(
-        "LoHa",
         frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),
         frozenset({"hada_t1", "hada_t2"}),
         _loha,
@@ -169,5 +166,5 @@ FORMATS = (
         for first in ({"lokr_w1"}, {"lokr_w1_a", "lokr_w1_b"})
         for second in ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"}, {"lokr_w2_a", "lokr_w2_b", "lokr_t2"})
     ),
-    Format("full", frozenset({"diff"}), frozenset(), lambda f: _matrix(f["diff"]), lambda f: None),
+    Format(frozenset({"diff"}), frozenset(), lambda f: _matrix(f["diff"]), lambda f: None),
 )

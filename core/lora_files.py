@@ -19,7 +19,7 @@ from core.checkpoints import Checkpoint
 from core.errors import CheckpointError, LoraError, RequestError
 from core.families import BY_CONTEXT_WIDTH, FAMILIES
 from core.hashes import SHORT
-from core.headers import PICKLES, read_metadata, read_shapes
+from core.headers import MALFORMED, PICKLES, read_metadata, read_shapes, refuse
 from core.lora_names import Place, read_key
 from core.storage import storage, write_file
 from core.units import Lora
@@ -199,14 +199,15 @@ def _describe(path: Path, folder: Path) -> LoraInfo:
         return _described(info, shapes, read_metadata(path))
     except CheckpointError as error:
         return replace(info, problem=str(error))
-    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+    except MALFORMED:
         return replace(info, problem="its header makes no sense")
 
 
 def _described(info: LoraInfo, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, Any]) -> LoraInfo:
     read = {key: found for key in shapes if (found := read_key(key))}
     if not read:
-        _refuse(shapes)
+        refuse(ELSEWHERE, shapes)
+        raise CheckpointError("it holds no LoRA that Darkroom knows" if shapes else "it holds no tensors")
     ranks = Counter(_rank(shapes[key]) for key, (_, factor) in read.items() if factor in ("down", "hada_w1_b"))
     width = next((shapes[key][-1] for key, found in read.items() if _reads_text(*found)), None)
     return replace(
@@ -218,14 +219,6 @@ def _described(info: LoraInfo, shapes: Mapping[str, tuple[int, ...]], metadata: 
         words=_words(metadata),
         notes=str(metadata.get("modelspec.description") or metadata.get("ss_training_comment") or "")[:TEXT_LIMIT],
     )
-
-
-def _refuse(keys: Iterable[str]) -> None:
-    keys = list(keys)
-    for pattern, reason in ELSEWHERE:
-        if any(re.search(pattern, key) for key in keys):
-            raise CheckpointError(reason)
-    raise CheckpointError("it holds no LoRA that Darkroom knows" if keys else "it holds no tensors")
 
 
 def _rank(shape: tuple[int, ...]) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from core.errors import OutOfMemory
 from core.machine import BYTES, DType, Machine
 from core.request import GenerationRequest
+from core.shapes import pixels_a_latent
 from core.sizes import GB, in_words
 
 READ_AS: DType = "bfloat16"  # weights that are rounded to 8 bits next
@@ -149,7 +150,7 @@ class Footprint:
             width=width,
             vae_width=vae["block_out_channels"][0],
             values=values,
-            pixels_a_latent=4 ** (len(vae["block_out_channels"]) - 1),
+            pixels_a_latent=pixels_a_latent(vae) ** 2,
             wide_vae=wide_vae,
         )
 

@@ -12,11 +12,13 @@ from core.checkpoints import Checkpoint
 from core.errors import CheckpointError, RequestError
 from core.families import BY_CONTEXT_WIDTH, FAMILIES
 from core.headers import (
+    MALFORMED,
     count_parameters,
     model_paths,
     read_all_shapes,
     read_json,
     read_shapes,
+    refuse,
     weights_in,
     without_prefix,
 )
@@ -156,7 +158,7 @@ def _describe_safely(path: Path) -> Network:
         return _describe_folder(path) if path.is_dir() else _describe_file(path)
     except CheckpointError as error:
         return Network(path.name, path.name, str(error))
-    except (OSError, KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration):
+    except MALFORMED:
         return Network(path.name, path.name, "it is no ControlNet of a kind that Darkroom knows, or cannot be read")
 
 
@@ -208,9 +210,7 @@ def _control_types(shapes: Shapes) -> tuple[str, ...]:
 
 def _kind(shapes: Shapes) -> Kind:
     """Raises CheckpointError, with the reason, for what is no ControlNet that we know."""
-    for pattern, reason in REFUSED:
-        if any(re.search(pattern, key) for key in shapes):
-            raise CheckpointError(reason)
+    refuse(REFUSED, shapes)
     for kind in KINDS:
         if any(re.search(kind.marker, key) for key in shapes):
             return kind

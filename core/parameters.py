@@ -36,6 +36,7 @@ def _picture(value: object) -> Image:
 Picture = Annotated[Image, PlainValidator(_picture), PlainSerializer(fingerprint, return_type=str)]
 Text = Annotated[str, AfterValidator(_printable)]
 SecondText = Annotated[Text | None, AfterValidator(lambda text: text or None)]  # empty is none
+Side = Annotated[int | None, Field(ge=64, le=4096, multiple_of=8, description="In pixels")]
 Name = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printable)]
 
 

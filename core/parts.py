@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from core.cache import Key
 from core.errors import CheckpointError
-from core.headers import count_parameters, is_half, read_json, read_shapes, shards, weights_in
+from core.headers import count_parameters, is_half, read_all_shapes, read_json, shards, weights_in
 from core.memory import is_out_of_memory
 from core.shapes import Config
 from core.vocabulary import CLIP_MERGES, clip_tokenizer
@@ -91,13 +91,16 @@ class Part:
 
 
 def sole_part(name: str, folder: Path, class_names: Sequence[str]) -> Part:
-    """The network in a folder of transformers. Raises CheckpointError if it is of another class, or damaged."""
-    made_by = read_json(folder / "config.json").get("architectures")
+    """The network in a folder of transformers or diffusers. Raises CheckpointError if it is of another class, or
+    damaged.
+    """
+    config = read_json(folder / "config.json")
+    made_by = config.get("architectures") or [config.get("_class_name")]
     for class_name in class_names:
         if made_by == [class_name]:
             weights = weights_in(folder)
-            return Part(name, folder, class_name, weights, count_parameters(read_shapes(weights)))
-    raise CheckpointError(f"it is no {' or '.join(class_names)} of transformers")
+            return Part(name, folder, class_name, weights, count_parameters(read_all_shapes(weights)))
+    raise CheckpointError(f"it is no {' or '.join(class_names)}")
 
 
 def load_part(part: Part, device: str, dtype: str) -> Any:

@@ -6,27 +6,24 @@ rest goes on. The user's entry wins over a shipped one of the same name.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field
 
 from core.errors import DarkroomError, NotFound, RequestError, StorageError
-from core.parameters import PICTURES, Name, Parameters, Text
+from core.parameters import PICTURES, Name, Parameters, Side, Text
 from core.request import GenerationRequest
+from core.storage import storage, write_file
 
 Kind = Literal["styles", "settings", "sizes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FILE_LIMIT = 2**17  # bytes of one file
 NAME_LIMIT = 100  # characters
-SUITS = ("real", "pocket")
 
 
 class Style(Parameters):
@@ -34,12 +31,7 @@ class Style(Parameters):
 
     prompt: Text = Field("{prompt}", max_length=5_000, title="Prompt", description="{prompt} is the person's own")
     negative_prompt: Text = Field("", max_length=5_000, title="Negative prompt", description="Added to the person's")
-    suits: Name = Field("real", title="Suits", description="The models it was written for: real or pocket")
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values)
-        if self.suits not in SUITS:
-            raise RequestError("suits", self.suits, " or ".join(SUITS), "Suits")
+    suits: Literal["real", "pocket"] = Field("real", title="Suits", description="The models it was written for")
 
     def apply(self, request: GenerationRequest) -> GenerationRequest:
         return request.replace(
@@ -59,8 +51,8 @@ class Size(Parameters):
     """A shape of pictures: a ratio such as "3:2", at the area a model was made for, or pixels."""
 
     ratio: Name | None = Field(None, title="Ratio", description="Width to height, such as 3:2")
-    width: int | None = Field(None, ge=64, le=4096, multiple_of=8, title="Width", description="In pixels")
-    height: int | None = Field(None, ge=64, le=4096, multiple_of=8, title="Height", description="In pixels")
+    width: Side = Field(None, title="Width")
+    height: Side = Field(None, title="Height")
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
@@ -99,7 +91,6 @@ def _side(text: str) -> int:
 
 Setting = Mapping[str, Any]  # some of a request's fields by name, as a request takes them
 Preset = Style | Setting | Size
-AnyPreset = TypeVar("AnyPreset", Style, Setting)
 
 
 def _setting(**values: Any) -> Setting:
@@ -126,17 +117,10 @@ class Library:
     def apply_styles(self, request: GenerationRequest, names: Iterable[str]) -> GenerationRequest:
         """Puts the styles around the prompts one after the other; RequestError for an unknown one."""
         for name in names:
-            request = _lookup(self.styles, name, "Style").apply(request)
+            if name not in self.styles:
+                raise RequestError("name", name, "one of " + ", ".join(self.styles), "Style")
+            request = self.styles[name].apply(request)
         return request
-
-    def apply_setting(self, request: GenerationRequest, name: str) -> GenerationRequest:
-        return request.replace(**_lookup(self.settings, name, "Setting"))
-
-
-def _lookup(presets: Mapping[str, AnyPreset], name: str, label: str) -> AnyPreset:
-    if name not in presets:
-        raise RequestError("name", name, "one of " + ", ".join(presets), label)
-    return presets[name]
 
 
 class Presets:
@@ -277,21 +261,9 @@ def _entries_or_error(folder: Path, kind: Kind) -> dict[Any, Any]:
 
 
 def _write(path: Path, entries: Mapping[Any, Any]) -> None:
-    """All or nothing: a reader finds the old file or the new one, also after a power cut."""
     data = yaml.safe_dump(dict(entries), allow_unicode=True, sort_keys=False).encode()
     if len(data) > FILE_LIMIT:
         raise StorageError(f"Your {path.name} would grow beyond {FILE_LIMIT // 1024} kB. Delete some presets first.")
-    try:
+    with storage():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except OSError:
-                with suppress(OSError):
-                    os.unlink(file.name)
-                raise
-    except OSError:
-        raise StorageError("The preset was not saved: the data folder is full or cannot be written to.") from None
+        write_file(path, data)

@@ -11,12 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from core.errors import CheckpointError
 from core.families import LatentFormat
-from core.headers import count_parameters, read_json, read_shapes, weights_in
-from core.parts import Part
+from core.parts import Part, sole_part
 
-TINY = "AutoencoderTiny"
 MOST_SIDE = 64  # latents that a tiny decoder is given along a side: 512 pixels, in about 0.15 GB with float16
 
 
@@ -58,9 +55,4 @@ def _picture(rgb: Tensor) -> Image.Image:
 
 def find_decoder(folder: Path) -> Part | None:
     """The tiny decoder in a folder of diffusers; None if there is none. Raises CheckpointError if it is damaged."""
-    if not (folder / "config.json").is_file():
-        return None
-    if read_json(folder / "config.json").get("_class_name") != TINY:
-        raise CheckpointError(f"{folder.name} is no {TINY} of diffusers")
-    weights = weights_in(folder)
-    return Part("preview", folder, TINY, weights, count_parameters(read_shapes(weights)))
+    return sole_part("preview", folder, ("AutoencoderTiny",)) if (folder / "config.json").is_file() else None

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from core.errors import RequestError
 from core.grammar import compose
-from core.parameters import Name, Parameters, Picture, SecondText, Text
+from core.parameters import Name, Parameters, Picture, SecondText, Side, Text
 from core.preprocess import PREPROCESSORS
 from core.samplers import canonical_name
 from core.units import THRESHOLDS, Control, Hires, Lora, Outpaint, ResizeMode
@@ -129,8 +129,8 @@ class GenerationRequest(Parameters):
         description="Of FLUX dev alone, which has guidance built in",
         json_schema_extra={"step": 0.5},
     )
-    width: int | None = Field(None, ge=64, le=4096, multiple_of=8, title="Width", description="In pixels")
-    height: int | None = Field(None, ge=64, le=4096, multiple_of=8, title="Height", description="In pixels")
+    width: Side = Field(None, title="Width")
+    height: Side = Field(None, title="Height")
     seed: int | None = Field(
         None,
         ge=0,

@@ -27,6 +27,7 @@ from core.inpaint import Canvas
 from core.prompts import Prompts, weights
 from core.request import GenerationRequest, Pass, first_step
 from core.samplers import SAMPLERS, is_flow
+from core.shapes import pixels_a_latent
 
 SCHEDULES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 SOLVER = ("algorithm_type", "solver_order", "solver_type")
@@ -122,7 +123,8 @@ def prepare(
     if company.refining and request.hires is None:  # else its second pass is refined
         handed_over, refined = _refine(company.refining, request, len(start.timesteps))
         predict[len(predict) - len(refined) :] = refined
-    guidance = Guidance.of(request.guidance_scale, weights(request))
+    guided = request.predictions > 1
+    guidance = Guidance(max(1.0, request.guidance_scale), weights(request)) if guided else Guidance()
     pictures = request.batch_size, guidance.predictions
     return Denoising(
         predict=predict,
@@ -252,17 +254,11 @@ class _Masked:
 
 def _shrink(mask: Tensor, model: StableDiffusion) -> Tensor:
     """A mask in pixels to one in latents, as diffusers does: the nearest pixel decides."""
-    return torch.nn.functional.interpolate(mask, scale_factor=1 / _vae_scale(model.parts.vae))
-
-
-def _vae_scale(vae: Any) -> int:
-    """Pixels a latent, along each side: 8 for every Stable Diffusion."""
-    scale: int = 2 ** (len(vae.config.block_out_channels) - 1)
-    return scale
+    return torch.nn.functional.interpolate(mask, scale_factor=1 / pixels_a_latent(model.parts.vae.config))
 
 
 def _latent_shape(model: StableDiffusion, request: GenerationRequest) -> tuple[int, int, int]:
-    scale, (width, height) = _vae_scale(model.parts.vae), request.work_size
+    scale, (width, height) = pixels_a_latent(model.parts.vae.config), request.work_size
     return model.parts.vae.config.latent_channels, height // scale, width // scale
 
 

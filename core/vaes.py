@@ -9,8 +9,8 @@ from typing import Any
 
 from core.checkpoints import Checkpoint, is_wide
 from core.errors import CheckpointError
-from core.headers import count_parameters, model_paths, read_json, read_shapes, weights_in, without_prefix
-from core.parts import Part, Source
+from core.headers import MALFORMED, count_parameters, model_paths, read_json, read_shapes, without_prefix
+from core.parts import Part, Source, sole_part
 from core.request import reject
 from core.shapes import vae_config
 
@@ -58,17 +58,13 @@ def _described(path: Path, checkpoint: Checkpoint) -> Described:
         return _describe_folder(path) if path.is_dir() else _describe_file(path, checkpoint)
     except CheckpointError as error:
         raise CheckpointError(f"VAE: {path.name} cannot be used: {error}.") from None
-    except (OSError, KeyError, IndexError, StopIteration, TypeError, ValueError, AttributeError):
+    except MALFORMED:
         reason = "it is no VAE of a kind that Darkroom knows"
         raise CheckpointError(f"VAE: {path.name} cannot be used: {reason}.") from None
 
 
 def _describe_folder(folder: Path) -> Described:
-    config = read_json(folder / "config.json")
-    if config.get("_class_name") != "AutoencoderKL":
-        raise CheckpointError("it is no AutoencoderKL")
-    weights = weights_in(folder)
-    return Part("vae", folder, "AutoencoderKL", weights, count_parameters(read_shapes(weights))), config
+    return sole_part("vae", folder, ("AutoencoderKL",)), read_json(folder / "config.json")
 
 
 def _describe_file(path: Path, checkpoint: Checkpoint) -> Described:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import threading
 from itertools import islice
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from core import Control, Engine, Finished, GenerationRequest, Loading, Lora, Settings, Step
-from core.errors import CheckpointError, EngineBusy, OutOfMemory, RequestError
+from core.errors import CheckpointError, DarkroomError, EngineBusy, OutOfMemory, RequestError
 from tests import tiny
 
 QUICK = {"prompt": "a red circle on a blue background", "seed": 7, "steps": 2}
@@ -257,6 +258,16 @@ def nest_json(folder):
     (folder / "model_index.json").write_text("[" * 100_000)
 
 
+def shorten_the_index(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "unet": ["diffusers"]}))
+
+
+def empty_a_config(folder):
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    (folder / "vae" / "config.json").write_text(json.dumps({**config, "block_out_channels": []}))
+
+
 def half_a_card(folder):
     (folder / "darkroom.json").write_text(json.dumps({"guidance_scale": "high"}))
 
@@ -273,6 +284,8 @@ def half_a_card(folder):
         (name_another_family, "made for WanPipeline"),
         (name_a_family_that_it_is_not, "its unet is none of FLUX.1"),
         (nest_json, "model_index.json is not JSON"),
+        (shorten_the_index, "its files do not fit together"),
+        (empty_a_config, "its files do not fit together"),
         (half_a_card, "its darkroom.json is not right: guidance_scale"),
     ],
 )
@@ -286,6 +299,20 @@ def test_a_broken_checkpoint_is_listed_with_its_reason(models, expected, harm, p
     with pytest.raises(CheckpointError, match="broken cannot be used"):
         run(engine, checkpoint="broken")
     assert pixels(engine, checkpoint="pocket") == expected
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "controlnet", "loras", "embeddings", "vae"])
+@pytest.mark.parametrize("entry", [{"data_offsets": []}, {"dtype": "F16", "shape": [], "data_offsets": [0, 0]}, 7])
+def test_no_file_keeps_the_engine_from_starting(models, expected, folder, entry):
+    header = json.dumps({"lora_unet_x_attn2_to_k.lora_down.weight": entry}).encode()
+    (models / folder).mkdir(exist_ok=True)
+    (models / folder / "odd.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    engine = Engine(Settings(models=models))
+    listed = [each.problem for each in (*engine.checkpoints(), *engine.networks(), *engine.loras())]
+    assert sum(problem is not None for problem in listed) == (folder in ("checkpoints", "controlnet", "loras"))
+    with pytest.raises(DarkroomError, match="VAE"):
+        run(engine, vae="odd.safetensors")
+    assert pixels(engine) == expected
 
 
 def test_weights_that_do_not_fit_their_config_are_refused(models):

@@ -41,7 +41,7 @@ FULL = GenerationRequest(
     clip_skip=2,
     loras=(Lora(name="ink", weight=0.8),),
 )
-MADE_WITH = {"model_hash": "sha256:6ce0161689b3853a", "darkroom": "0.1.0", "lora_hash:ink": "aabbccddee"}
+MADE_WITH = {"model_hash": "6ce0161689", "darkroom": "0.1.0", "lora_hash:ink": "aabbccddee"}
 
 
 def png(**texts: str) -> bytes:

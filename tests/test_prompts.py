@@ -166,7 +166,7 @@ def test_samplers_of_second_order_read_one_wording_a_step(sd):
 
 def test_parts_add_up_around_the_negative_prompt():
     negative, a, b = torch.randn(3, 1, 4, 2, 2, generator=torch.Generator().manual_seed(1))
-    together = Guidance.of(7.0, (1.0, -0.5))(torch.cat([negative, a, b]))
+    together = Guidance(7.0, (1.0, -0.5))(torch.cat([negative, a, b]))
     torch.testing.assert_close(together, negative + 7 * (a - negative) - 3.5 * (b - negative))
 
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from core.errors import StorageError
-from core.history import History
 from core.jobs import Status
 from core.quota import disk_warning
-from core.storage import DATABASE
 from tests.darkroom import Darkroom
 
 
@@ -125,16 +121,3 @@ def test_what_failed_jobs_began_from_goes_before_any_picture(tmp_path: Path, siz
     assert darkroom.history.disk_use() == measured(darkroom)
     assert [row.request.prompt for row in darkroom.history.recent("ann")] == ["new", "kept"]
     darkroom.stop()
-
-
-def test_pictures_of_before_are_weighed_at_the_start(tmp_path: Path) -> None:
-    darkroom = Darkroom(tmp_path)
-    darkroom.make(image=noise(1), strength=1.0)
-    use = darkroom.history.disk_use()
-    darkroom.stop()
-    with closing(sqlite3.connect(tmp_path / DATABASE)) as database, database:
-        for table in ("pictures", "inputs"):
-            database.execute(f"ALTER TABLE {table} DROP COLUMN bytes")
-        database.execute("PRAGMA user_version = 1")
-    with closing(History(tmp_path)) as history:
-        assert history.disk_use() == use

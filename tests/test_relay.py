@@ -15,7 +15,7 @@ from core.engine import Engine
 from core.history import History
 from core.jobs import JobQueue
 from core.settings import Settings
-from tests.test_server import free_port
+from tests.test_app import free_port
 from ui import run
 from ui.app import build_page
 from ui.server import running
@@ -30,7 +30,7 @@ def page_and_visitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     engine, history = Engine(settings), History(tmp_path)
     queue = JobQueue(engine.generate, history, settings.limits)
     page = build_page(engine, queue, history)
-    with running(page, queue, history, settings) as at, httpx.Client(base_url=at.url, timeout=30) as visitor:
+    with running(page, engine, queue, history) as at, httpx.Client(base_url=at.url, timeout=30) as visitor:
         yield page, visitor
         queue.close()
     history.close()

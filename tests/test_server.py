@@ -20,17 +20,13 @@ from gradio_client.exceptions import AuthenticationError
 from core.errors import DarkroomError, NotFound
 from core.records import PictureRow
 from core.settings import Settings
+from tests.test_app import free_port
+from tests.tiny import FILTERS
 from ui import server
 from ui.guard import OWNER_COOKIE
 from ui.server import Running, check_address, owner_of, running
 
 PICTURE = "5f0c"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -93,7 +89,8 @@ def start(queue: SimpleNamespace, history: SimpleNamespace) -> Any:
             said = gr.Textbox()
             gr.Button().click(whoami, None, said, api_name="whoami")
             page.load(relay, None, said)
-        return running(page, queue, history, Settings(port=free_port(), **flags))
+        engine = SimpleNamespace(settings=Settings(port=free_port(), **flags), detectors=FILTERS)
+        return running(page, engine, queue, history)
 
     return start
 

@@ -38,7 +38,7 @@ from core.cache import ModelCache
 from core.detectors import Detectors
 
 POCKET = Path(__file__).resolve().parent.parent / "models" / "checkpoints" / "pocket"
-FILTERS = Detectors(Path("no networks"), ModelCache(0))
+FILTERS = Detectors(Path("no networks"), ModelCache(0), prepare=lambda: None)
 SCHEDULER = {
     "beta_start": 0.00085,
     "beta_end": 0.012,

@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "judge", parents=[common], help="score a checkpoint on 200 captions it has not seen"
     )
     command.add_argument("checkpoint", type=Path, nargs="?", default=POCKET)
-    command.add_argument("--sheet", type=Path, help="also write the 200 pictures as one PNG")
+    command.add_argument("--sheet", type=Path, help="also write the 200 pictures as one picture")
     command.add_argument("--train", action="store_true", help="train the judge itself anew")
     command.set_defaults(work=judge)
     return parser

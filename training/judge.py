@@ -10,7 +10,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,11 +150,6 @@ def draw_cases(count: int = CASES) -> list[Case]:
         used.update((f"front {scene.colour}", scene.background))
         drawn.append(Case(plain_caption(scene), scene))
     return drawn
-
-
-def write_cases(file: Path = JUDGED) -> None:
-    lines = (json.dumps({"caption": case.caption} | asdict(case.scene)) for case in draw_cases())
-    file.write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def score(asked: Sequence[Scene], seen: Sequence[Scene]) -> dict[str, tuple[int, int]]:

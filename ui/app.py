@@ -32,16 +32,16 @@ from ui.memory import build_memory, wire_memory
 from ui.png_info import Reader, build_info, wire_info
 from ui.presets import Cabinet, build_presets, wire_presets
 from ui.presets import Rows as PresetRows
-from ui.run import MODELS_OWN, OFFERED, Desk, own_values
+from ui.run import MODELS_OWN, OFFERED, TASKS, Desk, own_values
 from ui.steering import wire_steering
-from ui.tabs import TABS, TASK_TABS
+from ui.tabs import TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
 STYLES = ("style", "chips", "easel", "compare", "history", "info", "memory", "hub", "presets", "steering", "lora")
 SCRIPTS = (
-    "page",
     "parts",
+    "page",
     "keys",
     "remember",
     "chips",
@@ -132,7 +132,7 @@ def _build(engine: Engine, presets: Presets) -> Parts:
         with gr.Tab("Create", elem_id="create"), gr.Row(elem_id="studio"):
             with gr.Column(elem_id="settings"):
                 settings = _build_settings(model, own_values(first), presets, engine)
-            stage = live("stage", "cancel", "use", "again", "upscale", "older", "example")
+            stage = live("stage", "cancel", "use", "again", "upscale", "older")
         with gr.Tab("History", elem_id="history"):
             gallery = build_gallery()
         with gr.Tab("PNG info", elem_id="png-info"):
@@ -171,7 +171,7 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, eng
             with gr.Column(elem_id=f"own-{tab.id}"):
                 additions[tab.id] = tab.build()
     with gr.Column(elem_id="common"):
-        editing, shape = build_editing([name for name, size in presets.library.sizes.items() if size.ratio])
+        editing, shape = build_editing([size.ratio for size in presets.library.sizes.values() if size.ratio])
         fields |= build_form_only() | editing
         rows = build_presets(presets, engine.settings.mode)
         aspect = gr.Radio(list(presets.library.sizes), value="1:1", label="Size", interactive=True, elem_id="aspect")
@@ -197,7 +197,8 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, eng
             fields["refiner_start"] = control("refiner_start", visible=False)
             fields["distilled_guidance"] = control("distilled_guidance", visible=False)
     dock = live("dock", "generate", value={})
-    extra = {
+    return {
+        "fields": fields,
         "tabs": tabs,
         "additions": additions,
         "shape": shape,
@@ -209,7 +210,6 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, eng
         "tokens": tokens,
         "presets": rows,
     }
-    return {"fields": fields, **extra}
 
 
 def choices(checkpoints: tuple[Checkpoint, ...]) -> list[tuple[str, str]]:
@@ -245,7 +245,7 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     prompt.change(**counted, trigger_mode="always_last")
     gr.on([page.load, model.change], **counted, trigger_mode="multiple")
     parts.places.change(None, None, None, js="() => scrollTo(0, 0)", **QUIET)
-    for task in TASK_TABS:
+    for task in TASKS:
         parts.tabs[task].select(None, None, parts.fields["task"], js=f"() => darkroom.task('{task}')", **QUIET)
     for addition in parts.additions:
         parts.tabs[addition].select(None, None, None, js=f"() => darkroom.tab('{addition}')", **QUIET)
@@ -256,7 +256,6 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     remembered = [parts.fields[name] for name in REMEMBERED]
     gr.on([field.change for field in remembered], None, remembered, None, js="darkroom.remember", **QUIET)
     page.load(desk.recall, kept, remembered, js="darkroom.recall", **AT_ONCE)  # the script's word instead of `kept`
-    parts.stage.example(desk.example, None, parts.fields["prompt"], **AT_ONCE)
 
     def models(rescan: bool) -> Any:
         return gr.Dropdown(choices=choices(desk.engine.rescan() if rescan else desk.engine.checkpoints()))

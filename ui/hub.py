@@ -45,8 +45,7 @@ class Counter:
         return self.look()
 
     def halt(self) -> dict[str, Any]:
-        with told():
-            self._hub.stop()
+        self._hub.stop()
         return self.look()
 
     def _row(self, name: str) -> dict[str, Any]:

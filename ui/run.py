@@ -43,7 +43,7 @@ MODELS_OWN = ("width", "height", "sampler", "guidance_scale", "steps")
 FRAME_SECONDS = 1 / 15  # a page draws at most this often
 MOST_UNREAD = 4  # frames that wait for a page that reads slowly
 PATIENCE_SECONDS = 60.0  # with a page that does not read
-PREVIEW_SIDE = 256  # pixels; x0 has one pixel a latent, browsers enlarge this small a picture with visible edges
+PREVIEW_SIDE = 256  # pixels; one pixel a latent, enlarged by a browser, would have visible edges
 TITLE_LENGTH = 200  # characters of a prompt that name a picture in the film
 
 
@@ -77,10 +77,8 @@ def own_values(checkpoint: Checkpoint | None) -> dict[str, Any]:
 
 def duration(seconds: float) -> str:
     """Seconds in few words: "0.4 s", "12 s", "3 min", "2 h"."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s" if seconds < 0.95 else f"{seconds:.0f} s"
     if seconds < 100:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 0.95 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
 
 
@@ -268,9 +266,6 @@ class Desk:
         known = self.checkpoint(name)
         there = known is not None and known.text_encoders > 1
         return [gr.Textbox(visible=True) if there else gr.Textbox(visible=False, value="") for _ in SECOND_PROMPTS]
-
-    def example(self, event: gr.EventData) -> str:
-        return str(event._data.get("prompt", ""))
 
     def checkpoint(self, name: str | None) -> Checkpoint | None:
         return next((known for known in self.engine.checkpoints() if known.name == name), None)

@@ -25,9 +25,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from core.cache import ModelCache
 from core.detectors import Detectors
-from core.errors import DarkroomError, NotFound, StorageError
+from core.engine import Engine
+from core.errors import DarkroomError, NotFound
 from core.history import History
 from core.inpaint import Canvas
 from core.jobs import JobQueue
@@ -74,7 +74,7 @@ class Running:
     login: Login | None
 
 
-def serve(page: gr.Blocks, queue: JobQueue, history: History, settings: Settings, **look: Any) -> None:
+def serve(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **look: Any) -> None:
     """Serve the page until Ctrl+C or SIGTERM; a second one ends at once. `look`: theme, css, head … of `launch`.
 
     Raises DarkroomError if the address cannot be listened on.
@@ -87,20 +87,20 @@ def serve(page: gr.Blocks, queue: JobQueue, history: History, settings: Settings
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
-    with running(page, queue, history, settings, **look) as server:
-        print(_greeting(server, settings), flush=True)
+    with running(page, engine, queue, history, **look) as server:
+        print(_greeting(server, engine.settings), flush=True)
         while not stop.wait(1):  # Windows hears Ctrl+C only between waits
             pass
         queue.close()  # first, so that the open pages' streams end and the server need not wait for them
 
 
 @contextmanager
-def running(page: gr.Blocks, queue: JobQueue, history: History, settings: Settings, **look: Any) -> Iterator[Running]:
+def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **look: Any) -> Iterator[Running]:
     """The page on its port, for as long as the context lasts."""
+    settings = engine.settings
     page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL_SECONDS
     login = Login.for_mode(settings)
     guard = Guard(settings, login)
-    detectors = Detectors(settings.models / "preprocessors", ModelCache(0))  # not the engine's: for old maps, seldom
 
     @asynccontextmanager
     async def in_front(app: Starlette) -> AsyncIterator[None]:
@@ -111,7 +111,7 @@ def running(page: gr.Blocks, queue: JobQueue, history: History, settings: Settin
 
     launch = partial(
         page.launch,
-        app_kwargs={"routes": routes(queue, history, detectors), "lifespan": in_front, "openapi_url": None},
+        app_kwargs={"routes": routes(queue, history, engine.detectors), "lifespan": in_front, "openapi_url": None},
         server_name=_bracketed(settings.address),
         server_port=settings.port,
         share=settings.mode == "share",
@@ -259,7 +259,7 @@ def _or_missing(endpoint: Callable[[Request], Response]) -> Callable[[Request], 
     def answer(request: Request) -> Response:
         try:
             return endpoint(request)
-        except (NotFound, StorageError):  # the latter for what was deleted by hand
+        except DarkroomError:  # also what was deleted by hand, and a map whose network is gone
             return PlainTextResponse("There is no such picture.", 404, {"Cache-Control": "no-store"})
 
     return answer

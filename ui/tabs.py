@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gradio.components import Component
 
 from ui.lora import build_lora
+from ui.run import TASKS
 from ui.steering import build_steering
 
 
@@ -22,11 +23,8 @@ class Tab:
     build: Callable[[], Component] | None = None
 
 
-TASK_TABS = ("text", "image", "inpaint")  # the last of these that was open is what Generate does
 TABS = (
-    Tab("text", "Text to image"),
-    Tab("image", "Image to image"),
-    Tab("inpaint", "Inpaint"),
+    *(Tab(task, title) for task, title in TASKS.items()),  # the last of these that was open is what Generate does
     Tab("control", "ControlNet", build_steering),
     Tab("lora", "LoRA", build_lora),
 )

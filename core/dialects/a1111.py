@@ -57,7 +57,7 @@ def _values(image: Image, request: GenerationRequest, index: int, made_with: Map
         "CFG scale": request.guidance_scale,
         "Seed": None if request.seed is None else request.seed + index,
         "Size": f"{request.width or image.width}x{request.height or image.height}",
-        "Model hash": _short(made_with.get("model_hash", "")) or None,
+        "Model hash": made_with.get("model_hash") or None,
         "Model": request.checkpoint and _stem(request.checkpoint),
         "VAE": request.vae,
         "Denoising strength": hires.strength if hires else request.strength if request.image else None,
@@ -78,12 +78,8 @@ def _stem(name: str) -> str:
     return name.removesuffix(".safetensors")
 
 
-def _short(hash: str) -> str:
-    return hash.removeprefix("sha256:")[:10]
-
-
 def _bracketed(hash: str) -> str:
-    return f" [{_short(hash)}]" if hash else ""
+    return f" [{hash}]" if hash else ""
 
 
 def _split_sampler(name: str) -> tuple[str, str]:

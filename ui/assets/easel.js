@@ -3,7 +3,7 @@
    It keeps everything at the picture's own size. What the server gets are files, uploaded as soon as a stroke ends;
    their paths stand in the form's hidden fields, see ui/form.py. Generate waits for them, so no mask is ever stale. */
 (() => {
-  const { $, write } = darkroom;
+  const { $, write, type, fetched, takes } = darkroom;
   const PAINT = "#ff5a3c"; // the mask as it is seen; what counts is its alpha
   const STEPS_BACK = 20;
   const HINTS = {
@@ -33,10 +33,13 @@
     [root, upload] = [element, send];
     layers = { image: $(".sketch", root), inpaint: $(".mask", root) };
     root.addEventListener("click", clicked);
-    root.querySelector("[name=pictures]").addEventListener("change", (event) => take(event.target, place));
-    root.querySelector("[name=mask]").addEventListener("change", (event) => take(event.target, ([file]) => readMask(file)));
+    $("[name=mask]", root).addEventListener("change", (event) => {
+      const [chosen] = event.target.files;
+      event.target.value = ""; // the same file may be chosen again
+      if (chosen) readMask(chosen);
+    });
     for (const layer of Object.values(layers)) wirePainting(layer);
-    wireDrop($(".board", root));
+    takes($(".board", root), $("[name=pictures]", root), place);
     wireMoving($(".board", root));
     wireCamera($("video", root));
     document.addEventListener("paste", (event) => {
@@ -52,22 +55,6 @@
       if (chosen) look(chosen);
     });
     draw();
-  }
-
-  function take(input, then) {
-    const files = [...input.files];
-    input.value = ""; // the same file may be chosen again
-    if (files.length) then(files);
-  }
-
-  function wireDrop(board) {
-    for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-      board.addEventListener(kind, (event) => {
-        event.preventDefault();
-        board.classList.toggle("over", kind === "dragenter" || kind === "dragover");
-        if (kind === "drop" && event.dataTransfer.files.length) place([...event.dataTransfer.files]);
-      });
-    }
   }
 
   /* -- the source ------------------------------------------------------------------------------------------- */
@@ -105,12 +92,6 @@
     pen.fillStyle = "#fff";
     pen.fillRect(0, 0, canvas.width, canvas.height);
     await place([await file(canvas)]);
-  }
-
-  async function fetched(url) {
-    const answer = await fetch(url);
-    if (!answer.ok) throw new Error(`${url}: ${answer.status}`);
-    return new File([await answer.blob()], "picture.png", { type: "image/png" });
   }
 
   async function sent(task, picture) {
@@ -217,9 +198,7 @@
 
   function fill(field, text) {
     const input = $(`#form-${field} textarea`);
-    if (input.value === text) return;
-    input.value = text;
-    input.dispatchEvent(new Event("input", { bubbles: true }));
+    if (input.value !== text) type(input, text);
   }
 
   /* Generate waits for `other`, too. */

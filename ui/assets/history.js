@@ -24,11 +24,11 @@
   function gallery(element, props, watch, trigger) {
     [root, tell] = [element, trigger];
     watch("value", () => answered(props.value));
-    const filter = (delay) => () => {
+    const filter = (delay) => {
       clearTimeout(filter.timer);
       filter.timer = setTimeout(search, delay);
     };
-    $(".tools", root).addEventListener("input", (event) => filter(event.target.name === "text" ? 250 : 0)());
+    $(".tools", root).addEventListener("input", (event) => filter(event.target.name === "text" ? 250 : 0));
     $(".tools", root).addEventListener("submit", (event) => event.preventDefault());
     $(".grid", root).addEventListener("click", picked);
     $(".grid", root).addEventListener("dblclick", look);
@@ -301,7 +301,6 @@
     root.classList.toggle("choosing", ones.length > 0);
     if (!one) return;
     const single = ones.length === 1;
-    card.classList.toggle("many", !single);
     const image = $(".look img", card);
     const source = single ? url(one.id) : "";
     if (image.getAttribute("src") !== source) image.setAttribute("src", source);

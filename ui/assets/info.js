@@ -1,12 +1,10 @@
 "use strict";
 /* The PNG info page: a dropped picture, and what the server read in it; see ui/png_info.py. */
 (() => {
-  const { $, write, list } = darkroom;
+  const { $, write, list, takes } = darkroom;
   const NONE = "It says nothing about its making that Darkroom can read.";
 
   function info(element, props, watch, trigger, upload) {
-    const input = $("input", element);
-    const drop = $(".drop", element);
     let path = null;
     let asked = 0; // how many pictures were given; only the last one counts
     let busy = false;
@@ -31,17 +29,7 @@
       $("[data-does=replay]", element).disabled = busy;
     }
 
-    input.addEventListener("change", () => {
-      take(input.files[0]);
-      input.value = ""; // the same file may be chosen again
-    });
-    for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-      drop.addEventListener(kind, (event) => {
-        event.preventDefault();
-        drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
-        if (kind === "drop") take(event.dataTransfer.files[0]);
-      });
-    }
+    takes($(".drop", element), $("input", element), ([file]) => take(file));
     document.addEventListener("paste", (event) => element.checkVisibility() && take(event.clipboardData.files[0]));
     $("[data-does=use]", element).addEventListener("click", () => {
       trigger("use", { path });

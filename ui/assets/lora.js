@@ -1,8 +1,7 @@
 "use strict";
 /* The LoRA tab: a list to search, switches, weights. What is on is the JSON in #form-loras, as the request has it. */
 (() => {
-  const { $, write, make } = darkroom;
-  const field = () => $("#form-loras textarea");
+  const { $, write, make, type } = darkroom;
   let root, props;
   let on = []; // {name, weight, text_encoder_weight}
   let read = ""; // what of the form is drawn
@@ -51,10 +50,8 @@
     if (!values) on = on.filter((each) => each !== now);
     else if (now) Object.assign(now, values);
     else on = [...on, { name, weight: 1, ...values }];
-    const input = field();
-    input.value = JSON.stringify(on);
-    input.dispatchEvent(new Event("input", { bubbles: true }));
-    switched(input.value);
+    type($("#form-loras textarea"), JSON.stringify(on));
+    switched(JSON.stringify(on));
   }
 
   function draw() {
@@ -130,8 +127,7 @@
       const button = make("button", { type: "button", textContent: word, title: "Add to the prompt" });
       button.addEventListener("click", () => {
         const prompt = $("#field-prompt textarea");
-        prompt.value = [prompt.value.trimEnd().replace(/,$/, ""), word].filter(Boolean).join(", ");
-        prompt.dispatchEvent(new Event("input", { bubbles: true }));
+        type(prompt, [prompt.value.trimEnd().replace(/,$/, ""), word].filter(Boolean).join(", "));
       });
       return button;
     });

@@ -1,7 +1,8 @@
 "use strict";
 /* The live parts of the page. Each is given its element once, and draws itself anew whenever its value changes.
    Text from people and files is only ever set as textContent, pictures only as img.src. */
-window.darkroom = (() => {
+Object.assign(window.darkroom, (() => {
+  const { $, write, make, type } = darkroom;
   const help = HELP;
   const view = {
     jobs: [], // newest first: waiting, running, ended; as far back as the film was scrolled
@@ -16,9 +17,9 @@ window.darkroom = (() => {
     known: true, // this browser keeps our cookie
   };
   const parts = {};
-  const $ = (selector, root = document) => root.querySelector(selector);
-  const write = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-  const ordinal = (n) => (n === 1 ? "next" : n === 2 ? "2nd" : n === 3 ? "3rd" : `${n}th`);
+  const endings = { one: "st", two: "nd", few: "rd", other: "th" };
+  const kind = new Intl.PluralRules("en", { type: "ordinal" });
+  const ordinal = (n) => (n === 1 ? "next" : n + endings[kind.select(n)]);
   /* What this browser keeps for us, or is to keep; nothing where it may not, as in a frame of another site. */
   const kept = (where, key, value) => {
     try {
@@ -161,16 +162,12 @@ window.darkroom = (() => {
     list.dataset.for = examples.join("\n");
     $(".hint", parts.stage).hidden = !examples.length;
     list.replaceChildren(...examples.map((prompt) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = prompt;
+      const button = make("button", { type: "button", textContent: prompt });
       button.addEventListener("click", () => {
-        parts.tell("example", { prompt });
+        type($("#field-prompt textarea"), prompt);
         $("#field-prompt textarea").focus();
       });
-      const item = document.createElement("li");
-      item.append(button);
-      return item;
+      return make("li", {}, button);
     }));
   }
 
@@ -253,21 +250,13 @@ window.darkroom = (() => {
   }
 
   function newFrame(key) {
-    const item = document.createElement("li");
-    item.dataset.key = key;
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "frame";
-    const img = document.createElement("img");
-    img.alt = "";
-    img.loading = "lazy";
+    const [img, badge] = [make("img", { alt: "", loading: "lazy" }), make("span")];
     img.addEventListener("error", () => { // deleted in another tab, or by hand
       img.hidden = true;
       badge.textContent = "gone";
     });
-    const badge = document.createElement("span");
-    button.append(img, badge, document.createElement("i"));
-    item.append(button);
+    const item = make("li", {}, make("button", { type: "button", className: "frame" }, img, badge, make("i")));
+    item.dataset.key = key;
     return item;
   }
 
@@ -297,14 +286,7 @@ window.darkroom = (() => {
     if (!open && drop) drop.remove();
   }
 
-  function newCross(title) {
-    const cross = document.createElement("button");
-    cross.type = "button";
-    cross.className = "cross";
-    cross.title = "Cancel";
-    cross.setAttribute("aria-label", `Cancel: ${title}`);
-    return cross;
-  }
+  const newCross = (title) => make("button", { type: "button", className: "cross", title: "Cancel", ariaLabel: `Cancel: ${title}` });
 
   function clicked(event) {
     const item = event.target.closest(".film li");
@@ -357,11 +339,7 @@ window.darkroom = (() => {
       darkroom.outlook(view.plan);
       const line = $(".plan", element);
       line.classList.toggle("problem", Boolean(view.plan.problem));
-      line.replaceChildren(...(view.plan.words || [view.plan.problem || ""]).map((word) => {
-        const span = document.createElement("span");
-        span.textContent = word;
-        return span;
-      }));
+      line.replaceChildren(...(view.plan.words || [view.plan.problem || ""]).map((textContent) => make("span", { textContent })));
       write($(".notes", element), view.plan.notes || "");
       draw();
     });
@@ -431,4 +409,4 @@ window.darkroom = (() => {
   });
 
   return { stage, dock, machine, tokens, mark() {}, seed, forget, kept, stop, redraw: draw };
-})();
+})());

@@ -1,6 +1,6 @@
 "use strict";
 /* What the scripts of the pages share. Text is only ever set as text. */
-Object.assign(window.darkroom, (() => {
+window.darkroom = (() => {
   const $ = (selector, root = document) => root.querySelector(selector);
   const write = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 
@@ -36,5 +36,33 @@ Object.assign(window.darkroom, (() => {
   /* A slider's track is coloured up to its value. */
   const slid = (range) => range.style.setProperty("--range_progress", `${(100 * (range.value - range.min)) / (range.max - range.min)}%`);
 
-  return { $, write, make, list, choices, slid };
-})());
+  /* Text into a field of the form, as if a person had written it. */
+  function type(field, text) {
+    field.value = text;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+
+  async function fetched(url) {
+    const answer = await fetch(url);
+    if (!answer.ok) throw new Error(`${url}: ${answer.status}`);
+    return new File([await answer.blob()], "picture.png", { type: "image/png" });
+  }
+
+  /* `take` gets the files that are dropped on `node` or chosen with `input`. */
+  function takes(node, input, take) {
+    const some = (files) => { if (files.length) take([...files]); };
+    for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+      node.addEventListener(kind, (event) => {
+        event.preventDefault();
+        node.classList.toggle("over", kind === "dragenter" || kind === "dragover");
+        if (kind === "drop") some(event.dataTransfer.files);
+      });
+    }
+    input.addEventListener("change", () => {
+      some(input.files);
+      input.value = ""; // the same file may be chosen again
+    });
+  }
+
+  return { $, write, make, list, choices, slid, type, fetched, takes };
+})();

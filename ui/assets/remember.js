@@ -1,7 +1,7 @@
 "use strict";
 /* What a browser keeps of the form: what was written until this tab is closed, settings from one visit to the next. */
 (() => {
-  const { $, kept } = darkroom;
+  const { $, kept, type } = darkroom;
   const WRITTEN = [...["prompt", "negative_prompt", "seed"].map((name) => `#field-${name} textarea`), "#form-loras textarea"];
   const SETTINGS = "darkroom-settings";
   let recalled = false;
@@ -13,9 +13,7 @@
   function restore() {
     for (const field of WRITTEN) {
       const text = kept("sessionStorage", field);
-      if (!text || !$(field) || !["", "[]"].includes($(field).value)) continue;
-      $(field).value = text;
-      $(field).dispatchEvent(new Event("input", { bubbles: true }));
+      if (text && $(field) && ["", "[]"].includes($(field).value)) type($(field), text);
     }
   }
 

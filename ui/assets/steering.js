@@ -2,7 +2,7 @@
 /* The ControlNet tab: up to four units, of which one is shown. Those that are on stand in the form as JSON, in the
    request's own shape; see ui/steering.py. Their pictures are uploaded as soon as they are there. */
 (() => {
-  const { $, write, make } = darkroom;
+  const { $, write, make, type, fetched, takes } = darkroom;
   const UNTIL = 250; // ms without a change, until the map is asked for
   const state = {
     units: [],
@@ -25,14 +25,8 @@
     [root, upload, tell] = [element, uploads, trigger];
     watch("value", () => (props.value.fields ? know(props.value) : mapped(props.value)));
     element.addEventListener("click", clicked);
-    const input = $("[name=control]", root);
-    input.addEventListener("change", () => {
-      const files = [...input.files];
-      input.value = ""; // the same file may be chosen again
-      if (files.length) place(files[0]);
-    });
+    takes(root, $("[name=control]", root), ([file]) => place(file));
     $("[name=on]", root).addEventListener("change", (event) => change(unit(), { on: event.target.checked }));
-    wireDrop();
     document.addEventListener("paste", (event) => {
       const [file] = event.clipboardData?.files || [];
       if (!file || !root.checkVisibility()) return;
@@ -43,16 +37,6 @@
       if (event.target.closest?.("#form-image, #form-task, #size, #field-resize_mode")) ask();
     });
     new IntersectionObserver(([seen]) => seen.isIntersecting && ask()).observe(root);
-  }
-
-  function wireDrop() {
-    for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-      root.addEventListener(kind, (event) => {
-        event.preventDefault();
-        root.classList.toggle("over", kind === "dragenter" || kind === "dragover");
-        if (kind === "drop" && event.dataTransfer.files.length) place(event.dataTransfer.files[0]);
-      });
-    }
   }
 
   function know(can) {
@@ -89,12 +73,6 @@
     return sending;
   }
 
-  async function fetched(url) {
-    const answer = await fetch(url);
-    if (!answer.ok) throw new Error(`${url}: ${answer.status}`);
-    return new File([await answer.blob()], "picture.png", { type: "image/png" });
-  }
-
   /* A picture that is sent here goes to the first unit that has none. */
   function take(file) {
     const free = state.units.findIndex((one) => one.own && !one.url);
@@ -119,8 +97,7 @@
     const input = $("#form-controls textarea");
     if (state.written === text || !input) return;
     state.written = text;
-    input.value = text;
-    input.dispatchEvent(new Event("input", { bubbles: true }));
+    type(input, text);
   }
 
   /* What the server wrote into the form: an earlier job's units, their pictures by fingerprint. */
