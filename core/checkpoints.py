@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,10 +15,11 @@ from core.families import FAMILIES, Family, LatentFormat
 from core.headers import (
     MALFORMED,
     count_parameters,
-    model_paths,
+    models_in,
     read_all_shapes,
     read_json,
     read_metadata,
+    read_parameterization,
     read_shapes,
     weights_in,
 )
@@ -102,6 +103,7 @@ class Card(BaseModel):
     sampler: str | None = None
     guidance_scale: float | None = None
     steps: int | None = None
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
     examples: list[str] = []
     latent_rgb_factors: list[list[float]] | None = None
     latent_rgb_bias: list[float] | None = None
@@ -109,14 +111,18 @@ class Card(BaseModel):
 
 def scan(folder: Path) -> tuple[Checkpoint, ...]:
     """Every model folder and single file in `folder`, by name. What cannot be used says why instead of raising."""
-    return tuple(_describe_safely(path) for path in model_paths(folder))
+    return tuple(_describe_safely(name, path) for name, path in models_in(folder).items())
 
 
 def named(name: str, known: Iterable[Checkpoint]) -> Checkpoint | None:
-    """The model of that name, or of the name that other tools give it: without its file's ending, in any case."""
+    """The model of that name, or of the name that other tools give it: without folders and ending, in any case."""
     by_name = {each.name: each for each in known}
-    by_stem = {each.name.removesuffix(".safetensors").lower(): each for each in known}
-    return by_name.get(name) or by_stem.get(name.removesuffix(".safetensors").lower())
+    by_stem = {_stem(each.name): each for each in known}
+    return by_name.get(name) or by_stem.get(_stem(name))
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).name.removesuffix(".safetensors").lower()
 
 
 def list_upscalers(folder: Path) -> tuple[str, ...]:
@@ -140,39 +146,46 @@ def find_upscaler(folder: Path, name: str) -> Part | None:
         raise CheckpointError(f"Upscaler: {name} cannot be used: {error}.") from None
 
 
-def _describe_safely(path: Path) -> Checkpoint:
+def _describe_safely(name: str, path: Path) -> Checkpoint:
     try:
-        return _describe(path) if path.is_dir() else _describe_file(path)
+        return _describe(name, path) if path.is_dir() else _describe_file(name, path)
     except CheckpointError as error:
-        return Checkpoint(path.name, path.name, problem=str(error))
+        return Checkpoint(name, path.name, problem=str(error))
     except MALFORMED:
-        return Checkpoint(path.name, path.name, problem="its files do not fit together, or cannot be read")
+        return Checkpoint(name, path.name, problem="its files do not fit together, or cannot be read")
 
 
-def _describe_file(path: Path) -> Checkpoint:
+def _describe_file(name: str, path: Path) -> Checkpoint:
     shapes = read_shapes(path)
     layout = identify(shapes)
     found = pieces(layout, shapes)
     family = FAMILIES[layout.family]
-    few = few_steps(path.stem)
-    scheduler = noise_schedule(layout, shapes, read_metadata(path), path.stem)
+    few, card = few_steps(path.stem), _card(path.with_suffix(".darkroom.json"))
+    scheduler = noise_schedule(layout, shapes, _told(path, card), path.stem)
     scheduler |= few.levels if few else {}
     text = next(config for name, (config, _) in found.items() if name.startswith("text_encoder"))
     denoiser, vae = (found[name][0] for name in (layout.denoiser, "vae"))
     parts = tuple(_file_parts(path, layout, found))
     small = layout.family == "sd2" and scheduler.get("prediction_type") == "epsilon"
     return Checkpoint(
-        name=path.name,
-        title=path.stem,
+        name=name,
+        title=card.title or path.stem,
         size_bytes=path.stat().st_size,
         native_size=512 if small else family.native_size,
-        **_best(family, scheduler, few),
-        latent_format=family.latent_format,
+        **_best(family, scheduler, few, card),
+        examples=tuple(card.examples),
+        latent_format=_latent_format(card) or family.latent_format,
         options=family.options,
         scheduler_config=scheduler,
         **_facts(layout.family, parts, denoiser, vae),
         clip_skips=_clip_skips(family, text),
     )
+
+
+def _told(path: Path, card: Card) -> dict[str, Any]:
+    """What a file's header says of it, and what those beside it know better."""
+    predicts = card.prediction_type or read_parameterization(path.with_suffix(".yaml"))
+    return read_metadata(path) | ({"modelspec.prediction_type": predicts} if predicts else {})
 
 
 def _file_parts(path: Path, layout: Layout, found: Mapping[str, tuple[Config, Any]]) -> Iterator[Part]:
@@ -181,28 +194,31 @@ def _file_parts(path: Path, layout: Layout, found: Mapping[str, tuple[Config, An
         yield Part(name, CLIP_MERGES / pad_token, "CLIPTokenizer", source=Source("", {"pad_token": pad_token}))
     for piece in layout.pieces:
         config, own = found[piece.name]
+        if not own:
+            continue
         source = Source(piece.prefix, config)
         yield Part(piece.name, path / piece.name, piece.class_name, path, count_parameters(own), source)
 
 
-def _describe(folder: Path) -> Checkpoint:
+def _describe(name: str, folder: Path) -> Checkpoint:
     index = read_json(folder / "model_index.json")
     predicting = "transformer" if "transformer" in index else "unet"
     reading = "text_encoder" if (index.get("text_encoder") or [None])[0] else "text_encoder_2"
     configs = {name: read_json(folder / name / "config.json") for name in (predicting, "vae", reading)}
-    name = _family(index, configs[reading])
-    parts, family = tuple(_parts(folder, index)), FAMILIES[name]
+    known = _family(index, configs[reading])
+    parts, family = tuple(_parts(folder, index)), FAMILIES[known]
     if index[predicting][1] != family.denoiser:
         raise CheckpointError(f"its {predicting} is none of {family.title}")
     card = _card(folder / "darkroom.json")
     scheduler = {**read_json(folder / "scheduler" / "scheduler_config.json"), **family.levels}
+    scheduler |= {"prediction_type": card.prediction_type} if card.prediction_type else {}
     scheduler_class = str(scheduler.get("_class_name", ""))
     sampler = SCHEDULER_SAMPLERS.get(scheduler_class)
     denoiser, vae = configs[predicting], configs["vae"]
     if scheduler.get("time_shift_type", "exponential") != "exponential" or scheduler.get("shift_terminal"):
         raise CheckpointError("its noise levels are shifted in a way that Darkroom does not know")
     return Checkpoint(
-        name=folder.name,
+        name=name,
         title=card.title or folder.name,
         size_bytes=sum(file.stat().st_size for part in parts for file in part.files),
         native_size=denoiser["sample_size"] * pixels_a_latent(vae)
@@ -213,7 +229,7 @@ def _describe(folder: Path) -> Checkpoint:
         latent_format=_latent_format(card) or family.latent_format,
         options={key: value for key, value in index.items() if not isinstance(value, list)},
         scheduler_config=scheduler,
-        **_facts(name, parts, denoiser, vae),
+        **_facts(known, parts, denoiser, vae),
         clip_skips=_clip_skips(family, configs[reading]),
     )
 
@@ -235,8 +251,7 @@ def _facts(family: str, parts: tuple[Part, ...], denoiser: Config, vae: Config) 
 
 
 def _clip_skips(family: Family, text: Config) -> int:
-    layers: int = text["num_hidden_layers"]
-    return layers - family.clip_layers_unread if family.reads_clip_layers else 1
+    return text["num_hidden_layers"] if family.reads_clip_layers else 1
 
 
 def _most_side(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int | None:
@@ -262,14 +277,13 @@ def _best(
     family: Family,
     levels: Mapping[str, Any],
     few: FewSteps | None,
-    card: Card | None = None,
+    said: Card,
     sampler: str | None = None,
 ) -> dict[str, Any]:
     """Sampler, guidance and steps: its maker's, else of how it was distilled or trained, else its family's.
 
     Of the samplers the first that can follow its noise `levels`.
     """
-    said = card or Card()
     known = usable(levels)
     wanted = (said.sampler, few and few.sampler, sampler, family.sampler, *known)
     return {
@@ -307,7 +321,7 @@ def _card(path: Path) -> Card:
         return Card.model_validate_json(path.read_bytes())
     except ValidationError as error:
         field_name = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
-        raise CheckpointError(f"its darkroom.json is not right: {field_name}") from None
+        raise CheckpointError(f"its {path.name} is not right: {field_name}") from None
 
 
 def _latent_format(card: Card) -> LatentFormat | None:

@@ -31,7 +31,9 @@ FEW_STEPS = (
     FewSteps("turbo", "Euler a", 4, TRAILING),  # https://huggingface.co/stabilityai/sdxl-turbo
     FewSteps("schnell", "Euler", 4, {}),  # https://huggingface.co/black-forest-labs/FLUX.1-schnell
     FewSteps("lcm", "LCM", 4, {}, "LCMScheduler"),  # https://huggingface.co/latent-consistency/lcm-sdxl
-    FewSteps("hyper|hypersd|tcd", "TCD", 8, TRAILING, "TCDScheduler"),  # https://huggingface.co/ByteDance/Hyper-SD
+    FewSteps(
+        "hyper(?![-_ ]?real)|hypersd|tcd", "TCD", 8, TRAILING, "TCDScheduler"
+    ),  # https://huggingface.co/ByteDance/Hyper-SD
     FewSteps("dmd|dmd2", "LCM", 4, {}),  # https://huggingface.co/tianweiy/DMD2
 )
 

@@ -19,6 +19,14 @@ def encode(encoder: Any, chunks: Sequence[Chunk]) -> Any:
         return encoder(ids, output_hidden_states=True)
 
 
+def last_but(output: Any, clip_skip: int) -> Tensor:
+    """The layer (n, tokens, width) that models since XL read: the last but one, for `clip_skip` 1 and 2 alike, or one
+    before it. So A1111, Forge and ComfyUI count, too.
+    """
+    hidden: Tensor = output.hidden_states[-max(clip_skip, 2)]
+    return hidden
+
+
 @contextmanager
 def _vectors_placed(encoder: Any, chunks: Sequence[Chunk]) -> Iterator[None]:
     """While it is open, the vectors of `chunks` stand in the encoder's token embeddings."""

@@ -31,7 +31,7 @@ from core.networks import Network
 from core.parts import Part, load_part
 from core.prompts import PromptCache, Prompts, TokenCount
 from core.request import SEED_LIMIT, GenerationRequest, reject
-from core.resolving import check_with, size_with
+from core.resolving import check_with, size_with, with_loras
 from core.settings import VERSION, Settings
 
 if TYPE_CHECKING:
@@ -194,17 +194,20 @@ class Engine:
         checkpoint = self._find(request.checkpoint)
         width, height = size_with(request, checkpoint)
         drawn = secrets.randbelow(SEED_LIMIT - request.batch_size)
+        loras = self._loras.resolve(request.loras, checkpoint)
+        best = with_loras(checkpoint, loras)
         resolved = request.replace(
             checkpoint=checkpoint.name,
-            sampler=request.sampler or checkpoint.sampler,
-            guidance_scale=checkpoint.guidance_scale if request.guidance_scale is None else request.guidance_scale,
+            sampler=request.sampler or best.sampler,
+            guidance_scale=best.guidance_scale if request.guidance_scale is None else request.guidance_scale,
             width=width,
             height=height,
             seed=drawn if request.seed is None else request.seed,
-            loras=self._loras.resolve(request.loras, checkpoint),
+            loras=loras,
         )
         check_with(resolved, checkpoint)
         networks.asked_for(resolved, checkpoint, self._networks)
+        embeddings.check(resolved, self._embeddings)
         self.detectors.check(resolved.controls)
         self._refiner(resolved, self._fitted(resolved))
         self._upscaler(resolved)

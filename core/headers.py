@@ -7,6 +7,7 @@ import math
 import re
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from core.errors import CheckpointError
 from core.shapes import Shapes
 
 HEADER_LIMIT = 100 * 2**20  # safetensors' own bound
+CONFIG_LIMIT = 2**16  # characters
+SAFETENSORS = (".safetensors", ".sft")
+GGUF = ".gguf"
+OF_MODELS = ("model_index.json", "config.json", "unet", "transformer")  # a folder of diffusers has one of these
+DEEPEST = 4  # folders in one another; links may lead in circles
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 MALFORMED = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration)
 """What reading files raises whose headers and configs are not what they should be."""
@@ -26,11 +32,20 @@ NOT_SAFETENSORS = {
 """What files begin with that are something else than their name says."""
 
 
-def model_paths(folder: Path) -> list[Path]:
-    """What may be models in `folder`: its folders and files of weights, sorted."""
-    known = (".safetensors", *PICKLES)
-    paths = folder.iterdir() if folder.is_dir() else ()
-    return sorted(p for p in paths if not p.name.startswith(".") and (p.is_dir() or p.suffix.lower() in known))
+def models_in(folder: Path, deep: int = DEEPEST) -> dict[str, Path]:
+    """What may be models in `folder`, by path from there: diffusers' folders and files of weights, in other folders
+    too.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        is_folder = path.is_dir()
+        if path.name.startswith("."):
+            continue
+        if is_folder and deep and not any((path / part).exists() for part in OF_MODELS):
+            found |= {f"{path.name}/{name}": each for name, each in models_in(path, deep - 1).items()}
+        elif is_folder or path.suffix.lower() in (*SAFETENSORS, *PICKLES, GGUF):
+            found[path.name] = path
+    return found
 
 
 def weights_in(folder: Path) -> Path:
@@ -78,6 +93,8 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             "it is a pickle, which is never loaded; convert it to .safetensors, for example with "
             "safetensors.torch.save_file(torch.load(FILE, weights_only=True)['state_dict'], NEW_FILE)"
         )
+    if path.suffix.lower() == GGUF:
+        raise CheckpointError("it is a GGUF file, which Darkroom does not read; get the same model as .safetensors")
     return {name: tuple(tensor["shape"]) for name, tensor in _header(path).items() if name != "__metadata__"}
 
 
@@ -85,6 +102,16 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """What the maker of a safetensors file wrote into it. Raises as above."""
     metadata = _header(path).get("__metadata__")
     return metadata if isinstance(metadata, dict) else {}
+
+
+def read_parameterization(config: Path) -> str:
+    """What a model predicts as a config of the original code has it, which lies beside its file as NAME.yaml: "v",
+    "eps" or, where there is none or it does not say, "".
+    """
+    with suppress(OSError), config.open(encoding="utf-8", errors="replace") as file:
+        if said := re.search(r"parameterization:\s*[\"']?(v|eps)\b", file.read(CONFIG_LIMIT)):
+            return said[1]
+    return ""
 
 
 def _header(path: Path) -> dict[str, Any]:

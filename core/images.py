@@ -92,6 +92,22 @@ def extend(image: Image, sides: tuple[int, int, int, int]) -> Image:
     return Pillow.fromarray(np.pad(np.asarray(image), [(up, down), (left, right), *channels], mode="edge"))
 
 
+def opened(source: bytes | Path) -> ImageFile | None:
+    """The header alone of a PNG, JPEG or WebP file; None for any other. Raises whatever Pillow's parsers trip over.
+
+    The decoder is picked here because `PIL.Image.open` would try dozens, and would warn of large pictures on the
+    server's console instead of refusing them.
+    """
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile(BytesIO(data))
+    if data.startswith(b"\xff\xd8\xff"):
+        return JpegImageFile(BytesIO(data))
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return WebPImageFile(BytesIO(data))
+    return None
+
+
 @dataclass(frozen=True)
 class _Reader:
     max_pixels: int
@@ -115,20 +131,13 @@ class _Reader:
             return _upright(file)
 
     def _open(self, source: bytes | Path) -> ImageFile:
-        """The header alone. The decoder is picked here because `PIL.Image.open` would try dozens, and would warn of
-        large pictures on the server's console instead of refusing them.
-        """
         try:
-            data = source if isinstance(source, bytes) else source.read_bytes()
-            if data.startswith(b"\x89PNG\r\n\x1a\n"):
-                return PngImageFile(BytesIO(data))
-            if data.startswith(b"\xff\xd8\xff"):
-                return JpegImageFile(BytesIO(data))
-            if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-                return WebPImageFile(BytesIO(data))
+            file = opened(source)
         except Exception:  # as above
             raise self._reject("a damaged file", "a complete PNG, JPEG or WebP picture") from None
-        raise self._reject("this file", "a PNG, JPEG or WebP picture")
+        if file is None:
+            raise self._reject("this file", "a PNG, JPEG or WebP picture")
+        return file
 
     def _reject(self, value: str, allowed: str) -> RequestError:
         return RequestError(self.field, value, allowed, self.label)

@@ -5,6 +5,7 @@ Nothing is guessed: a file that fits no row, or does not say what it predicts, i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from core.shapes import (
     vae_config,
 )
 
+PUBLISHED_VAE: Config = {"block_out_channels": [128, 256, 512, 512]}  # of every family, where a file has none
 PROJECTING = "CLIPTextModelWithProjection"
 END, ZERO = "<|endoftext|>", "!"  # what fills up a short prompt: OpenAI's way and OpenCLIP's
 
@@ -143,6 +145,7 @@ LAYOUTS = (
 REFUSED = (
     (r"^lora_|\.lora_(A|B|up|down|linear)", "it is a LoRA, which belongs into models/loras"),
     (r"^control_model\.|^controlnet_cond_embedding\.", "it is a ControlNet, which belongs into models/controlnet"),
+    (r"\.weight_scale_2$", "its weights have 4 bits, which Darkroom does not read"),
     (r"^edm_", "it was trained with EDM noise levels, which Darkroom does not know"),
 )
 """What is often put into the folder and is no checkpoint: a pattern of its keys, and what to say."""
@@ -170,12 +173,17 @@ def identify(shapes: Shapes) -> Layout:
 
 
 def pieces(layout: Layout, shapes: Shapes) -> dict[str, tuple[Config, Shapes]]:
-    """Each piece's config and its own tensors, by its name. Raises CheckpointError for a piece that does not fit."""
+    """Each piece's config and its own tensors, by its name. Raises CheckpointError for a piece that does not fit.
+
+    A VAE may be missing: it then has the family's config and no tensors.
+    """
     found: dict[str, tuple[Config, Shapes]] = {}
     for piece in layout.pieces:
         own = {key.removeprefix(piece.prefix): shape for key, shape in shapes.items() if key.startswith(piece.prefix)}
         try:
-            found[piece.name] = ({**piece.config(own), **piece.facts}, own)
+            missing = piece.name == "vae" and not own
+            config = PUBLISHED_VAE | {"latent_channels": layout.channels[0]} if missing else piece.config(own)
+            found[piece.name] = ({**config, **piece.facts}, own)
         except (KeyError, IndexError, StopIteration, ValueError):
             problem = "is not built as this family's is" if own else "is not in the file"
             raise CheckpointError(f"its {piece.name} {problem}") from None
@@ -212,7 +220,11 @@ def _prediction(family: str, shapes: Shapes, metadata: Mapping[str, Any], name: 
     told = str(metadata.get("modelspec.prediction_type", "")).lower()
     if "v_pred" in shapes or told.startswith("v"):
         return "v_prediction"
-    if told == "epsilon" or family != "sd2":
+    if told.startswith("eps"):
+        return "epsilon"
+    if re.search(r"v[-_ ]?pred", name, re.IGNORECASE):
+        return "v_prediction"
+    if family != "sd2":
         return "epsilon"
     # as the published files are named
     hints = {"512": "epsilon", "base": "epsilon", "turbo": "epsilon", "768": "v_prediction"}

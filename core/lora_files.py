@@ -74,6 +74,7 @@ class LoraInfo:
     width: int | None = None
     rank: int | None = None
     words: tuple[str, ...] = ()
+    alias: str = ""
     notes: str = ""
     preview: Path | None = field(default=None, repr=False)
     problem: str | None = None
@@ -137,8 +138,13 @@ class LoraShelf:
         return self.find(target.name.removesuffix(ENDING))
 
     def find(self, name: str) -> LoraInfo:
-        """By its name, or by its file's alone where that is the only one so called. Raises RequestError."""
-        found = [info for info in self if info.name == name] or [info for info in self if _stem(info) == name]
+        """By its name, else by its file's, else by what its maker called it, where only one is so called.
+
+        Raises RequestError.
+        """
+        found: list[LoraInfo] = []
+        for called in (lambda info: info.name, _stem, lambda info: info.alias):
+            found = found or [info for info in self if called(info) == name]
         if len(found) == 1:
             return found[0]
         known = [info.name for info in found or self if not info.problem]
@@ -217,6 +223,7 @@ def _described(info: LoraInfo, shapes: Mapping[str, tuple[int, ...]], metadata: 
         width=width,
         rank=ranks.most_common(1)[0][0] if ranks else None,
         words=_words(metadata),
+        alias=str(metadata.get("ss_output_name", "")),
         notes=str(metadata.get("modelspec.description") or metadata.get("ss_training_comment") or "")[:TEXT_LIMIT],
     )
 
@@ -331,7 +338,7 @@ def _grouped(
     named: dict[Place, dict[str, Any]] = {}
     for key, (place, factor) in read.items():
         tensor = tensors[key]
-        if not (tensor.is_floating_point() or factor == "alpha") or not tensor.isfinite().all():
+        if not (tensor.is_floating_point() or factor == "alpha") or not tensor.double().isfinite().all():
             raise Misfit(f"{place} holds values that are not finite numbers")
         named.setdefault(place, {})[factor] = tensor
     config = _peft_config(metadata)

@@ -15,7 +15,7 @@ from core.units import Lora
 
 TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>")
 PROMPTS = ("prompt", "prompt_2")  # A1111 reads no tags in negative prompts either
-ALLOWED = "<lora:name:0.8> with weights from -2 to 2"
+ALLOWED = "<lora:name:0.8> with weights from -10 to 10, and nothing else"
 
 
 def without_tags(text: str) -> str:
@@ -47,6 +47,8 @@ def _read(match: re.Match[str], field: str) -> Lora:
     try:
         named = dict(part.split("=", 1) for part in parts if "=" in part)
         plain = [float(part) for part in parts if "=" not in part]
+        if named.keys() - {"te", "unet"} or len(plain) > 2:  # weights of blocks, of which other tools know
+            raise ValueError
         text = float(named.get("te", plain[0] if plain else 1.0))
         unet = float(named.get("unet", plain[1] if len(plain) > 1 else text))
         return Lora(name=name.strip(), weight=unet, text_encoder_weight=None if text == unet else text)

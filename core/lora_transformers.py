@@ -27,6 +27,7 @@ class Target(NamedTuple):
 BLOCK, SINGLE = "transformer_blocks_{}_", "single_transformer_blocks_{}_"
 TO_QKV = tuple(f"{BLOCK}attn_to_{letter}" for letter in "qkv")
 ADD_QKV = tuple(f"{BLOCK}attn_add_{letter}_proj" for letter in "qkv")
+SCALING_WORDS = "joint_blocks_{}_context_block_adaLN_modulation_1"
 ORIGINALS: Mapping[str, tuple[str, ...]] = {
     "double_blocks_{}_img_attn_qkv": TO_QKV,
     "double_blocks_{}_img_attn_proj": (f"{BLOCK}attn_to_out_0",),
@@ -57,6 +58,7 @@ ORIGINALS: Mapping[str, tuple[str, ...]] = {
     "joint_blocks_{}_x_block_mlp_fc1": (f"{BLOCK}ff_net_0_proj",),
     "joint_blocks_{}_x_block_mlp_fc2": (f"{BLOCK}ff_net_2",),
     "joint_blocks_{}_x_block_adaLN_modulation_1": (f"{BLOCK}norm1_linear",),
+    SCALING_WORDS: (f"{BLOCK}norm1_context_linear",),
     "joint_blocks_{}_context_block_attn_qkv": ADD_QKV,
     "joint_blocks_{}_context_block_attn_proj": (f"{BLOCK}attn_to_add_out",),
     "joint_blocks_{}_context_block_mlp_fc1": (f"{BLOCK}ff_context_net_0_proj",),
@@ -74,7 +76,8 @@ def original_layers(named: Mapping[str, str], heights: Mapping[str, int]) -> Ite
     """What lies in each layer of the original code. `named`: the model's paths by name; `heights`: rows by path."""
     count = sum(name.endswith("_attn_to_q") for name in named)
     for theirs, ours in ORIGINALS.items():
-        for number in range(count if "{}" in theirs else 1):
+        blocks = count - (theirs == SCALING_WORDS)  # all but the last one
+        for number in range(blocks if "{}" in theirs else 1):
             paths = [named.get(name.format(number), "") for name in ours]
             if all(paths):
                 yield theirs.format(number), _joined(paths, heights)

@@ -146,7 +146,7 @@ class Footprint:
         return cls(
             encoders=tuple(count for name, count in parameters.items() if name.startswith("text_encoder")),
             denoiser=parameters.get("unet") or parameters["transformer"],
-            vae=parameters["vae"],
+            vae=parameters.get("vae", 0),
             width=width,
             vae_width=vae["block_out_channels"][0],
             values=values,

@@ -1,4 +1,4 @@
-"""What a PNG says about its making: written with every picture; read from ours, A1111's, ComfyUI's and InvokeAI's.
+"""What a picture says about its making: written with every picture; read from ours, A1111's, ComfyUI's, InvokeAI's.
 
 The readers take text from strangers: nothing is evaluated, sizes are capped, and whatever is not a valid value of a
 request's field is listed as unknown instead of being bent into one.
@@ -9,17 +9,20 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL.Image import Image
-from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.ExifTags import IFD, Base
+from PIL.Image import Exif, Image
+from PIL.PngImagePlugin import PngInfo
 
 from core.dialects import a1111, comfyui, invokeai
 from core.dialects.found import Found, check, clean, parse_object
 from core.errors import DarkroomError, RequestError
+from core.images import opened
 from core.request import GenerationRequest
 
 Source = Literal["darkroom", "a1111", "comfyui", "invokeai"]
@@ -68,12 +71,13 @@ def encode_png(image: Image, request: GenerationRequest, index: int, made_with: 
 # Reading
 
 
-def read_text(png: bytes | Path, picture: Callable[[str], Image] | None = None) -> PictureInfo:
-    """What `png` says about its making; `picture` finds the pictures a request began from, by "sha256:…".
+def read_text(file: bytes | Path, picture: Callable[[str], Image] | None = None) -> PictureInfo:
+    """What a PNG, JPEG or WebP file says about its making; `picture` finds the pictures a request began from, by
+    "sha256:…".
 
-    Raises RequestError for a file that is no PNG, or whose compressed text is a bomb; never anything else.
+    Raises RequestError for any other file, or one whose compressed text is a bomb; never anything else.
     """
-    texts = _text_chunks(png)
+    texts = _texts(file)
     unknown = {key: f"{len(text):,} characters" for key, text in texts.items() if len(text) > TEXT_LIMIT}
     texts = {key: text for key, text in texts.items() if key not in unknown}
     ours = _read_ours(texts, picture)
@@ -89,13 +93,30 @@ def read_text(png: bytes | Path, picture: Callable[[str], Image] | None = None) 
     return PictureInfo(unknown=unknown | texts)
 
 
-def _text_chunks(png: bytes | Path) -> dict[str, str]:
-    """The PNG's texts, of which every tool writes its own before the pixels; no pixel is decoded."""
+def _texts(picture: bytes | Path) -> dict[str, str]:
+    """A PNG's texts, of which every tool writes its own before the pixels, or A1111's in a JPEG's or WebP's EXIF; no
+    pixel is decoded.
+    """
     try:
-        with PngImageFile(BytesIO(png) if isinstance(png, bytes) else png) as file:
-            return {str(key): str(value) for key, value in file.info.items() if isinstance(value, str)}
+        file = opened(picture)
+        assert file
+        with file:
+            texts = {str(key): str(value) for key, value in file.info.items() if isinstance(value, str)}
+            return _comment(file.info.get("exif", b"")) | texts
     except Exception:  # Pillow raises whatever its parser trips over
-        raise RequestError("image", "this file", "a PNG with less than 1 MB of text", "Picture") from None
+        use = "a PNG, JPEG or WebP picture with less than 1 MB of text"
+        raise RequestError("image", "this file", use, "Picture") from None
+
+
+def _comment(data: bytes) -> dict[str, str]:
+    """The user's comment in EXIF, of which eight bytes name the encoding; A1111's is UTF-16, the high byte first."""
+    exif, comment = Exif(), None
+    with suppress(Exception):  # damaged EXIF says nothing
+        exif.load(data)
+        comment = exif.get_ifd(IFD.Exif).get(Base.UserComment)
+    if not isinstance(comment, bytes):
+        return {}
+    return {"parameters": comment[8:].decode("utf-16-be" if comment.startswith(b"UNICODE") else "utf-8", "replace")}
 
 
 # Ours

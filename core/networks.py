@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from core.families import BY_CONTEXT_WIDTH, FAMILIES
 from core.headers import (
     MALFORMED,
     count_parameters,
-    model_paths,
+    models_in,
     read_all_shapes,
     read_json,
     read_shapes,
@@ -105,7 +105,7 @@ def _plain(value: Any) -> Any:
 
 def scan(folder: Path) -> tuple[Network, ...]:
     """Every ControlNet in `folder`, by name. What cannot be used says why instead of raising."""
-    return tuple(_describe_safely(path) for path in model_paths(folder))
+    return tuple(_describe_safely(name, path) for name, path in models_in(folder).items())
 
 
 def asked_for(request: GenerationRequest, checkpoint: Checkpoint, known: Sequence[Network]) -> list[Part]:
@@ -153,13 +153,14 @@ def check_weights(part: Part, net: Any) -> None:
         raise CheckpointError(f"ControlNet: {part.called[1]} is damaged: it holds values that are no numbers.")
 
 
-def _describe_safely(path: Path) -> Network:
+def _describe_safely(name: str, path: Path) -> Network:
     try:
-        return _describe_folder(path) if path.is_dir() else _describe_file(path)
+        found = _describe_folder(path) if path.is_dir() else _describe_file(path)
+        return replace(found, name=name, begins=found.begins and found.begins.replace(net=name))
     except CheckpointError as error:
-        return Network(path.name, path.name, str(error))
+        return Network(name, path.name, str(error))
     except MALFORMED:
-        return Network(path.name, path.name, "it is no ControlNet of a kind that Darkroom knows, or cannot be read")
+        return Network(name, path.name, "it is no ControlNet of a kind that Darkroom knows, or cannot be read")
 
 
 def _describe_folder(folder: Path) -> Network:

@@ -144,7 +144,7 @@ class GenerationRequest(Parameters):
         ge=1,
         le=12,
         title="Clip skip",
-        description="1 uses the text encoder's last layer, 2 the one before it, counted as A1111 counts",
+        description="1 uses the text encoder's last layer, 2 the one before it, where XL and SD 3 begin anyway",
     )
     image: Picture | None = Field(None, title="Source picture", description="Begin from this picture")
     mask: Picture | None = Field(None, title="Mask", description="White is painted anew, black stays")

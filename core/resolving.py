@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import PurePosixPath
 
 from core import prompts
 from core.checkpoints import Checkpoint
+from core.defaults import few_steps
 from core.parameters import bounds
 from core.request import SMALLEST_SIDE, GenerationRequest, reject
-from core.samplers import SAMPLERS
+from core.samplers import SAMPLERS, SGM_UNIFORM
+from core.units import Lora
 
 LEAST, MOST = 0.6, 1.6  # of the side that a model was made for: smaller is crude, larger repeats its subjects
+
+
+def with_loras(checkpoint: Checkpoint, loras: Iterable[Lora]) -> Checkpoint:
+    """The checkpoint with sampler, guidance and steps of the first LoRA that by its name distils it to few steps."""
+    names = (PurePosixPath(lora.name).name for lora in loras if lora.weight)
+    few = next(filter(None, map(few_steps, names)), None)
+    if few is None:
+        return checkpoint
+    wanted = (few.sampler + SGM_UNIFORM * bool(few.levels), few.sampler, checkpoint.sampler)
+    sampler = next(name for name in wanted if name in checkpoint.samplers)
+    return replace(checkpoint, sampler=sampler, guidance_scale=few.guidance_scale, steps=few.steps)
 
 
 def size_with(request: GenerationRequest, checkpoint: Checkpoint) -> tuple[int | None, int | None]:

@@ -27,17 +27,19 @@ class Sampler:
     beta_timesteps: bool = False
 
 
-_SIGMAS = {
+SGM_UNIFORM = " SGM Uniform"  # timesteps from the very last level on, as models of few steps were distilled
+_SIGMAS: Mapping[str, Mapping[str, Any]] = {
     "": {},
     " Karras": {"use_karras_sigmas": True},
     " Exponential": {"use_exponential_sigmas": True},
+    SGM_UNIFORM: {"timestep_spacing": "trailing"},
 }
 
 
 def _with_schedules(name: str, scheduler: str, *aliases: str, **config: Any) -> dict[str, Sampler]:
     """One sampler under each schedule of noise levels that its scheduler knows."""
     return {
-        name + suffix: Sampler(scheduler, config | sigmas, tuple(alias + suffix for alias in aliases))
+        name + suffix: Sampler(scheduler, {**config, **sigmas}, tuple(alias + suffix for alias in aliases))
         for suffix, sigmas in _SIGMAS.items()
     }
 
@@ -51,6 +53,7 @@ def _with_beta(name: str, scheduler: str, *aliases: str, **config: Any) -> dict[
 SAMPLERS: Mapping[str, Sampler] = {
     **_with_beta("Euler", "EulerDiscreteScheduler", "k_euler"),
     "Euler a": Sampler("EulerAncestralDiscreteScheduler", aliases=("k_euler_a", "Euler Ancestral")),
+    "Euler a" + SGM_UNIFORM: Sampler("EulerAncestralDiscreteScheduler", _SIGMAS[SGM_UNIFORM]),
     **_with_schedules("LMS", "LMSDiscreteScheduler", "k_lms"),
     **_with_schedules("Heun", "HeunDiscreteScheduler", "k_heun"),
     **_with_schedules("DPM2", "KDPM2DiscreteScheduler", "k_dpm_2"),

@@ -39,6 +39,7 @@ class _Names:
 
 
 ORIGINAL = _Names("input_blocks.0.0.weight", "middle_block.1", "label_emb.0.0.weight")
+DIFFUSERS_VAE = "encoder.down_blocks.0.resnets.0.conv1.weight"  # a key that only diffusers' VAEs have
 DIFFUSERS = _Names("conv_in.weight", "mid_block.attentions.0", "add_embedding.linear_1.weight")
 
 
@@ -208,14 +209,16 @@ def flux_controlnet_config(shapes: Shapes) -> Config:
 
 
 def vae_config(shapes: Shapes) -> Config:
-    """Of an AutoencoderKL, from keys such as encoder.down.0.block.0.conv1.weight."""
-    levels = count(shapes, "encoder.down.{}.block.0.conv1.weight")
+    """Of an AutoencoderKL, from keys such as encoder.down.0.block.0.conv1.weight, or from diffusers' own."""
+    block = "encoder.down_blocks.{}.resnets.{}" if DIFFUSERS_VAE in shapes else "encoder.down.{}.block.{}"
+    first = block.format("{}", 0) + ".conv1.weight"
+    levels = max(1, count(shapes, first))
     return {
         "in_channels": shapes["encoder.conv_in.weight"][1],
         "out_channels": shapes["decoder.conv_out.weight"][0],
         "latent_channels": shapes["decoder.conv_in.weight"][1],
-        "block_out_channels": [shapes[f"encoder.down.{k}.block.0.conv1.weight"][0] for k in range(levels)],
-        "layers_per_block": count(shapes, "encoder.down.0.block.{}.conv1.weight"),
+        "block_out_channels": [shapes[first.format(k)][0] for k in range(levels)],
+        "layers_per_block": count(shapes, block.format(0, "{}") + ".conv1.weight"),
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "use_quant_conv": "quant_conv.weight" in shapes,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,10 +19,16 @@ from diffusers.loaders.single_file_utils import (
 )
 from safetensors import safe_open
 
+from core.shapes import DIFFUSERS_VAE
+
 if TYPE_CHECKING:
     from core.parts import Part
 
 State = dict[str, Any]
+ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""In VAEs that were saved before diffusers 0.18."""
+OLD_ATTENTION = rf"(?<=\.attentions\.0\.)({'|'.join(ATTENTION)})(?=\.)"
+SCALES = (".scale_weight", ".weight_scale")
 
 
 def _text_encoder(model: Any, state: State, prefix: str) -> State:
@@ -37,6 +44,13 @@ def _text_encoder(model: Any, state: State, prefix: str) -> State:
     return {key.removeprefix("text_model."): tensor for key, tensor in renamed.items()}
 
 
+def _vae(model: Any, state: State, _: str) -> State:
+    if DIFFUSERS_VAE in state:
+        renamed = (re.sub(OLD_ATTENTION, lambda old: ATTENTION[old[0]], key) for key in state)
+        return dict(zip(renamed, state.values(), strict=True))
+    return dict(convert_ldm_vae_checkpoint(state, config=model.config))
+
+
 CONVERT: dict[str, Callable[[Any, State, str], State]] = {
     "UNet2DConditionModel": lambda model, state, _: convert_ldm_unet_checkpoint(state, config=model.config),
     "SD3Transformer2DModel": lambda model, state, _: convert_sd3_transformer_checkpoint_to_diffusers(state),
@@ -44,7 +58,7 @@ CONVERT: dict[str, Callable[[Any, State, str], State]] = {
     **dict.fromkeys(
         ("ControlNetUnionModel", "SD3ControlNetModel", "FluxControlNetModel"), lambda model, state, _: state
     ),
-    "AutoencoderKL": lambda model, state, _: convert_ldm_vae_checkpoint(state, config=model.config),
+    "AutoencoderKL": _vae,
     "CLIPTextModel": _text_encoder,
     "CLIPTextModelWithProjection": _text_encoder,
 }
@@ -79,4 +93,11 @@ def _read(part: Part, device: str, dtype: torch.dtype) -> State:
     assert part.source
     with safe_open(part.weights, framework="pt", device="cpu", backend="pread") as file:
         names = [name for name in file.keys() if name.startswith(part.source.prefix)]  # noqa: SIM118 - no mapping
-        return {name: file.get_tensor(name).to(device, dtype) for name in names}
+        return {name: _value(file, name, names).to(device, dtype) for name in names if not name.endswith(SCALES)}
+
+
+def _value(file: Any, name: str, names: Collection[str]) -> Any:
+    """A tensor, times the scale that ComfyUI keeps beside weights in 8 bits."""
+    tensor = file.get_tensor(name)
+    scale = next((scale for end in SCALES if (scale := f"{name.removesuffix('.weight')}{end}") in names), None)
+    return tensor if scale is None else tensor.float() * file.get_tensor(scale).float()

@@ -91,12 +91,17 @@ class Lora(Parameters):
 
     name: Name = Field(title="LoRA", description="A file of models/loras, without its ending")
     weight: float = Field(
-        1.0, ge=-2, le=2, title="Weight", description="0 has no influence", json_schema_extra={"step": 0.05}
+        1.0,
+        ge=-10,
+        le=10,
+        title="Weight",
+        description="0 has no influence",
+        json_schema_extra={"step": 0.05, "usual": [-2, 2]},
     )
     text_encoder_weight: float | None = Field(
         None,
-        ge=-2,
-        le=2,
+        ge=-10,
+        le=10,
         title="Text weight",
         description="Its weight in the text encoders; none: the same",
         json_schema_extra={"step": 0.05},

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.checkpoints import Checkpoint, is_wide
 from core.errors import CheckpointError
-from core.headers import MALFORMED, count_parameters, model_paths, read_json, read_shapes, without_prefix
+from core.headers import MALFORMED, count_parameters, models_in, read_json, read_shapes, without_prefix
 from core.parts import Part, Source, sole_part
 from core.request import reject
 from core.shapes import vae_config
@@ -22,20 +22,25 @@ Described = tuple[Part, Mapping[str, Any]]
 
 
 def list_vaes(folder: Path) -> tuple[str, ...]:
-    return tuple(path.name for path in model_paths(folder))
+    return tuple(models_in(folder))
 
 
 def with_vae(checkpoint: Checkpoint, folder: Path, name: str | None) -> Checkpoint:
     """The checkpoint with the VAE `name` of `folder` in the place of its own; None leaves it as it is.
 
-    Raises RequestError if there is none of that name or it is for other latents, CheckpointError if it is damaged.
+    Raises RequestError if there is none of that name, it is for other latents, or none is named and the checkpoint
+    has none, CheckpointError if it is damaged.
     """
-    if name is None:
+    has_own = any(part.name == "vae" for part in checkpoint.parts)
+    if name is None and has_own:
         return checkpoint
-    path = next((path for path in model_paths(folder) if path.name == name), None)
-    if path is None:
-        raise reject("vae", name, "one of " + ", ".join(list_vaes(folder) or ["none, as there is none yet"]))
-    part, config = _described(path, checkpoint)
+    known = models_in(folder)
+    if name not in known:
+        why = "" if has_own else f", as {checkpoint.title} has none of its own"
+        raise reject(
+            "vae", name, f"one of {', '.join(known)}{why}" if known else f"one in models/vae{why}; there is none yet"
+        )
+    part, config = _described(known[name], checkpoint)
     own = checkpoint.vae_config
     if any(_fact(fact, config) != _fact(fact, own) for fact in ("latent_channels", "scaling_factor")):
         raise reject("vae", name, f"a VAE for {checkpoint.title}; this one is for other latents")
@@ -45,7 +50,7 @@ def with_vae(checkpoint: Checkpoint, folder: Path, name: str | None) -> Checkpoi
         vae_width=config["block_out_channels"][0],
         wide_vae=is_wide(checkpoint.family, config) and not any(mark in name.lower() for mark in FITS_FLOAT16),
     )
-    parts = tuple(part if each.name == "vae" else each for each in checkpoint.parts)
+    parts = (*(each for each in checkpoint.parts if each.name != "vae"), part)
     return replace(checkpoint, parts=parts, footprint=footprint)
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import diffusers
 import pytest
 
-from core import Engine, GenerationRequest, Settings
+from core import Engine, GenerationRequest, Lora, Settings
 from core.checkpoints import scan
 from core.defaults import few_steps
 from core.errors import RequestError
-from core.samplers import SAMPLERS, ZERO_SNR, usable
+from core.samplers import SAMPLERS, SGM_UNIFORM, ZERO_SNR, usable
 from tests import ldm, tiny
 from tests.test_single_file import pipeline
 
@@ -38,7 +38,9 @@ def test_names_tell(name: str, sampler: str, steps: int) -> None:
     assert (found.sampler, found.steps, found.guidance_scale) == (sampler, steps, 1.0)
 
 
-@pytest.mark.parametrize("name", ["pocket", "hyperrealistic_v2", "turbulence", "v1-5-pruned-emaonly", "steps20", ""])
+@pytest.mark.parametrize(
+    "name", ["pocket", "hyperrealistic_v2", "hyperRealism_30", "turbulence", "v1-5-pruned-emaonly", "steps20", ""]
+)
 def test_names_that_only_look_so_tell_nothing(name: str) -> None:
     assert few_steps(name) is None
 
@@ -83,6 +85,31 @@ def test_the_table_says_which_schedulers_begin_at_pure_noise() -> None:
     for scheduler in {sampler.scheduler for sampler in SAMPLERS.values()}:
         parameters = inspect.signature(getattr(diffusers, scheduler)).parameters
         assert (scheduler in ZERO_SNR) == ("rescale_betas_zero_snr" in parameters), scheduler
+
+
+def test_a_lora_of_few_steps_brings_its_sampler_and_guidance(models: Path) -> None:
+    (folder := models / "loras").mkdir()
+    shutil.copy(
+        tiny.POCKET.parents[1] / "loras" / "pocket-night.safetensors", folder / "my_lightning_8step.safetensors"
+    )
+    engine = Engine(Settings(models=models))
+    asked = GenerationRequest(loras=[Lora(name="my_lightning_8step")])
+    resolved = engine.resolve(asked)
+    assert (resolved.sampler, resolved.guidance_scale) == ("Euler SGM Uniform", 1.0)
+    kept = engine.resolve(asked.replace(sampler="Heun", guidance_scale=3.0))
+    assert (kept.sampler, kept.guidance_scale) == ("Heun", 3.0)
+    without = engine.resolve(GenerationRequest(loras=[Lora(name="my_lightning_8step", weight=0.0)]))
+    assert (without.sampler, without.guidance_scale) == ("DDIM", 4.0)
+
+
+def test_sgm_uniform_begins_at_the_last_level() -> None:
+    """https://huggingface.co/ByteDance/SDXL-Lightning: "make sure to use trailing timesteps"."""
+    plain = {"num_train_timesteps": 1000, "timestep_spacing": "leading", "steps_offset": 1}
+    for name, sampler in SAMPLERS.items():
+        if name.endswith(SGM_UNIFORM):
+            made = getattr(diffusers, sampler.scheduler).from_config(plain, **sampler.config)
+            made.set_timesteps(4)
+            assert made.timesteps[0] == 999, name
 
 
 def test_a_sampler_that_cannot_follow_a_model_is_refused_by_name(models: Path) -> None:

@@ -60,8 +60,35 @@ def test_a_word_stands_for_its_vectors_in_both_prompts(engine, checkpoint, name)
 def test_a_name_that_does_not_fit_the_model_is_a_word_like_any_other(engine, models):
     without = Engine(Settings(models=models, previews=False))
     without._embeddings = ()
-    for prompt in ("a red circle", "xlink", "broken", "myinks"):
+    for prompt in ("a red circle", "xlink", "myinks"):
         assert pixels(engine, checkpoint="sd", prompt=prompt) == pixels(without, checkpoint="sd", prompt=prompt)
+
+
+def test_comfyuis_way_to_name_one_means_the_same(engine):
+    assert pixels(engine, checkpoint="sd", prompt="a (embedding:myink:1.2)") == pixels(
+        engine, checkpoint="sd", prompt="a (myink:1.2)"
+    )
+
+
+def test_the_only_tensor_of_a_file_is_its_vectors_whatever_its_key(engine, models):
+    """diffusers' textual_inversion writes the word itself as the key; one vector may lack its first dimension."""
+    single = vectors(tiny.sd().text_encoder, "red circle")[0]
+    loras.write(models / "embeddings" / "toy.safetensors", {"<cat-toy>": single})
+    engine.rescan()
+    assert pixels(engine, checkpoint="sd", prompt="a toy") == pixels(engine, checkpoint="sd", prompt="a red")
+
+
+def test_a_pickle_is_refused_where_it_is_named_unless_it_was_converted(engine, models):
+    kept = models / "embeddings"
+    (kept / "badhand.pt").write_bytes(b"PK")
+    engine.rescan()
+    with pytest.raises(RequestError, match=r"Negative prompt: “badhand” is not allowed; use another word; .* pickle"):
+        engine.resolve(GenerationRequest(negative_prompt="(badhand:1.2), blurry", checkpoint="sd"))
+    with pytest.raises(RequestError, match=r"Prompt: “broken” is not allowed; use another word; .* a pickle with"):
+        engine.resolve(GenerationRequest(prompt="broken", checkpoint="sd"))
+    loras.write(kept / "new" / "BadHand.safetensors", {"emb_params": torch.zeros(1, 32)})
+    engine.rescan()
+    assert engine.resolve(GenerationRequest(prompt="badhand", checkpoint="sd")).prompt == "badhand"
 
 
 def test_tokens_are_counted_with_its_vectors(engine):

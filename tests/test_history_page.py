@@ -412,7 +412,7 @@ def bomb() -> bytes:
 @pytest.mark.parametrize("data", [b"no picture at all", bomb()], ids=["text", "zTXt bomb"])
 def test_a_bad_file_is_refused_in_words(page: Page, data: bytes) -> None:
     info = drop(page, data)
-    expect(info.locator(".verdict")).to_contain_text("use a PNG with less than 1 MB of text")
+    expect(info.locator(".verdict")).to_contain_text("use a PNG, JPEG or WebP picture with less than 1 MB of text")
     expect(info.locator(".right")).to_be_hidden()
     drop(page, png())
     expect(info.locator(".source")).to_contain_text("nothing about its making")

@@ -122,6 +122,23 @@ def test_names_are_paths_in_the_folder_and_a_files_own_name_is_enough_where_it_i
         shelf.find("wash")
 
 
+def test_a_file_that_was_renamed_answers_to_what_its_maker_called_it(tmp_path: Path) -> None:
+    """A1111 writes `ss_output_name` into prompts."""
+    loras.write(tmp_path / "my ink.safetensors", pair(), ss_output_name="ink_v3")
+    loras.write(tmp_path / "wash.safetensors", pair(), ss_output_name="my ink")
+    shelf = LoraShelf(tmp_path)
+    assert [shelf.find(name).name for name in ("ink_v3", "my ink", "wash")] == ["my ink", "my ink", "wash"]
+
+
+def test_numbers_of_8_bits_are_read(tmp_path: Path) -> None:
+    half = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in pair().items()}
+    loras.write(tmp_path / "a.safetensors", half)
+    assert read_lora(only(tmp_path)).factors
+    loras.write(tmp_path / "a.safetensors", half | {DOWN: torch.full((8, 768), float("nan")).to(torch.float8_e4m3fn)})
+    with pytest.raises(LoraError, match="not finite numbers"):
+        read_lora(only(tmp_path))
+
+
 @pytest.mark.parametrize(
     "name", ["../../etc/passwd", "/etc/passwd", "..", "x" * 300, "a\\b", "ink.safetensors", "Ink"]
 )

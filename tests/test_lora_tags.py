@@ -44,7 +44,18 @@ def test_second_prompts_have_tags_too_and_negative_ones_have_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["<lora:>", "<lora:a:high>", "<lora:a:nan>", "<lora:a:1e400>", "<lora:a:3>", "<lora:a:te=x>", "<lora::1>"]
+    "text",
+    [
+        "<lora:>",
+        "<lora:a:high>",
+        "<lora:a:nan>",
+        "<lora:a:1e400>",
+        "<lora:a:11>",
+        "<lora:a:te=x>",
+        "<lora::1>",
+        "<lora:a:1:1:8>",
+        "<lora:a:1:lbw=OUTD>",
+    ],
 )
 def test_a_bad_tag_is_refused_by_name(text: str) -> None:
     with pytest.raises(RequestError, match=r"Prompt: “<lora:.*” is not allowed; use <lora:name:0.8>") as caught:

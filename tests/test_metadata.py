@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 
 from core.checkpoints import Checkpoint, named
@@ -84,7 +85,7 @@ def test_other_tools_read_a1111s_text() -> None:
 
 def test_other_tools_name_models_without_their_files_ending() -> None:
     request = GenerationRequest(checkpoint="xl_1.0.safetensors", refiner="refiner_1.0.safetensors")
-    with Image.open(BytesIO(encode_png(BLANK, request, 0, {"refiner_hash": "abcdef0123456789"}))) as file:
+    with Image.open(BytesIO(encode_png(BLANK, request, 0, {"refiner_hash": "abcdef0123"}))) as file:
         text = file.info["parameters"]
     assert "Model: xl_1.0, Refiner: refiner_1.0 [abcdef0123], Refiner switch at: 0.8" in text
     known = [Checkpoint("XL_1.0.safetensors", ""), Checkpoint("xl_1.0", ""), Checkpoint("folder", "")]
@@ -299,7 +300,8 @@ def test_a1111_image_to_image() -> None:
         ("Sampler: DPM++ 2M SDE Karras", "DPM++ 2M SDE Karras", {}),
         ("Sampler: Euler", "Euler", {}),
         ("Sampler: Euler, Schedule type: Beta", "Euler Beta", {}),
-        ("Sampler: Euler, Schedule type: SGM Uniform", "Euler", {"Schedule type": "SGM Uniform"}),
+        ("Sampler: Euler a, Schedule type: SGM Uniform", "Euler a SGM Uniform", {}),
+        ("Sampler: Euler, Schedule type: DDIM", "Euler", {"Schedule type": "DDIM"}),
         ("Sampler: Euler a, Schedule type: Karras", "Euler a", {"Schedule type": "Karras"}),
         ("Sampler: Restart, Schedule type: Karras", None, {"Sampler": "Restart", "Schedule type": "Karras"}),
         ("Sampler: constructor", None, {"Sampler": "constructor"}),
@@ -360,7 +362,17 @@ def comfy_graph() -> dict[str, Any]:
         "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 768, "batch_size": 1}},
         "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a fox", "clip": ["11", 0]}},
         "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry", "clip": ["11", 0]}},
-        "10": {"class_type": "LoraLoader", "inputs": {"lora_name": "ink", "model": ["4", 0], "clip": ["4", 1]}},
+        "10": {
+            "class_type": "LoraLoader",
+            "inputs": {
+                "lora_name": "x\\ink.safetensors", "strength_model": 0.8, "strength_clip": 0.5,
+                "model": ["12", 0], "clip": ["4", 1],
+            },
+        },
+        "12": {
+            "class_type": "LoraLoaderModelOnly",
+            "inputs": {"lora_name": "wash", "strength_model": 1, "model": ["4", 0]},
+        },
         "11": {"class_type": "CLIPSetLastLayer", "inputs": {"stop_at_clip_layer": -2, "clip": ["10", 1]}},
     }  # fmt: skip
 
@@ -376,6 +388,7 @@ COMFY_FIELDS = {
     "height": 768,
     "clip_skip": 2,
     "checkpoint": "v1-5",
+    "loras": (Lora(name="wash"), Lora(name="ink", weight=0.8, text_encoder_weight=0.5)),
 }
 
 
@@ -388,7 +401,36 @@ def comfyui(graph: object) -> PictureInfo:
 def test_comfyui_is_followed_from_its_sampler() -> None:
     info = comfyui(comfy_graph())
     assert info.fields == COMFY_FIELDS
-    assert info.unknown == {"Node 10": "LoraLoader", "Node 11": "CLIPSetLastLayer"}
+    assert info.unknown == {"Node 11": "CLIPSetLastLayer"}
+
+
+def test_comfyui_with_a_sampler_in_parts() -> None:
+    graph = {
+        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "flux1-dev.safetensors"}},
+        "2": {"class_type": "RandomNoise", "inputs": {"noise_seed": 3}},
+        "3": {
+            "class_type": "SamplerCustomAdvanced",
+            "inputs": {
+                "noise": ["2", 0], "guider": ["4", 0], "sampler": ["5", 0],
+                "sigmas": ["6", 0], "latent_image": ["7", 0],
+            },
+        },
+        "4": {"class_type": "BasicGuider", "inputs": {"model": ["1", 0], "conditioning": ["9", 0]}},
+        "5": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}},
+        "6": {"class_type": "BasicScheduler", "inputs": {"steps": 20, "scheduler": "normal", "denoise": 1}},
+        "7": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 1024, "height": 768, "batch_size": 1}},
+        "8": {"class_type": "CLIPTextEncode", "inputs": {"text": "a fox"}},
+        "9": {"class_type": "FluxGuidance", "inputs": {"guidance": 2.5, "conditioning": ["8", 0]}},
+    }  # fmt: skip
+    info = comfyui(graph)
+    assert info.fields == {
+        "prompt": "a fox", "seed": 3, "steps": 20, "sampler": "Euler", "width": 1024, "height": 768,
+        "checkpoint": "flux1-dev", "distilled_guidance": 2.5,
+    }  # fmt: skip
+    assert info.unknown == {"Node 1": "UNETLoader"}
+    for name in graph["3"]["inputs"]:  # type: ignore[attr-defined]
+        graph["3"]["inputs"][name] = ["3", "nowhere"]  # type: ignore[index]
+    assert comfyui(graph).fields == {}
 
 
 def test_comfyui_through_controlnets_links_and_a_second_pass() -> None:
@@ -429,7 +471,7 @@ def test_comfyui_loops_gaps_and_nonsense_end() -> None:
     graph["8"] = {"class_type": ["a"], "inputs": {}, "is_changed": [float("nan")]}
     graph["9"] = 5
     info = comfyui(graph)
-    assert info.fields == {"checkpoint": "v1-5"}
+    assert info.fields == {name: COMFY_FIELDS[name] for name in ("checkpoint", "loras")}
     assert info.unknown["seed"] == "-1" and info.unknown["sampler_name"] == "res_multistep"
     assert info.unknown["Node 8"] == '["a"]'
 
@@ -446,7 +488,8 @@ def test_invokeai() -> None:
     values = {
         "app_version": "6.1.0", "generation_mode": "txt2img", "positive_prompt": "a fox", "negative_prompt": None,
         "width": 768, "height": 432, "seed": 356120443, "rand_device": "cpu", "cfg_scale": 7.5, "steps": 50,
-        "scheduler": "dpmpp_2m_sde_k", "clip_skip": 1, "loras": [], "strength": 0.6,
+        "scheduler": "dpmpp_2m_sde_k", "clip_skip": 1, "strength": 0.6,
+        "loras": [{"model": {"name": "ink"}, "weight": 0.7}, {"lora": {"model_name": "wash"}, "weight": 1}],
         "model": {"name": "dreamshaper", "hash": "blake3:aa", "base": "sd-1"},
     }  # fmt: skip
     info = read_text(png(invokeai_metadata=json.dumps(values)))
@@ -454,10 +497,37 @@ def test_invokeai() -> None:
     assert info.fields == {
         "prompt": "a fox", "width": 768, "height": 432, "seed": 356120443, "guidance_scale": 7.5, "steps": 50,
         "sampler": "DPM++ 2M SDE Karras", "clip_skip": 2, "checkpoint": "dreamshaper", "strength": 0.6,
+        "loras": (Lora(name="ink", weight=0.7), Lora(name="wash")),
     }  # fmt: skip
     assert info.unknown == {
         "app_version": "6.1.0", "generation_mode": "txt2img", "rand_device": "cpu", "model hash": "blake3:aa",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "loras", [[], {}, [5], [{"model": 5, "weight": 1}], [{"model": {"name": "ink"}, "weight": []}]]
+)
+def test_invokeai_loras_that_are_none(loras: object) -> None:
+    info = read_text(png(invokeai_metadata=json.dumps({"steps": 9, "loras": loras})))
+    assert info.fields == {"steps": 9}
+
+
+# In other files than PNG
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_a1111_writes_into_exif_where_there_are_no_texts(kind: str) -> None:
+    file, exif = BytesIO(), Image.Exif()
+    exif.get_ifd(IFD.Exif)[Base.UserComment] = b"UNICODE\0" + "a fóx\nSteps: 5".encode("utf-16-be")
+    Image.new("RGB", (8, 8)).save(file, kind, exif=exif)
+    info = read_text(file.getvalue())
+    assert (info.source, info.fields["prompt"], info.fields["steps"]) == ("a1111", "a fóx", 5)
+
+
+def test_damaged_exif_says_nothing() -> None:
+    file = BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "WEBP", exif=b"Exif\0\0II*\0" + b"\xff" * 40)
+    assert read_text(file.getvalue()) == PictureInfo()
 
 
 # Nobody's, and the hostile

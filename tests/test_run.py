@@ -26,7 +26,7 @@ from core.units import Hires
 from tests.darkroom import LIMITS
 from ui.form import REMEMBERED, read_form
 from ui.hires import enlarging
-from ui.run import Desk, duration, frame, preview_uri
+from ui.run import MODELS_OWN, Desk, duration, frame, own_values, preview_uri
 
 ENCODERS = tuple(Part(name, Path(name), "CLIPTextModel") for name in ("text_encoder", "text_encoder_2"))
 SMALL = Checkpoint(name="small", title="Small", family="sd1", native_size=256, sampler="DDIM", guidance_scale=4.0)
@@ -60,23 +60,33 @@ def desk() -> Desk:
 
 @pytest.mark.parametrize(
     ("text", "seed"),
-    [("", None), ("  ", None), (None, None), ("0", 0), (" 7 ", 7), (str(2**64 - 1), 2**64 - 1)],
+    [("", None), ("  ", None), (None, None), ("-1", None), ("0", 0), (" 7 ", 7), (str(2**64 - 1), 2**64 - 1)],
 )
 def test_a_seed_is_read_from_text_to_the_last_digit(text: str | None, seed: int | None) -> None:
     assert read_form({"seed": text}, LIMITS)[0].seed == seed
 
 
-@pytest.mark.parametrize("text", ["red", "-1", "1.5", "1e3", "٣", "1_000", str(2**64), "9" * 10_000])
+@pytest.mark.parametrize("text", ["red", "-2", "1.5", "1e3", "٣", "1_000", str(2**64), "9" * 10_000])
 def test_what_is_no_seed_is_refused_by_its_label(text: str) -> None:
     with pytest.raises(RequestError, match=r"^Seed: "):
         read_form({"seed": text}, LIMITS)
 
 
 def test_fields_follow_the_model_until_a_person_sets_them(desk: Desk) -> None:
-    plan = {"checkpoint": "small"}
-    assert desk.follow_model("large", plan, 256, 256, "DDIM", 4.0, 20) == [1024, 1024, "Euler", 7.0, 4]
-    assert desk.follow_model("large", plan, 512, 256, "Heun", 4.0, 30) == [512, 1024, "Heun", 7.0, 30]
-    assert desk.follow_model("large", {}, None, None, None, None, 20) == [1024, 1024, "Euler", 7.0, 4]
+    plan = {"own": own_values(SMALL)}
+    assert desk.follow_model("large", "[]", plan, 256, 256, "DDIM", 4.0, 20) == [1024, 1024, "Euler", 7.0, 4]
+    assert desk.follow_model("large", "[]", plan, 512, 256, "Heun", 4.0, 30) == [512, 1024, "Heun", 7.0, 30]
+    assert desk.follow_model("large", "", {}, None, None, None, None, 20) == [1024, 1024, "Euler", 7.0, 20]
+
+
+def test_fields_follow_a_lora_of_few_steps_on_and_off_again(desk: Desk) -> None:
+    own = [256, 256, "DDIM", 4.0, 20]
+    on = desk.follow_model("small", '[{"name": "x/my_lightning_8step"}]', {"own": own_values(SMALL)}, *own)
+    assert on == [256, 256, "Euler SGM Uniform", 1.0, 8]
+    plan = {"own": dict(zip(MODELS_OWN, on, strict=True))}
+    assert desk.follow_model("small", "[]", plan, *on) == own
+    assert desk.follow_model("small", '[{"name": "plain"}]', plan, *on) == own
+    assert desk.follow_model("small", "no JSON", plan, *on) == own
 
 
 def test_what_a_browser_kept_is_looked_at_again() -> None:
@@ -140,8 +150,8 @@ def test_a_frame_carries_each_pictures_seed_as_text() -> None:
     request = GenerationRequest(prompt="x" * 300, seed=2**64 - 2, batch_size=2, width=64, height=64)
     job = JobState("job", "local", request, Status.DONE, 0.0, pictures={0: "a", 1: "b"}, seconds=2.0)
     drawn = frame(job, None)
-    assert [picture["seed"] for picture in drawn["pictures"]] == [str(2**64 - 2), str(2**64 - 1)]
-    assert frame(replace(job, pictures={1: "b"}), None)["pictures"] == [{"id": "b", "seed": str(2**64 - 1)}]
+    assert [picture["seed"] for picture in drawn["pictures"].values()] == [str(2**64 - 2), str(2**64 - 1)]
+    assert frame(replace(job, pictures={1: "b"}), None)["pictures"] == {"1": {"id": "b", "seed": str(2**64 - 1)}}
     assert drawn["facts"] == "64 × 64 · 20 steps · 2 s" and len(drawn["title"]) == 200
     assert not drawn["source"]
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from core import Engine, Finished, GenerationRequest, Settings
-from core.checkpoints import scan
+from core.checkpoints import named, scan
 from core.errors import CheckpointError, DarkroomError
 from core.layouts import identify, pieces
 from core.parts import load_part
@@ -212,6 +212,9 @@ def test_inpainting_is_told_from_the_channels():
         ("sd2", "v2-1_512-ema-pruned.safetensors", {}, {}, ("epsilon", None)),
         ("sd2", "v2-1_768-ema-pruned.safetensors", {}, {}, ("v_prediction", None)),
         ("sd2", "a.safetensors", {}, {"modelspec.prediction_type": "v"}, ("v_prediction", None)),
+        ("sd1", "fluffy-v-pred.safetensors", {}, {}, ("v_prediction", None)),
+        ("sdxl", "noobaiXL_vPred10.safetensors", {}, {}, ("v_prediction", None)),
+        ("sdxl", "noobaiXL_vPred10.safetensors", {}, {"modelspec.prediction_type": "epsilon"}, ("epsilon", None)),
     ],
 )
 def test_what_the_network_predicts_is_told(tmp_path, family, name, extra, metadata, expected):
@@ -220,7 +223,101 @@ def test_what_the_network_predicts_is_told(tmp_path, family, name, extra, metada
     (found,) = scan(tmp_path)
     config = found.scheduler_config
     assert (config["prediction_type"], config.get("rescale_betas_zero_snr")) == expected
-    assert found.native_size == {"sdxl": 1024, "sd2": 768 if expected[0] == "v_prediction" else 512}[family]
+    sizes = {"sd1": 512, "sdxl": 1024, "sd2": 768 if expected[0] == "v_prediction" else 512}
+    assert found.native_size == sizes[family]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("mine.yaml", 'model:\n  params:\n    parameterization: "v"\n', "v_prediction"),
+        ("mine.yaml", "model:\n  params:\n    parameterization: eps\n", "epsilon"),
+        ("mine.yaml", "!!python/object/apply:os.system [false]", "epsilon"),
+        ("mine.darkroom.json", '{"prediction_type": "v_prediction"}', "v_prediction"),
+    ],
+)
+def test_a_file_beside_it_tells_what_the_network_predicts(tmp_path, name, content, expected):
+    ldm.save(pipeline("sd1"), "sd1", tmp_path / "mine.safetensors")
+    (tmp_path / name).write_text(content)
+    (found,) = scan(tmp_path)
+    assert (found.problem, found.scheduler_config["prediction_type"]) == (None, expected)
+
+
+def test_a_card_beside_a_file_is_its_makers_word(tmp_path):
+    ldm.save(pipeline("sd1"), "sd1", tmp_path / "mine.safetensors")
+    card = tmp_path / "mine.darkroom.json"
+    card.write_text('{"title": "My own", "sampler": "Heun", "steps": 9, "examples": ["a cat"]}')
+    (found,) = scan(tmp_path)
+    assert (found.title, found.sampler, found.steps, found.examples) == ("My own", "Heun", 9, ("a cat",))
+    card.write_text('{"steps": "many"}')
+    (found,) = scan(tmp_path)
+    assert found.problem == "its mine.darkroom.json is not right: steps"
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3"])
+@pytest.mark.parametrize("scale", ["scale_weight", "weight_scale"])
+def test_weights_of_8_bits_have_their_scale_beside_them(tmp_path, family, scale):
+    """ComfyUI's "scaled fp8": what is loaded is the number times the scale."""
+    made = pipeline(family)
+    state = {key: tensor.contiguous() for key, tensor in ldm.state_dict(made, family).items()}
+    beginning = "model.diffusion_model."
+    for key in [
+        key for key in state if key.startswith(beginning) and key.endswith(".weight") and state[key].ndim == 2
+    ]:
+        state[key] = (state[key] * 8).to(torch.float8_e4m3fn)
+        state[key.removesuffix("weight") + scale] = torch.tensor(0.125)
+    state[f"{beginning}scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
+    save_file(state, tmp_path / "mine.safetensors")
+    (found,) = scan(tmp_path)
+    assert found.problem is None
+    part = next(part for part in found.parts if part.name in ("unet", "transformer"))
+    ours, theirs = load_part(part, "cpu", "float32").state_dict(), getattr(made, part.name).state_dict()
+    for key, tensor in theirs.items():
+        torch.testing.assert_close(ours[key], tensor, rtol=0.07, atol=2e-3, msg=key)
+
+
+def test_four_bits_are_refused(tmp_path):
+    state = ldm.state_dict(pipeline("sd1"), "sd1") | {"model.diffusion_model.out.2.weight_scale_2": torch.ones(1)}
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / "mine.safetensors")
+    (found,) = scan(tmp_path)
+    assert found.problem == "its weights have 4 bits, which Darkroom does not read"
+
+
+def test_models_lie_in_folders_of_their_owners_making(tmp_path):
+    made, folder = pipeline("sd1"), tmp_path / "checkpoints"
+    ldm.save(made, "sd1", folder / "realistic" / "v1" / "mine.safetensors")
+    made.save_pretrained(folder / "old" / "folder")
+    (folder / "empty").mkdir()
+    (folder / "half" / "unet").mkdir(parents=True)
+    (folder / "realistic" / "circle").symlink_to(folder)
+    found = {each.name: each.problem for each in scan(folder) if "circle" not in each.name}
+    assert found == {
+        "half": "half/model_index.json is missing",
+        "old/folder": None,
+        "realistic/v1/mine.safetensors": None,
+    }
+    engine = Engine(Settings(models=tmp_path, previews=False))
+    drawn = []
+    for name in ("old/folder", "realistic/v1/mine.safetensors"):
+        wanted = GenerationRequest(prompt="a cat", checkpoint=name, seed=1, steps=1, width=64, height=64)
+        *_, last = engine.generate(wanted.replace(sampler="Euler", guidance_scale=5.0))
+        assert last.request.checkpoint == name
+        drawn.append(np.asarray(last.images[0]).astype(int))
+    assert abs(drawn[0] - drawn[1]).max() <= 1
+    assert named("MINE", scan(folder)).name == "realistic/v1/mine.safetensors"
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3"])
+def test_clip_skip_1_and_2_are_one_layer_since_xl(tmp_path, family):
+    """Forge: `-max(clip_skip, minimal_clip_skip)`, which is 2 for XL; A1111 and ComfyUI draw alike."""
+    made = pipeline(family)
+    made.save_pretrained(tmp_path / "checkpoints" / "mine")
+    engine, drawn = Engine(Settings(models=tmp_path, previews=False)), []
+    for clip_skip in (1, 2, 3):
+        wanted = GenerationRequest(prompt="a cat", seed=1, steps=1, width=64, height=64, clip_skip=clip_skip)
+        *_, last = engine.generate(wanted)
+        drawn.append(last.images[0].tobytes())
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from core import Engine, Finished, GenerationRequest, Settings
 from core.errors import CheckpointError, RequestError
@@ -62,6 +62,34 @@ def test_it_draws_what_a_model_draws_that_has_it(engine, checkpoint, vae):
     drawn = pixels(engine, checkpoint=checkpoint, vae=vae)
     assert drawn == pixels(engine, checkpoint="oracle")
     assert drawn != pixels(engine, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("attention", ["to_q to_k to_v to_out.0", "query key value proj_attn"])
+def test_a_file_may_have_diffusers_names(engine, attention):
+    """Those before 0.18, too: sd-vae-ft-mse is published with them."""
+    folder = engine.settings.models / "vae"
+    state = load_file(folder / "other" / "diffusion_pytorch_model.safetensors")
+    for ours, theirs in zip(("to_q", "to_k", "to_v", "to_out.0"), attention.split(), strict=True):
+        state = {key.replace(f"attentions.0.{ours}.", f"attentions.0.{theirs}."): state[key] for key in state}
+    assert any(f".{attention.split()[0]}." in key for key in state)
+    save_file(state, folder / "theirs.safetensors")
+    assert pixels(engine, checkpoint="mine", vae="theirs.safetensors") == pixels(engine, checkpoint="oracle")
+
+
+def test_a_checkpoint_without_one_draws_with_one_that_is_named(engine):
+    models = engine.settings.models
+    whole = load_file(models / "checkpoints" / "mine.safetensors")
+    state = {key: tensor for key, tensor in whole.items() if not key.startswith("first_stage_model.")}
+    save_file(state, models / "checkpoints" / "bare.safetensors")
+    engine.rescan()
+    with pytest.raises(
+        RequestError, match=r"VAE: missing; use one of half.safetensors, .*, as bare has none of its own"
+    ):
+        engine.resolve(GenerationRequest(**QUICK, checkpoint="bare.safetensors"))
+    drawn = pixels(engine, checkpoint="bare.safetensors", vae="other.safetensors")
+    assert drawn == pixels(engine, checkpoint="mine.safetensors", vae="other.safetensors")
+    with pytest.raises(RequestError, match="this one is for other latents"):
+        engine.resolve(GenerationRequest(**QUICK, checkpoint="bare.safetensors", vae="wider"))
 
 
 def test_a_file_has_its_latents_about_the_middle_of_its_models(tmp_path):

@@ -38,6 +38,7 @@ class Pen:
         """A polygon."""
         fixed = self._fixed(points)
         if self.outline:
+            cv2.fillPoly(self.mask, fixed, 0, cv2.LINE_8, FRACTION)  # what lies behind it is hidden
             cv2.polylines(self.layer, fixed, True, colour, self._line, cv2.LINE_AA, FRACTION)
             cv2.polylines(self.mask, fixed, True, 255, self._line, cv2.LINE_AA, FRACTION)
         else:

@@ -22,7 +22,7 @@ from ui.api import add_endpoint
 from ui.compare import add_compare
 from ui.controls import HELP, control
 from ui.editing import build_editing, build_form_only
-from ui.form import REMEMBERED, SIDES
+from ui.form import KEEP_SIZE, REMEMBERED, SIDES
 from ui.hires import build_hires
 from ui.history import Shelf, build_gallery, wire_gallery
 from ui.hub import build_hub, wire_hub
@@ -132,7 +132,7 @@ def _build(engine: Engine, presets: Presets) -> Parts:
         with gr.Tab("Create", elem_id="create"), gr.Row(elem_id="studio"):
             with gr.Column(elem_id="settings"):
                 settings = _build_settings(model, own_values(first), presets, engine)
-            stage = live("stage", "cancel", "use", "again", "upscale", "older")
+            stage = live("stage", "cancel", "use", "unuse", "again", "upscale", "older")
         with gr.Tab("History", elem_id="history"):
             gallery = build_gallery()
         with gr.Tab("PNG info", elem_id="png-info"):
@@ -231,7 +231,8 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
 
     changes = [field.change for name, field in parts.fields.items() if name not in ("prompt", "negative_prompt")]
     gr.on([page.load, *changes], desk.plan, fields, parts.dock, **AT_ONCE, trigger_mode="always_last")
-    model.input(desk.follow_model, [model, parts.dock, *own], own, **AT_ONCE)
+    chosen = [model, parts.fields["loras"]]
+    gr.on([each.input for each in chosen], desk.follow_model, [*chosen, parts.dock, *own], own, **AT_ONCE)
     seconds = [parts.fields[name] for name in SECOND_PROMPTS]
     gr.on([page.load, model.change], desk.second_prompts, model, seconds, **AT_ONCE)
     offered = [parts.fields[name] for name in OFFERED]
@@ -249,6 +250,10 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
         parts.tabs[task].select(None, None, parts.fields["task"], js=f"() => darkroom.task('{task}')", **QUIET)
     for addition in parts.additions:
         parts.tabs[addition].select(None, None, None, js=f"() => darkroom.tab('{addition}')", **QUIET)
+    # a size of one's own, where the source picture's would hold
+    mode, sized = parts.fields["resize_mode"], [width.input, height.input, parts.aspect.input, parts.swap.click]
+    taken = f"(mode) => document.documentElement.dataset.task !== 'text' && mode === '{KEEP_SIZE}' ? 'crop' : mode"
+    gr.on(sized, None, mode, mode, js=taken, **QUIET)
     sides = [parts.fields[name] for name in SIDES.values()]
     parts.shape.input(desk.extend, [parts.shape, parts.fields["image"]], sides, **AT_ONCE)
     kept = parts.fields["kept"]
@@ -275,5 +280,7 @@ def _wire_live(page: gr.Blocks, parts: Parts, desk: Desk, cabinet: Cabinet) -> N
     parts.stage.again(desk.new_seed, **always)
     parts.stage.upscale(desk.upscale, **always)
     parts.stage.older(desk.older, None, parts.stage, **AT_ONCE)
-    parts.stage.use(desk.use_settings, None, fields, **always)
+    before = gr.State([])
+    parts.stage.use(desk.use_settings, fields, [*fields, before], **always)
+    parts.stage.unuse(lambda values: values, before, fields, **always)
     page.load(desk.relay, None, parts.stage, **always, postprocess=False)

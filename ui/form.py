@@ -15,12 +15,13 @@ from typing import Any
 import gradio as gr
 from PIL.Image import Image
 
+from core.errors import RequestError
 from core.images import fingerprint
 from core.parameters import PICTURES
 from core.prompts import SECOND_PROMPTS
 from core.request import GenerationRequest, reject
 from core.settings import Limits
-from core.units import Hires, Outpaint
+from core.units import Hires, Lora, Outpaint
 from ui.uploads import read_controls, read_upload
 
 Form = Mapping[str, Any]
@@ -127,8 +128,12 @@ def _source(request: GenerationRequest) -> dict[str, Any]:
 
 
 def _seed(text: Any) -> Any:
-    """A seed is text, as a browser's numbers are exact to 2^53 only. What is no number is the request's to refuse."""
+    """A seed is text, as a browser's numbers are exact to 2^53 only. "-1" draws one, as in A1111; what is no number
+    is the request's to refuse.
+    """
     text = (text or "").strip()
+    if text == "-1":
+        return None
     return int(text) if re.fullmatch(r"-?[0-9]{1,30}", text) else text or None
 
 
@@ -148,6 +153,14 @@ def _list(text: Any) -> Any:
         return json.loads(text or "[]")
     except (ValueError, TypeError, RecursionError):
         return text
+
+
+def read_loras(text: Any) -> tuple[Lora, ...]:
+    """Those of the form's field; none if it holds anything else."""
+    try:
+        return GenerationRequest(loras=_list(text)).loras
+    except RequestError:
+        return ()
 
 
 def _json(values: Any) -> str:

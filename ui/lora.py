@@ -55,10 +55,12 @@ class LoraDesk:
     def show(self, checkpoint: str | None) -> Answer:
         """The LoRAs as last looked at, and for a model's name which of them fit it."""
         field = Lora.model_fields["weight"]
+        usual: dict[str, Any] = field.json_schema_extra  # type: ignore[assignment]
         return {
             "loras": [self._row(info, checkpoint) for info in self._engine.loras()],
             "mayAdd": self._may_add,
-            "limits": [*bounds(field).values(), field.json_schema_extra["step"]],  # type: ignore[index]
+            "limits": [*bounds(field).values(), usual["step"]],
+            "usual": usual["usual"],
         }
 
     def add(self, checkpoint: str | None, event: gr.EventData) -> Answer:

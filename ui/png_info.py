@@ -16,6 +16,7 @@ from core.images import read_picture
 from core.jobs import JobState, Status
 from core.metadata import PictureInfo, read_text
 from core.replay import compare
+from core.units import LANCZOS, Hires
 from ui.facts import facts, own_facts
 from ui.form import write_form
 from ui.live import AT_ONCE, QUIET, live
@@ -71,6 +72,8 @@ class Reader:
             if fields.get(model):
                 found = named(fields.pop(model), self._desk.engine.checkpoints())
                 fields |= {model: found.name} if found else {}
+        if fields.get("hires") and self._lacks(fields["hires"]):
+            fields["hires"] = fields["hires"].replace(upscaler=LANCZOS)
         return write_form(self._desk.fields, fields)
 
     async def replay(self, event: gr.EventData, request: gr.Request) -> AsyncIterator[Answer]:
@@ -102,10 +105,14 @@ class Reader:
         """What the file says. The pictures that it began from are found if they are in the visitor's own history."""
         return read_text(_path(event), lambda fingerprint: self._desk.history.input(fingerprint, owner_of(request)))
 
-    def _missing(self, info: PictureInfo) -> str | None:
-        """The model's name if this machine does not have it."""
-        name = info.fields.get("checkpoint")
-        return name if name and named(name, self._desk.engine.checkpoints()) is None else None
+    def _missing(self, info: PictureInfo) -> str:
+        """The names of model and upscaler if this machine does not have them."""
+        name, hires = info.fields.get("checkpoint"), info.fields.get("hires")
+        lacks = [name] if name and named(name, self._desk.engine.checkpoints()) is None else []
+        return ", ".join(lacks + ([hires.upscaler] if hires and self._lacks(hires) else []))
+
+    def _lacks(self, hires: Hires) -> bool:
+        return hires.upscaler not in self._desk.engine.upscalers()
 
 
 def _path(event: gr.EventData) -> Path:

@@ -26,12 +26,12 @@ from core.line import ENDED
 from core.prompts import MOST_CHUNKS, SECOND_PROMPTS
 from core.quota import disk_warning
 from core.request import GenerationRequest
-from core.resolving import size_warning
+from core.resolving import size_warning, with_loras
 from core.samplers import SAMPLERS
 from core.sizes import in_words
 from ui.controls import NO_REFINER, OWN_VAE
 from ui.editing import extended, outlook
-from ui.form import EDITING, MODELS_COMPANY, REMEMBERED, SIDES, read_form, write_form
+from ui.form import EDITING, MODELS_COMPANY, REMEMBERED, SIDES, read_form, read_loras, write_form
 from ui.hires import enlarging
 from ui.live import data_uri
 from ui.server import address_of, is_known, owner_of, unread
@@ -40,6 +40,7 @@ TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint
 OFFERED = ("sampler", *MODELS_COMPANY)  # by model
 # fields that follow the model until a person sets them
 MODELS_OWN = ("width", "height", "sampler", "guidance_scale", "steps")
+DRAWN = ("task", "image", "mask", "kept")  # fields that follow the canvas
 FRAME_SECONDS = 1 / 15  # a page draws at most this often
 MOST_UNREAD = 4  # frames that wait for a page that reads slowly
 PATIENCE_SECONDS = 60.0  # with a page that does not read
@@ -118,7 +119,8 @@ def frame(job: JobState, preview: str | None) -> dict[str, Any]:
         "preview": preview,
         "left": None if job.seconds_left is None else duration(job.seconds_left),
         "facts": " · ".join(facts + ([duration(job.seconds)] if job.seconds else [])),
-        "pictures": [{"id": id, "seed": str((request.seed or 0) + k)} for k, id in job.pictures.items()],
+        # no list: of lists that shrink within a list gradio streams wrong differences
+        "pictures": {str(k): {"id": id, "seed": str((request.seed or 0) + k)} for k, id in job.pictures.items()},
         "error": job.error,
         "notice": job.notice,
         "width": width,
@@ -174,19 +176,21 @@ class Desk:
         image = read_picture(row.read(), max_pixels=self.engine.settings.limits.max_pixels)
         self.submit(enlarging(row, image), request)
 
-    async def use_settings(self, event: gr.EventData, request: gr.Request) -> list[Any]:
-        """A picture's settings, as values of the form's fields."""
+    async def use_settings(self, event: gr.EventData, request: gr.Request, *before: Any) -> list[Any]:
+        """A picture's settings, as values of the form's fields, and last of all what stood there before."""
         with told():
             job = await self._job(event, request)
             used = job.request.replace(seed=self._seed(job, event))
-        return await asyncio.to_thread(write_form, self.fields, dict(used))
+        values = await asyncio.to_thread(write_form, self.fields, dict(used))
+        kept = [gr.skip() if name in DRAWN else value for name, value in zip(self.fields, before, strict=True)]
+        return [*values, kept]
 
     def plan(self, *values: Any) -> dict[str, Any]:
         """What Generate would do with the form as it is, or why it would not."""
         given = dict(zip(self.fields, values, strict=True))
         checkpoint = self.checkpoint(given["checkpoint"])
         plan: dict[str, Any] = {
-            "checkpoint": given["checkpoint"],
+            "own": self._own(given["checkpoint"], given["loras"]),
             "examples": list(checkpoint.examples) if checkpoint else [],
         }
         try:
@@ -235,14 +239,18 @@ class Desk:
                 return list(values.values())
         return [gr.skip()] * len(REMEMBERED)
 
-    def follow_model(self, name: str | None, plan: Mapping[str, Any], *values: Any) -> list[Any]:
-        """The MODELS_OWN fields after a change of model: what showed the old one's own value shows the new one's."""
-        old = own_values(self.checkpoint(plan.get("checkpoint")))
-        new = own_values(self.checkpoint(name))
+    def follow_model(self, name: str | None, loras: str, plan: Mapping[str, Any], *values: Any) -> list[Any]:
+        """The MODELS_OWN fields after a change of model or LoRAs: what showed its own value before does so again."""
+        new = self._own(name, loras)
+        old = plan.get("own", new)
         return [
             new[field] if value in (old[field], None) else value
             for field, value in zip(MODELS_OWN, values, strict=True)
         ]
+
+    def _own(self, name: str | None, loras: str) -> dict[str, Any]:
+        known = self.checkpoint(name)
+        return own_values(known and with_loras(known, read_loras(loras)))
 
     def offered(self, name: str | None) -> list[Any]:
         """What the OFFERED fields hold for a model: the samplers that it can use, the VAEs that may take its own's

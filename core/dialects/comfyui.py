@@ -11,14 +11,25 @@ from core.dialects.found import Found, parse_object, sampler_found, stem
 Graph = Mapping[str, Mapping[str, Any]]
 """The inputs of each node, by its id; an input is a value or a link [id, output]."""
 SIDES = ("positive", "negative")
-KSAMPLER = {*SIDES, "latent_image", "steps", "sampler_name"}
+KSAMPLER = {"positive", "latent_image", "steps", "sampler_name"}
+CUSTOM = {"noise", "guider", "sampler", "sigmas", "latent_image"}  # a sampler in parts, as people use with FLUX
 NUMBERS = {"seed": "seed", "noise_seed": "seed", "steps": "steps", "cfg": "guidance_scale"}
+LORA = {"lora_name", "strength_model"}
 UNDERSTOOD = {
+    "BasicGuider",
+    "BasicScheduler",
     "CLIPTextEncode",
     "CheckpointLoaderSimple",
     "EmptyLatentImage",
+    "EmptySD3LatentImage",
+    "FluxGuidance",
     "KSampler",
+    "KSamplerSelect",
+    "LoraLoader",
+    "LoraLoaderModelOnly",
     "PreviewImage",
+    "RandomNoise",
+    "SamplerCustomAdvanced",
     "SaveImage",
     "VAEDecode",
 }
@@ -35,10 +46,11 @@ def read(text: str) -> list[Found] | None:
         for key, node in nodes.items()
         if isinstance(node.get("inputs"), dict) and node["class_type"] != "ConditioningZeroOut"
     }
-    samplers = [inputs for inputs in graph.values() if inputs.keys() >= KSAMPLER]
+    samplers = [_joined(graph, inputs) if inputs.keys() >= CUSTOM else inputs for inputs in graph.values()]
+    samplers = [inputs for inputs in samplers if inputs.keys() >= KSAMPLER]
     samplers.sort(key=lambda sampler: "batch_size" not in _latents(graph, sampler))
-    others = {key: node["class_type"] for key, node in nodes.items() if node["class_type"] not in list(UNDERSTOOD)}
-    listed = [Found(f"Node {key}", None, kind) for key, kind in others.items()]
+    kinds, known = {key: node["class_type"] for key, node in nodes.items()}, list(UNDERSTOOD if samplers else ())
+    listed = [Found(f"Node {key}", None, kind) for key, kind in kinds.items() if kind not in known]
     return [*_settings(graph, samplers[0]), *listed] if samplers else listed
 
 
@@ -54,20 +66,38 @@ def _settings(graph: Graph, sampler: Mapping[str, Any]) -> list[Found]:
             Found(key, key, _literal(graph, latents.get(key), int, key, "value")) for key in ("width", "height")
         ]
     for side, name in zip(SIDES, ("prompt", "negative_prompt"), strict=True):
-        nodes = _upstream(graph, sampler[side], side)
-        found.append(Found(side, name, _first(nodes, str, "text", "text_g", "value", "string")))
+        nodes = _upstream(graph, sampler.get(side), side)
+        found.append(Found(side, name, _first(nodes, str, "text", "text_g", "t5xxl", "value", "string")))
     layer = _first(_upstream(graph, sampler["positive"]), int, "stop_at_clip_layer")
-    checkpoint = _first(_upstream(graph, sampler.get("model")), str, "ckpt_name")
+    guidance = _first(_upstream(graph, sampler["positive"]), (int, float), "guidance")
+    checkpoint = _first(_upstream(graph, sampler.get("model")), str, "ckpt_name", "unet_name")
+    loras = [_lora(node) for node in _upstream(graph, sampler.get("model")) if node.keys() >= LORA]
     found += [
         Found("denoise", "strength", sampler.get("denoise") if sampler.get("denoise") != 1 else None),
         Found("stop_at_clip_layer", "clip_skip", layer and -layer),
         Found("ckpt_name", "checkpoint", checkpoint and stem(checkpoint)),
+        Found("guidance", "distilled_guidance", guidance),
+        Found("lora_name", "loras", loras[::-1] or None),
     ]
     name = _literal(graph, sampler["sampler_name"], str, "sampler_name")
     schedule = _literal(graph, sampler.get("scheduler"), str, "scheduler")
     if name:
         found += sampler_found(Found("sampler_name", "sampler", name), schedule or "")
     return [item for item in found if item.value is not None]
+
+
+def _joined(graph: Graph, sampler: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a sampler in parts as those of a KSampler."""
+    parts = [next(_upstream(graph, sampler[name]), {}) for name in ("noise", "guider", "sampler", "sigmas")]
+    joined = {key: value for part in parts for key, value in part.items()} | dict(sampler)
+    return {"positive": joined.get("conditioning"), **joined}
+
+
+def _lora(node: Mapping[str, Any]) -> dict[str, Any]:
+    """As a request has it, from the inputs of a LoraLoader."""
+    weight, text = node["strength_model"], node.get("strength_clip")
+    name = stem(node["lora_name"]) if isinstance(node["lora_name"], str) else node["lora_name"]
+    return {"name": name, "weight": weight, "text_encoder_weight": None if text == weight else text}
 
 
 def _latents(graph: Graph, sampler: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from core.errors import RequestError
 from core.request import GenerationRequest
-from core.samplers import canonical_name
+from core.samplers import SGM_UNIFORM, canonical_name
 
 # Schedules of noise levels as A1111 and ComfyUI name them, in lower case, and what our samplers' names end in.
 SCHEDULES = {
@@ -21,6 +21,8 @@ SCHEDULES = {
     "karras": " Karras",
     "exponential": " Exponential",
     "beta": " Beta",
+    "sgm uniform": SGM_UNIFORM,
+    "sgm_uniform": SGM_UNIFORM,
 }
 # ComfyUI's and InvokeAI's names of samplers; InvokeAI's "_k" at the end means Karras.
 SAMPLERS_ELSEWHERE = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from core.dialects.found import Found, parse_object, sampler_found
 
 FIELDS = {
@@ -15,6 +17,14 @@ FIELDS = {
     "strength": "strength",
     "clip_skip": "clip_skip",
 }
+
+
+def _lora(entry: Any) -> dict[str, Any]:
+    """As a request has it; before InvokeAI 4 its model was called `lora`."""
+    entry = entry if isinstance(entry, dict) else {}
+    model = entry.get("model") or entry.get("lora")
+    model = model if isinstance(model, dict) else {}
+    return {"name": model.get("name") or model.get("model_name"), "weight": entry.get("weight")}
 
 
 def read(text: str) -> list[Found] | None:
@@ -31,6 +41,8 @@ def read(text: str) -> list[Found] | None:
             found.append(Found("model hash", None, value.get("hash")))
         elif key == "clip_skip" and isinstance(value, int):
             found.append(Found(key, "clip_skip", value + 1))  # InvokeAI counts the layers left out
+        elif key == "loras" and isinstance(value, list):
+            found.append(Found(key, "loras", [_lora(each) for each in value]))
         else:
             found.append(Found(key, FIELDS.get(key), value))
     return [item for item in found if item.value not in (None, [], {})]

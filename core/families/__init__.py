@@ -27,8 +27,7 @@ class LatentFormat:
 class Family:
     """`module` holds its code; the rest are the values a checkpoint has that does not say otherwise.
 
-    `clip_layers_unread`: how many of CLIP's last layers are never read; all if not `reads_clip_layers`. `levels` are
-    what schedulers' configs do not say, `options` what single files do not say of the pipeline.
+    `levels` are what schedulers' configs do not say, `options` what single files do not say of the pipeline.
     """
 
     title: str
@@ -40,7 +39,6 @@ class Family:
     latent_format: LatentFormat
     preview_decoder: str = "taesd"  # its folder in models/previews
     denoiser: str = "UNet2DConditionModel"  # the class of what predicts
-    clip_layers_unread: int = 0
     reads_clip_layers: bool = True
     levels: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -106,19 +104,16 @@ FAMILIES: Mapping[str, Family] = {
     "sdxl": Family(
         *("Stable Diffusion XL", "core.families.sdxl", 1024, "DPM++ 2M Karras", 6.0, 2048, _SDXL_LATENTS),
         preview_decoder="taesdxl",
-        clip_layers_unread=1,
     ),
     "refiner": Family(
         *("Stable Diffusion XL refiner", "core.families.refiner", 1024, "DPM++ 2M Karras", 6.0, 1280, _SDXL_LATENTS),
         preview_decoder="taesdxl",
-        clip_layers_unread=1,
         options={"force_zeros_for_empty_prompt": False},
     ),
     "sd3": Family(
         *("Stable Diffusion 3", "core.families.sd3", 1024, "Euler", 4.5, T5_WIDTH, _SD3_LATENTS),
         preview_decoder="taesd3",
         denoiser="SD3Transformer2DModel",
-        clip_layers_unread=1,
     ),
     "flux": Family(
         *("FLUX.1", "core.families.flux", 1024, "Euler", 1.0, T5_WIDTH, _FLUX_LATENTS),

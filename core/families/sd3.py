@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from core.decoding import shift_of
 from core.denoise import Conditioning, Residuals, Steering
-from core.encoding import encode, weigh
+from core.encoding import encode, last_but, weigh
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
 from core.families.t5 import encode_by_t5, read_by_t5
 from core.families.transformers import for_each_block, in_whole_patches, map_latents
@@ -44,7 +44,7 @@ class StableDiffusion3(StableDiffusion):
         ):
             read = chunked(tokenizer, text, at_least=chunks)
             output = encode(encoder, read)
-            layers.append(weigh(output.hidden_states[-(clip_skip + 1)], read))
+            layers.append(weigh(last_but(output, clip_skip), read))
             pooled.append(output[0][:1])
         clip = torch.cat(layers, dim=-1)
         width, length = parts.denoiser.config.joint_attention_dim, T5_TOKENS * -(-chunks // 2)

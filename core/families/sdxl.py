@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from core.encoding import encode, weigh
+from core.encoding import encode, last_but, weigh
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
 from core.request import GenerationRequest
 from core.tokens import chunked
@@ -16,14 +16,13 @@ from core.tokens import chunked
 class StableDiffusionXL(StableDiffusion):
     @torch.inference_mode()
     def encode_prompt(self, texts: Texts, clip_skip: int, negative: bool = False, chunks: int = 1) -> EncodedPrompt:
-        """XL counts layers from the last but one, as A1111 and diffusers do: `clip_skip` 1 is that layer."""
         layers, parts = [], self.parts
         for encoder, tokenizer, text, words in zip(
             parts.text_encoders, parts.tokenizers, texts, parts.words, strict=True
         ):
             read = chunked(tokenizer, text, words, chunks)
             output = encode(encoder, read)
-            layers.append(weigh(output.hidden_states[-(clip_skip + 1)], read))
+            layers.append(weigh(last_but(output, clip_skip), read))
             pooled = output[0][:1]  # the last encoder's stays: it is the one with a projection
         embeds = torch.cat(layers, dim=-1)
         empty = not any(any(text) for text in texts)

@@ -66,13 +66,17 @@
     const image = $(".layers img", root);
     URL.revokeObjectURL(image.src);
     image.src = URL.createObjectURL(files[0]);
-    await image.decode().catch(() => {}); // the server says what is wrong with it
+    const readable = await image.decode().then(() => true, () => false);
+    if (!readable) {
+      remove();
+      return write($(".drop .hint", root), `${files[0].name} is no picture that can be read: PNG, JPEG or WebP`);
+    }
     const [width, height] = [image.naturalWidth || 512, image.naturalHeight || 512];
     for (const layer of Object.values(layers)) [layer.width, layer.height] = [width, height]; // which clears them
     state.plan = {};
     send("mask", []);
     send("image", files);
-    look("source");
+    return look("source");
   }
 
   function remove() {
@@ -106,11 +110,16 @@
     if (!text) return;
     fill("kept", "");
     const { task: wanted, image, mask } = JSON.parse(text);
+    begin(wanted, image ? [`inputs/${image}`] : [], mask && `inputs/${mask}`);
+  }
+
+  /* With a task and with pictures that the server has. */
+  function begin(wanted, images, mask) {
     if (wanted !== state.task) document.getElementById(`mode-${wanted}-button`)?.click();
     state.pending = state.pending.then(async () => {
       try {
-        if (image) await place([await fetched(`inputs/${image}`)]);
-        if (mask) await readMask(await fetched(`inputs/${mask}`));
+        if (images.length) await place(await Promise.all(images.map(fetched)));
+        if (mask) await readMask(await fetched(mask));
       } catch {
         remove();
         write($(".drop .hint", root), "The picture that it began from could not be fetched");
@@ -430,6 +439,7 @@
     const [there, masking] = [state.files.length > 0, state.task === "inpaint"];
     const canvas = root.parentElement;
     root.hidden = !on;
+    document.documentElement.classList.toggle("on-source", on);
     $(".room", canvas).hidden = on;
     const looks = $(".looks", canvas);
     looks.hidden = state.task === "text";
@@ -480,5 +490,5 @@
     });
   }
 
-  Object.assign(darkroom, { easel, tab, task, look, hint, outlook, settled, wait, lay, send: sent });
+  Object.assign(darkroom, { easel, tab, task, look, hint, outlook, settled, wait, lay, begin, send: sent });
 })();

@@ -310,7 +310,7 @@
     write($(".negative", card), single && one.negative ? `Without: ${one.negative}` : "");
     drawMaps($(".maps", card), single ? one : { id: "", maps: 0 });
     darkroom.list($(".facts", card), single ? one.facts : []);
-    const shown = { use: single, again: single, image: single, inpaint: single, upscale: single, before: single && one.source, download: single, zip: !single, compare: ones.length === 2, look: single };
+    const shown = { use: single, again: single, image: single, inpaint: single, control: single, upscale: single, before: single && one.source, download: single, zip: !single, compare: ones.length === 2, look: single };
     for (const [name, on] of Object.entries(shown)) $(`[data-does=${name}]`, card).hidden = !on;
     $("[data-does=download]", card).href = `${url(one.id)}?download=1`;
     const loved = ones.every((each) => each.favourite);

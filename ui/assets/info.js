@@ -13,6 +13,7 @@
       if (!file) return;
       const mine = ++asked;
       show($("img", element), file);
+      $("img", element).decode().catch(() => { $("img", element).hidden = mine === asked; });
       say("Reading …");
       path = null;
       draw(element, null);
@@ -63,7 +64,7 @@
     write($(".source", root), answer.source ? `Made with ${answer.source}` : NONE);
     write($(".prompt", root), answer.prompt);
     write($(".negative", root), answer.negative && `Without: ${answer.negative}`);
-    write($(".missing", root), answer.missing ? `The model “${answer.missing}” is not on this machine; the chosen one stays.` : "");
+    write($(".missing", root), answer.missing ? `“${answer.missing}” is not on this machine; the model that is chosen here, or Lanczos, takes its place.` : "");
     part(".settings", answer.facts);
     part(".unknown", answer.unknown);
     part(".made", answer.made_with);

@@ -47,6 +47,7 @@
     field.setSelectionRange(from, from + inner.length);
   }
 
+  Object.assign(darkroom, { shortcuts });
   document.addEventListener("keydown", (event) => {
     if (event.isComposing) return; // the key is an input method's
     const [at, wide, dialog] = [document.activeElement, event.ctrlKey || event.metaKey, $("dialog[open]")];

@@ -96,7 +96,8 @@
 
   function slider(each, part, label) {
     const [min, max, step] = props.value.limits;
-    const range = make("input", { type: "range", min, max, step, ariaLabel: `${label} of ${each.name}` });
+    const [least, most] = props.value.usual;
+    const range = make("input", { type: "range", min: least, max: most, step, ariaLabel: `${label} of ${each.name}` });
     const number = make("input", { type: "number", min, max, step, ariaLabel: `${label} of ${each.name}, as a number` });
     for (const input of [range, number]) {
       input.dataset.part = part;

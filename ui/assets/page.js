@@ -2,7 +2,7 @@
 /* The live parts of the page. Each is given its element once, and draws itself anew whenever its value changes.
    Text from people and files is only ever set as textContent, pictures only as img.src. */
 Object.assign(window.darkroom, (() => {
-  const { $, write, make, type } = darkroom;
+  const { $, write, make } = darkroom;
   const help = HELP;
   const view = {
     jobs: [], // newest first: waiting, running, ended; as far back as the film was scrolled
@@ -13,6 +13,7 @@ Object.assign(window.darkroom, (() => {
     picked: null, // {job, index} of the film's frame that was clicked
     latest: null, // id of the job that last ran while this page was open
     missed: 0, // beats of the server's pulse in a row
+    stopping: new Set(), // ids of jobs that were asked to stop
     gone: false, // the server does not answer
     known: true, // this browser keeps our cookie
   };
@@ -28,7 +29,7 @@ Object.assign(window.darkroom, (() => {
     } catch { /* it is forgotten */ }
     return null;
   };
-  const touch = () => matchMedia("(max-width: 760px)").matches;
+  const touch = () => matchMedia("(max-width: 960px)").matches;
 
   /* -- what is on the canvas ------------------------------------------------------------------------------- */
 
@@ -51,6 +52,7 @@ Object.assign(window.darkroom, (() => {
     switch (job.status) {
       case "queued": return ["Waiting", `${job.place === 1 ? "Next" : ordinal(job.place)} in the queue`];
       case "running":
+        if (view.stopping.has(job.id)) return ["Stopping", "After this step"];
         if (!job.step) return [job.loading ? `Loading ${job.loading}` : "Starting", "The picture follows"];
         return [`Step ${job.step} of ${job.total}`, job.left ? `${job.left} left` : "Developing"];
       case "done": return [`Seed ${job.pictures[index]?.seed ?? ""}`, job.notice || job.facts];
@@ -89,8 +91,11 @@ Object.assign(window.darkroom, (() => {
     draw();
   }
 
+  const read = (told) => told.map((job) => ({ ...job, pictures: Object.values(job.pictures) }));
+
   /* The server tells the newest; those that were scrolled back to before them stay. */
-  function follow({ jobs, more, machine, known }) {
+  function follow({ jobs: told, more, machine, known }) {
+    const jobs = read(told);
     const newest = jobs.find(ended);
     if (view.machine && newest && !ended(find(newest.id))) view.latest = newest.id; // perhaps too quick to be seen running
     const last = view.jobs.findIndex((job) => job.id === jobs.at(-1)?.id);
@@ -110,7 +115,7 @@ Object.assign(window.darkroom, (() => {
 
   function lengthen({ before, older: elders }) {
     if (before !== view.jobs.at(-1)?.id) return;
-    view.jobs = [...view.jobs, ...elders];
+    view.jobs = [...view.jobs, ...read(elders)];
     view.more = elders.length > 0;
     parts.last = null; // looked for anew, even if none of these has a frame
   }
@@ -164,8 +169,9 @@ Object.assign(window.darkroom, (() => {
     list.replaceChildren(...examples.map((prompt) => {
       const button = make("button", { type: "button", textContent: prompt });
       button.addEventListener("click", () => {
-        type($("#field-prompt textarea"), prompt);
         $("#field-prompt textarea").focus();
+        $("#field-prompt textarea").select();
+        document.execCommand("insertText", false, prompt); // so that Ctrl+Z takes it back
       });
       return make("li", {}, button);
     }));
@@ -174,7 +180,7 @@ Object.assign(window.darkroom, (() => {
   function drawStatus(now) {
     const root = parts.stage;
     let [head, line] = now ? words(now.job, now.index)
-      : ["Nothing developed yet", touch() ? "Write a prompt, then Generate" : "Write a prompt, then Ctrl + Enter"];
+      : [view.jobs.length ? "Ready" : "Nothing developed yet", `Write a prompt, then ${touch() ? "Generate" : "Ctrl + Enter"}`];
     if (darkroom.hint() && !open()) [head, line] = darkroom.hint();
     if (view.gone) [head, line] = ["The server does not answer", "The page goes on by itself once it is back"];
     write($(".words b", root), head);
@@ -183,7 +189,9 @@ Object.assign(window.darkroom, (() => {
     const developing = job?.status === "running";
     $(".progress", root).style.setProperty("--done", developing ? job.step / job.total : 0);
     const behind = developing ? waiting().length : 0;
-    write($(".waiting", root), behind ? `${behind} waiting after this` : "");
+    $(".waiting", root).hidden = !behind;
+    write($(".waiting span", root), `${behind} waiting after this`);
+    $("#stop").disabled = Boolean(open()) && view.stopping.has(open().id);
     $(".actions", root).hidden = !ended(job);
     const download = $("[data-does=download]", root);
     download.hidden = job?.status !== "done";
@@ -192,7 +200,16 @@ Object.assign(window.darkroom, (() => {
     if (!download.hidden) {
       download.href = `pictures/${job.pictures[now.index].id}?download=1`;
     }
+    drawLive(open());
     announce(job, head, note(job) || line);
+  }
+
+  /* Above the button, where the canvas may be out of sight. */
+  function drawLive(job) {
+    const live = $("#dock .live");
+    if (!live) return;
+    write(live, job ? words(job, 0).join(" · ") : "");
+    live.style.setProperty("--done", job?.step ? job.step / job.total : 0);
   }
 
   /* Where cookies are not kept, nothing that is made could come back. In a frame of another site that is often so. */
@@ -290,8 +307,9 @@ Object.assign(window.darkroom, (() => {
 
   function clicked(event) {
     const item = event.target.closest(".film li");
-    if (item && event.target.closest(".cross")) return parts.tell("cancel", { job: item.dataset.key.split("/")[0] });
+    if (item && event.target.closest(".cross")) return cancel(item.dataset.key.split("/")[0]);
     if (item) return pick(...item.dataset.key.split("/"));
+    if (event.target.closest(".all")) return [...waiting(), running()].forEach((job) => job && cancel(job.id));
     const does = event.target.closest("button[data-does]")?.dataset.does;
     const now = shown();
     if (!does || !now || event.target.closest(".easel")) return undefined;
@@ -299,6 +317,7 @@ Object.assign(window.darkroom, (() => {
     const picture = $(".picture", parts.stage);
     if (does === "before") return darkroom.before(now.job.pictures[now.index].id, picture.naturalWidth / picture.naturalHeight);
     if (does === "again" || does === "upscale") view.picked = null;
+    if (does === "use" || does === "unuse") $("[data-does=unuse]", parts.stage).hidden = does === "unuse";
     return parts.tell(does, { job: now.job.id, picture: now.job.pictures[now.index]?.id });
   }
 
@@ -328,7 +347,9 @@ Object.assign(window.darkroom, (() => {
     $("#go", element).addEventListener("click", async () => {
       if (!await darkroom.settled()) return darkroom.look("source"); // where it says so
       view.picked = null;
+      $("[data-does=unuse]", parts.stage).hidden = true;
       darkroom.look("picture");
+      if (touch()) scrollTo({ top: 0, behavior: "smooth" });
       trigger("generate");
     });
     $("#stop", element).addEventListener("click", stop);
@@ -346,12 +367,18 @@ Object.assign(window.darkroom, (() => {
   }
 
   function stop() {
-    const job = open();
-    if (job) parts.tell("cancel", { job: job.id });
+    if (open()) cancel(open().id);
+  }
+
+  function cancel(job) {
+    view.stopping.add(job);
+    parts.tell("cancel", { job });
+    draw();
   }
 
   function machine(element) {
     parts.machine = element;
+    $("#help", element).addEventListener("click", () => darkroom.shortcuts());
     $(".chip", element).addEventListener("click", () => darkroom.openMachine());
     $("#theme", element).addEventListener("click", () => {
       const dark = !document.documentElement.classList.contains("dark");
@@ -406,6 +433,10 @@ Object.assign(window.darkroom, (() => {
   document.addEventListener("pointerover", (event) => { // a field's help, as the request declares it
     const field = event.target.closest?.("[id^=field-]");
     if (field && help[field.id] && !field.title) field.title = help[field.id];
+  });
+  document.addEventListener("focusin", (event) => {
+    const field = event.target.closest?.("[id^=field-]");
+    if (field && help[field.id]) event.target.setAttribute("aria-description", help[field.id]);
   });
 
   return { stage, dock, machine, tokens, mark() {}, seed, forget, kept, stop, redraw: draw };

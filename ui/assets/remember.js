@@ -4,13 +4,21 @@
   const { $, kept, type } = darkroom;
   const WRITTEN = [...["prompt", "negative_prompt", "seed"].map((name) => `#field-${name} textarea`), "#form-loras textarea"];
   const SETTINGS = "darkroom-settings";
+  const EASEL = "easel";
   let recalled = false;
+
+  const uploads = (field) => ($(`#form-${field} textarea`)?.value || "").split("\n").filter(Boolean)
+    .map((path) => `gradio_api/file=${encodeURI(path)}`);
 
   function keep() {
     for (const field of WRITTEN) kept("sessionStorage", field, $(field)?.value || "");
+    const { task } = document.documentElement.dataset;
+    kept("sessionStorage", EASEL, JSON.stringify([task, uploads("image"), uploads("mask")[0]]));
   }
 
   function restore() {
+    const [task, images, mask] = JSON.parse(kept("sessionStorage", EASEL) || "[]");
+    if (task && task !== "text") darkroom.begin(task, images, mask);
     for (const field of WRITTEN) {
       const text = kept("sessionStorage", field);
       if (text && $(field) && ["", "[]"].includes($(field).value)) type($(field), text);
@@ -28,6 +36,12 @@
     return [];
   }
 
+  /* The styles' names, and the same again once the page was loaded anew. */
+  function styled(names) {
+    if (names) kept("sessionStorage", "styles", JSON.stringify(names));
+    return JSON.parse(kept("sessionStorage", "styles") || "[]");
+  }
+
   window.addEventListener("pagehide", keep);
-  Object.assign(darkroom, { restore, recall, remember });
+  Object.assign(darkroom, { restore, recall, remember, styled });
 })();
