@@ -62,7 +62,10 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
 @pytest.fixture(scope="module")  # its event loop counts as running in this thread until it is closed
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
+        shown = ["--hide-scrollbars"]  # what playwright asks for; people's browsers have them
+        chromium = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=CHROMIUM, ignore_default_args=shown
+        )
         yield chromium
         chromium.close()
 

@@ -178,6 +178,36 @@ def test_several_jobs_wait_in_the_film_and_can_be_cancelled(page: Page) -> None:
     stop_all(page)
 
 
+def test_all_are_stopped_at_once_and_it_is_said_at_once(page: Page) -> None:
+    generate(page, steps=150)
+    page.click("#go")
+    page.click("#go")
+    expect(page.locator("#stage .waiting")).to_contain_text("2 waiting after this")
+    page.get_by_role("button", name="Stop all").click()
+    assert status(page) == "Stopping"
+    expect(page.locator("#stop")).to_be_disabled()
+    expect(page.locator("html.busy")).to_have_count(0)
+    expect(page.locator("#stage .film li:is([data-status=queued], [data-status=running])")).to_have_count(0)
+
+
+def test_every_frame_of_the_film_shows_its_own_picture(page: Page, app_url: str) -> None:
+    """While pages are open, a batch moves down the film and jobs of one picture come before it."""
+    page.fill("#field-batch_size input[type=number]", "4")
+    generate(page, "a blue tree", steps=1, seed="100")
+    wait_for_status(page, "Seed 100$")
+    page.fill("#field-batch_size input[type=number]", "1")
+    for seed in ("13", "14"):
+        generate(page, "a red fish", steps=1, seed=seed)
+        wait_for_status(page, f"Seed {seed}$")
+    drawn = "nodes => nodes.map(node => node.getAttribute('src'))"
+    live = page.locator("#stage .film li[data-status=done] img").evaluate_all(drawn)
+    page.locator("#stage .film li[data-status=done] button").nth(1).click()
+    assert status(page) == "Seed 13"
+    open_page(page, app_url)
+    expect(page.locator("#stage .film li[data-status=done]")).to_have_count(len(live))
+    assert page.locator("#stage .film li[data-status=done] img").evaluate_all(drawn) == live
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
@@ -219,6 +249,10 @@ def test_settings_of_a_picture_come_back_and_a_new_seed_makes_another(page: Page
     page.locator("#stage").get_by_role("button", name="Use settings").click()
     expect(page.locator("#field-prompt textarea")).to_have_value("a green tree")
     expect(page.locator("#field-seed textarea")).to_have_value("18446744073709551615")
+    page.locator("#stage").get_by_role("button", name="Undo", exact=True).click()
+    expect(page.locator("#field-prompt textarea")).to_have_value("")
+    page.locator("#stage").get_by_role("button", name="Use settings").click()
+    expect(page.locator("#field-prompt textarea")).to_have_value("a green tree")
     page.click("#dice")
     expect(page.locator("#field-seed textarea")).to_have_value("")
     page.click("#reuse")
@@ -249,6 +283,25 @@ def test_size_presets_swap_and_the_line_over_generate(page: Page) -> None:
     expect(page.get_by_role("radio", name="9:16")).to_be_checked()
     page.get_by_role("button", name=RED_ON_BLUE).or_(page.locator("#stage .examples button").first).first.click()
     expect(page.locator("#field-prompt textarea")).not_to_have_value("")
+
+
+def test_every_tab_is_reached_however_long_the_column_is(page: Page) -> None:
+    page.locator("#field-hires input").check()
+    page.locator("#settings").evaluate("node => node.scrollTo(0, 1000)")
+    for tab in page.locator("#modes > .tab-wrapper [role=tab]").all():
+        box = tab.bounding_box()
+        assert box and box["y"] == 48 and box["x"] + box["width"] <= 408
+        tab.click()
+
+
+def test_an_example_can_be_taken_back(page: Page, app_url: str) -> None:
+    page.context.clear_cookies()
+    open_page(page, app_url)
+    page.fill("#field-prompt textarea", "my own words")
+    page.locator("#stage .examples button").first.click()
+    expect(page.locator("#field-prompt textarea")).not_to_have_value("my own words")
+    page.keyboard.press("Control+z")
+    expect(page.locator("#field-prompt textarea")).to_have_value("my own words")
 
 
 def test_the_theme_is_switched_and_kept(page: Page) -> None:
@@ -296,6 +349,11 @@ def test_the_layout_on_a_phone(browser: Browser, app_url: str) -> None:
     expect(page.locator("#go")).to_be_in_viewport()
     page.locator("#field-steps").scroll_into_view_if_needed()
     assert page.evaluate("scrollY")
+    generate(page, steps=150)
+    expect(page.locator("#dock .live")).to_have_text(re.compile(r"^Step \d+ of 150 · "))
+    page.wait_for_function("scrollY === 0")
+    page.click("#stop")
+    expect(page.locator("#dock .live")).to_be_hidden()
     page.get_by_role("tab", name="PNG info").click()
     expect(page.locator("#info .drop")).to_be_in_viewport()
     assert page.evaluate("document.documentElement.scrollHeight") == 844

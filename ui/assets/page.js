@@ -191,7 +191,6 @@ Object.assign(window.darkroom, (() => {
     const behind = developing ? waiting().length : 0;
     $(".waiting", root).hidden = !behind;
     write($(".waiting span", root), `${behind} waiting after this`);
-    $("#stop").disabled = Boolean(open()) && view.stopping.has(open().id);
     $(".actions", root).hidden = !ended(job);
     const download = $("[data-does=download]", root);
     download.hidden = job?.status !== "done";
@@ -200,14 +199,15 @@ Object.assign(window.darkroom, (() => {
     if (!download.hidden) {
       download.href = `pictures/${job.pictures[now.index].id}?download=1`;
     }
-    drawLive(open());
+    drawDock(open());
     announce(job, head, note(job) || line);
   }
 
-  /* Above the button, where the canvas may be out of sight. */
-  function drawLive(job) {
-    const live = $("#dock .live");
-    if (!live) return;
+  /* How far it is stands above the button, too, where the canvas may be out of sight. */
+  function drawDock(job) {
+    if (!parts.dock) return;
+    const live = $(".live", parts.dock);
+    $("#stop", parts.dock).disabled = Boolean(job) && view.stopping.has(job.id);
     write(live, job ? words(job, 0).join(" · ") : "");
     live.style.setProperty("--done", job?.step ? job.step / job.total : 0);
   }
