@@ -70,7 +70,7 @@ def wire_presets(
     sides = [fields["width"], fields["height"]]
     inputs, drawn = list(fields.values()), [rows.dialog, rows.styles, rows.setting]
     shown = page.load(cabinet.show, None, drawn, **AT_ONCE)
-    shown.then(None, None, rows.styles, js="() => darkroom.styled()", **QUIET)
+    shown.then(None, None, rows.styles, js="() => [darkroom.styled()]", **QUIET)
     rows.styles.input(None, rows.styles, None, js="darkroom.styled", **QUIET)
     rows.setting.input(cabinet.fill, [rows.setting, fields["checkpoint"]], inputs, **AT_ONCE)
     changes = [field.change for name, field in fields.items() if name not in PROMPTS]
