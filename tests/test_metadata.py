@@ -84,7 +84,7 @@ def test_other_tools_read_a1111s_text() -> None:
 
 
 def test_other_tools_name_models_without_their_files_ending() -> None:
-    request = GenerationRequest(checkpoint="xl_1.0.safetensors", refiner="refiner_1.0.safetensors")
+    request = GenerationRequest(checkpoint="XL/xl_1.0.safetensors", refiner="refiner_1.0.safetensors")
     with Image.open(BytesIO(encode_png(BLANK, request, 0, {"refiner_hash": "abcdef0123"}))) as file:
         text = file.info["parameters"]
     assert "Model: xl_1.0, Refiner: refiner_1.0 [abcdef0123], Refiner switch at: 0.8" in text

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from PIL.Image import Image
 
-from core.dialects.found import SCHEDULES, Found, check, parse_number, sampler_found
+from core.dialects.found import SCHEDULES, Found, check, parse_number, sampler_found, stem
 from core.events import LORA_HASH
 from core.lora_tags import tag
 from core.request import GenerationRequest
@@ -58,7 +58,7 @@ def _values(image: Image, request: GenerationRequest, index: int, made_with: Map
         "Seed": None if request.seed is None else request.seed + index,
         "Size": f"{request.width or image.width}x{request.height or image.height}",
         "Model hash": made_with.get("model_hash") or None,
-        "Model": request.checkpoint and _stem(request.checkpoint),
+        "Model": request.checkpoint and stem(request.checkpoint),
         "VAE": request.vae,
         "Denoising strength": hires.strength if hires else request.strength if request.image else None,
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
@@ -66,16 +66,11 @@ def _values(image: Image, request: GenerationRequest, index: int, made_with: Map
         "Hires upscale": hires.scale if hires else None,
         "Hires steps": hires.steps if hires else None,
         "Hires upscaler": hires.upscaler if hires else None,
-        "Refiner": request.refiner and f"{_stem(request.refiner)}{_bracketed(made_with.get('refiner_hash', ''))}",
+        "Refiner": request.refiner and f"{stem(request.refiner)}{_bracketed(made_with.get('refiner_hash', ''))}",
         "Refiner switch at": request.refiner_start if request.refiner else None,
         "Lora hashes": ", ".join(f"{name}: {value}" for name, value in hashes.items()) or None,
         "Version": f"Darkroom {made_with.get('darkroom', '')}".strip(),
     }
-
-
-def _stem(name: str) -> str:
-    """A model's name as A1111 has it: without its file's ending."""
-    return name.removesuffix(".safetensors")
 
 
 def _bracketed(hash: str) -> str:
