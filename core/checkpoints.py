@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -111,7 +111,26 @@ class Card(BaseModel):
 
 def scan(folder: Path) -> tuple[Checkpoint, ...]:
     """Every model folder and single file in `folder`, by name. What cannot be used says why instead of raising."""
-    return tuple(_describe_safely(name, path) for name, path in models_in(folder).items())
+    found = [_describe_safely(name, path) for name, path in models_in(folder).items()]
+    return tuple(each if each.problem or each.text_encoders else _completed(each, found) for each in found)
+
+
+def _completed(alone: Checkpoint, others: Iterable[Checkpoint]) -> Checkpoint:
+    """A transformer alone, with the parts that it lacks from the first whole model of its family."""
+    whole = [each for each in others if each.family == alone.family and each.text_encoders and not each.problem]
+    if not whole:
+        title = FAMILIES[alone.family].title
+        problem = f"it has no text encoders; with a whole {title} beside it, it draws with those of that one"
+        return replace(alone, problem=problem)
+    own = {part.name for part in alone.parts}
+    parts = (*(part for part in whole[0].parts if part.name not in own | {"transformer"}), *alone.parts)
+    parameters = {part.name: part.parameters for part in parts}
+    return replace(
+        alone,
+        parts=parts,
+        footprint=Footprint.of(alone.denoiser_config, alone.vae_config, parameters, alone.footprint.wide_vae),
+        clip_skips=whole[0].clip_skips,
+    )
 
 
 def named(name: str, known: Iterable[Checkpoint]) -> Checkpoint | None:
@@ -162,8 +181,8 @@ def _describe_file(name: str, path: Path) -> Checkpoint:
     family = FAMILIES[layout.family]
     few, card = few_steps(path.stem), _card(path.with_suffix(".darkroom.json"))
     scheduler = noise_schedule(layout, shapes, _told(path, card), path.stem)
-    scheduler |= few.levels if few else {}
-    text = next(config for name, (config, _) in found.items() if name.startswith("text_encoder"))
+    scheduler |= {**family.levels, **(few.levels if few else {})}
+    text = next((config for name, (config, _) in found.items() if name.startswith("text_encoder")), None)
     denoiser, vae = (found[name][0] for name in (layout.denoiser, "vae"))
     parts = tuple(_file_parts(path, layout, found))
     small = layout.family == "sd2" and scheduler.get("prediction_type") == "epsilon"
@@ -178,7 +197,7 @@ def _describe_file(name: str, path: Path) -> Checkpoint:
         options=family.options,
         scheduler_config=scheduler,
         **_facts(layout.family, parts, denoiser, vae),
-        clip_skips=_clip_skips(family, text),
+        clip_skips=_clip_skips(family, text) if text else 0,
     )
 
 

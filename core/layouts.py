@@ -16,6 +16,7 @@ from core.shapes import (
     Config,
     Shapes,
     clip_config,
+    flux_config,
     open_clip_config,
     sd2_text_config,
     transformer_config,
@@ -23,7 +24,8 @@ from core.shapes import (
     vae_config,
 )
 
-PUBLISHED_VAE: Config = {"block_out_channels": [128, 256, 512, 512]}  # of every family, where a file has none
+PUBLISHED_VAE: Config = {"latent_channels": 4, "block_out_channels": [128, 256, 512, 512]}  # where a file has none
+BARE = ("model.diffusion_model.", "")  # what the keys of a denoiser alone begin with
 PROJECTING = "CLIPTextModelWithProjection"
 END, ZERO = "<|endoftext|>", "!"  # what fills up a short prompt: OpenAI's way and OpenCLIP's
 
@@ -64,6 +66,16 @@ def _unet(sample_size: int) -> Piece:
 def _vae(sample_size: int, scaling_factor: float, **more: float) -> Piece:
     facts = {"sample_size": sample_size, "scaling_factor": scaling_factor, **more}
     return Piece("vae", "AutoencoderKL", "first_stage_model.", vae_config, facts)
+
+
+def _sd3(prefix: str) -> tuple[Piece, Piece]:
+    transformer = Piece("transformer", "SD3Transformer2DModel", prefix, transformer_config, {"sample_size": 128})
+    return transformer, _vae(1024, 1.5305, latent_channels=16, shift_factor=0.0609)
+
+
+def _flux(prefix: str) -> tuple[Piece, Piece]:
+    transformer = Piece("transformer", "FluxTransformer2DModel", prefix, flux_config, {})
+    return transformer, _vae(1024, 0.3611, latent_channels=16, shift_factor=0.1159)
 
 
 LAYOUTS = (
@@ -127,35 +139,26 @@ LAYOUTS = (
                 clip_config,
                 {"hidden_act": "gelu"},
             ),
-            Piece(
-                "transformer",
-                "SD3Transformer2DModel",
-                "model.diffusion_model.",
-                transformer_config,
-                {"sample_size": 128},
-            ),
-            _vae(1024, 1.5305, shift_factor=0.0609),
+            *_sd3("model.diffusion_model."),
         ),
         (END, ZERO),
         channels=(16,),
         shift=3.0,
     ),
+    *(Layout("sd3", f"{bare}joint_blocks.", _sd3(bare), (), channels=(16,), shift=3.0) for bare in BARE),
+    *(Layout("flux", f"{bare}double_blocks.", _flux(bare), (), channels=(64,), shift=1.0) for bare in BARE),
 )
+"""In the order of asking. Those without text encoders draw with the encoders of another model of the family."""
 
 REFUSED = (
     (r"^lora_|\.lora_(A|B|up|down|linear)", "it is a LoRA, which belongs into models/loras"),
     (r"^control_model\.|^controlnet_cond_embedding\.", "it is a ControlNet, which belongs into models/controlnet"),
-    (r"\.weight_scale_2$", "its weights have 4 bits, which Darkroom does not read"),
+    (r"\.(weight_scale_2|absmax)$", "its weights have 4 bits, which Darkroom does not read"),
     (r"^edm_", "it was trained with EDM noise levels, which Darkroom does not know"),
 )
 """What is often put into the folder and is no checkpoint: a pattern of its keys, and what to say."""
 INCOMPLETE = (
     (r"^(encoder|decoder)\.conv_in\.", "it is a VAE alone, not a whole model"),
-    (r"double_blocks\.", "it is a FLUX model as a single file; put the folder that diffusers has of it here"),
-    (
-        r"joint_blocks\.",
-        "it is a Stable Diffusion 3 without text encoders; use the file that has CLIP, or the folder",
-    ),
     (r"^down_blocks\.", "it is the U-Net of a diffusers folder; put the whole folder here"),
     (r"^model\.diffusion_model\.", "it has no text encoder that Darkroom knows"),
 )
@@ -182,7 +185,7 @@ def pieces(layout: Layout, shapes: Shapes) -> dict[str, tuple[Config, Shapes]]:
         own = {key.removeprefix(piece.prefix): shape for key, shape in shapes.items() if key.startswith(piece.prefix)}
         try:
             missing = piece.name == "vae" and not own
-            config = PUBLISHED_VAE | {"latent_channels": layout.channels[0]} if missing else piece.config(own)
+            config = PUBLISHED_VAE if missing else piece.config(own)
             found[piece.name] = ({**config, **piece.facts}, own)
         except (KeyError, IndexError, StopIteration, ValueError):
             problem = "is not built as this family's is" if own else "is not in the file"
@@ -198,8 +201,9 @@ def noise_schedule(layout: Layout, shapes: Shapes, metadata: Mapping[str, Any], 
 
     Raises CheckpointError where neither header nor name tells that of a Stable Diffusion 2.
     """
-    if layout.shift:
-        return {"num_train_timesteps": 1000, "shift": layout.shift}
+    if layout.shift:  # by the picture's size for FLUX dev, which alone is told the guidance
+        moving = any(key.endswith("guidance_in.in_layer.weight") for key in shapes)
+        return {"num_train_timesteps": 1000, "shift": layout.shift, "use_dynamic_shifting": moving}
     config = {
         "beta_start": 0.00085,
         "beta_end": 0.012,

@@ -161,6 +161,24 @@ def transformer_config(shapes: Shapes) -> Config:
     }
 
 
+def flux_config(shapes: Shapes) -> Config:
+    """Of a FluxTransformer2DModel, from keys such as double_blocks.0.img_attn.qkv.weight."""
+    width, channels = shapes["img_in.weight"]
+    (head_width,) = shapes["double_blocks.0.img_attn.norm.query_norm.scale"]
+    return {
+        "in_channels": channels,
+        "patch_size": 1,
+        "num_layers": count(shapes, "double_blocks.{}.img_attn.qkv.weight"),
+        "num_single_layers": count(shapes, "single_blocks.{}.linear1.weight"),
+        "attention_head_dim": head_width,
+        "num_attention_heads": width // head_width,
+        "joint_attention_dim": shapes["txt_in.weight"][1],
+        "pooled_projection_dim": shapes["vector_in.in_layer.weight"][1],
+        "guidance_embeds": "guidance_in.in_layer.weight" in shapes,
+        "axes_dims_rope": FLUX_AXES,
+    }
+
+
 def sd3_controlnet_config(shapes: Shapes) -> Config:
     """Of an SD3ControlNetModel, from keys of diffusers' own. Those that look at the latents as the model does
     (InstantX's) were trained without the pooled prompt, Stability's for 3.5 with it.

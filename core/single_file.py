@@ -11,6 +11,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.loaders.single_file_utils import (
     convert_controlnet_checkpoint,
+    convert_flux_transformer_checkpoint_to_diffusers,
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
@@ -54,6 +55,7 @@ def _vae(model: Any, state: State, _: str) -> State:
 CONVERT: dict[str, Callable[[Any, State, str], State]] = {
     "UNet2DConditionModel": lambda model, state, _: convert_ldm_unet_checkpoint(state, config=model.config),
     "SD3Transformer2DModel": lambda model, state, _: convert_sd3_transformer_checkpoint_to_diffusers(state),
+    "FluxTransformer2DModel": lambda model, state, _: convert_flux_transformer_checkpoint_to_diffusers(state),
     "ControlNetModel": lambda model, state, _: convert_controlnet_checkpoint(state, model.config),
     **dict.fromkeys(
         ("ControlNetUnionModel", "SD3ControlNetModel", "FluxControlNetModel"), lambda model, state, _: state

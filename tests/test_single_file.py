@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -21,9 +22,10 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from core import Engine, Finished, GenerationRequest, Settings
 from core.checkpoints import named, scan
 from core.errors import CheckpointError, DarkroomError
-from core.layouts import identify, pieces
+from core.layouts import identify, noise_schedule, pieces
 from core.parts import load_part
 from core.shapes import transformer_config, unet_config
+from core.single_file import CONVERT
 from core.vocabulary import clip_tokenizer
 from tests import ldm, peaks, tiny
 
@@ -307,6 +309,77 @@ def test_models_lie_in_folders_of_their_owners_making(tmp_path):
     assert named("MINE", scan(folder)).name == "realistic/v1/mine.safetensors"
 
 
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", ""])
+@pytest.mark.parametrize("own_vae", [True, False])
+def test_a_transformer_alone_draws_with_the_rest_of_a_whole_model(tmp_path, prefix, own_vae):
+    made, beginning = pipeline("sd3"), "model.diffusion_model."
+    state = {
+        key.replace(beginning, prefix): tensor.contiguous()
+        for key, tensor in ldm.state_dict(made, "sd3").items()
+        if key.startswith((beginning, "first_stage_model.") if own_vae else beginning)
+    }
+    (folder := tmp_path / "checkpoints").mkdir()
+    save_file(state, folder / "alone.safetensors")
+    (alone,) = scan(folder)
+    words = "it has no text encoders; with a whole Stable Diffusion 3 beside it, it draws with those of that one"
+    assert alone.problem == words
+    made.save_pretrained(folder / "whole")
+    engine, drawn = Engine(Settings(models=tmp_path, previews=False)), []
+    for name in ("whole", "alone.safetensors"):
+        wanted = GenerationRequest(prompt="a cat", checkpoint=name, seed=1, steps=2, width=64, height=64)
+        assert engine.plan(engine.resolve(wanted)).needs
+        *_, last = engine.generate(wanted)
+        drawn.append(np.asarray(last.images[0]).astype(int))
+    assert abs(drawn[0] - drawn[1]).max() <= 1
+
+
+def flux_shapes(width: int, channels: int, guided: bool) -> dict[str, tuple[int, ...]]:
+    """The tensors of black-forest-labs' files, with a block of each kind."""
+    head, shapes = width // 24, {}
+    matrices = {"img_in": (width, channels), "txt_in": (width, 4096), "final_layer.linear": (64, width)}
+    matrices["final_layer.adaLN_modulation.1"] = (2 * width, width)
+    for name, inputs in {"time_in": 256, "vector_in": 768, **({"guidance_in": 256} if guided else {})}.items():
+        matrices |= {f"{name}.in_layer": (width, inputs), f"{name}.out_layer": (width, width)}
+    for stream in ("img", "txt"):
+        block = f"double_blocks.0.{stream}"
+        matrices |= {f"{block}_mod.lin": (6 * width, width), f"{block}_attn.qkv": (3 * width, width)}
+        matrices |= {f"{block}_attn.proj": (width, width), f"{block}_mlp.0": (4 * width, width)}
+        matrices[f"{block}_mlp.2"] = (width, 4 * width)
+        shapes |= {f"{block}_attn.norm.{kind}_norm.scale": (head,) for kind in ("query", "key")}
+    matrices |= {"single_blocks.0.linear1": (7 * width, width), "single_blocks.0.linear2": (width, 5 * width)}
+    matrices["single_blocks.0.modulation.lin"] = (3 * width, width)
+    shapes |= {f"single_blocks.0.norm.{kind}_norm.scale": (head,) for kind in ("query", "key")}
+    for name, shape in matrices.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return shapes
+
+
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", ""])
+@pytest.mark.parametrize("guided", [True, False])
+def test_files_of_flux_are_told_and_every_tensor_has_a_place(prefix, guided):
+    """At FLUX's own width, which diffusers' conversion takes for granted; no tensor has values."""
+    shapes = {prefix + key: shape for key, shape in flux_shapes(3072, 64, guided).items()}
+    layout = identify(shapes)
+    config, own = pieces(layout, shapes)["transformer"]
+    published = {"num_attention_heads": 24, "attention_head_dim": 128, "joint_attention_dim": 4096}
+    published |= {"pooled_projection_dim": 768, "guidance_embeds": guided, "in_channels": 64}
+    assert (layout.family, {key: config[key] for key in published}, len(own)) == ("flux", published, len(shapes))
+    with torch.device("meta"):
+        model = FluxTransformer2DModel(**config)
+        state = {key: torch.empty(shape) for key, shape in shapes.items()}
+    converted = CONVERT["FluxTransformer2DModel"](model, state, prefix)
+    wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    assert {key: tensor.shape for key, tensor in converted.items()} == wanted
+    levels = noise_schedule(layout, shapes, {}, "flux1")
+    assert levels == {"num_train_timesteps": 1000, "shift": 1.0, "use_dynamic_shifting": guided}
+
+
+def test_flux_for_other_tasks_is_refused():
+    shapes = flux_shapes(3072, 384, guided=True)
+    with pytest.raises(CheckpointError, match="its transformer takes 384 channels"):
+        pieces(identify(shapes), shapes)
+
+
 @pytest.mark.parametrize("family", ["sdxl", "sd3"])
 def test_clip_skip_1_and_2_are_one_layer_since_xl(tmp_path, family):
     """Forge: `-max(clip_skip, minimal_clip_skip)`, which is 2 for XL; A1111 and ComfyUI draw alike."""
@@ -328,8 +401,8 @@ def test_clip_skip_1_and_2_are_one_layer_since_xl(tmp_path, family):
         ("control_model.input_blocks.0.0.weight", "it is a ControlNet"),
         ("edm_mean", "EDM noise levels"),
         ("decoder.conv_in.weight", "it is a VAE alone"),
-        ("model.diffusion_model.double_blocks.0.img_mod.lin.weight", "it is a FLUX model as a single file"),
-        ("model.diffusion_model.joint_blocks.0.x_block.attn.proj.weight", "Stable Diffusion 3 without text encoders"),
+        ("model.diffusion_model.double_blocks.0.img_mod.lin.weight", "its transformer is not built as this family's"),
+        ("joint_blocks.0.x_block.attn.proj.weight", "its transformer is not built as this family's"),
         ("conditioner.embedders.0.model.text_projection", "its text_encoder_2 is not built"),
         ("model.diffusion_model.input_blocks.0.0.weight", "it has no text encoder"),
         ("down_blocks.0.resnets.0.conv1.weight", "put the whole folder here"),
