@@ -65,6 +65,25 @@ def draw(page: Page) -> np.ndarray:
     return result(page)
 
 
+def test_one_of_few_steps_brings_its_settings_and_takes_them_along_again(page: Page, models: Path) -> None:
+    guidance, sampler = page.locator("#field-guidance_scale input[type=number]"), page.locator("#field-sampler input")
+    before = guidance.input_value(), sampler.input_value()
+    os.symlink(models / "loras" / "ink.safetensors", models / "loras" / "ink_lightning_4step.safetensors")
+    try:
+        page.click("#rescan")
+        box = page.get_by_role("checkbox", name="ink_lightning_4step")
+        box.check()
+        expect(guidance).to_have_value("1")
+        expect(sampler).to_have_value("Euler SGM Uniform")
+        expect(page.locator("#field-steps input[type=number]")).to_have_value("3")  # set by hand
+        box.uncheck()
+        expect(guidance).to_have_value(before[0])
+        expect(sampler).to_have_value(before[1])
+    finally:
+        (models / "loras" / "ink_lightning_4step.safetensors").unlink()
+        page.click("#rescan")
+
+
 def test_a_switched_lora_changes_the_picture_and_off_again_gives_the_bases_bits(page: Page) -> None:
     base = draw(page)
     page.get_by_role("checkbox", name="ink").check()

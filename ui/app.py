@@ -231,8 +231,8 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
 
     changes = [field.change for name, field in parts.fields.items() if name not in ("prompt", "negative_prompt")]
     gr.on([page.load, *changes], desk.plan, fields, parts.dock, **AT_ONCE, trigger_mode="always_last")
-    chosen = [model, parts.fields["loras"]]
-    gr.on([each.input for each in chosen], desk.follow_model, [*chosen, parts.dock, *own], own, **AT_ONCE)
+    model.input(desk.follow_model, [model, parts.fields["loras"], parts.dock, *own], own, **AT_ONCE)
+    parts.additions["lora"].follow(desk.follow_loras, [model, parts.dock, *own], own, **AT_ONCE)
     seconds = [parts.fields[name] for name in SECOND_PROMPTS]
     gr.on([page.load, model.change], desk.second_prompts, model, seconds, **AT_ONCE)
     offered = [parts.fields[name] for name in OFFERED]

@@ -29,7 +29,7 @@ Answer = dict[str, Any]
 
 
 def build_lora() -> gr.HTML:
-    return live("lora", "keep", value={"loras": []})
+    return live("lora", "keep", "follow", value={"loras": []})
 
 
 def wire_lora(

@@ -240,13 +240,17 @@ class Desk:
         return [gr.skip()] * len(REMEMBERED)
 
     def follow_model(self, name: str | None, loras: str, plan: Mapping[str, Any], *values: Any) -> list[Any]:
-        """The MODELS_OWN fields after a change of model or LoRAs: what showed its own value before does so again."""
+        """The MODELS_OWN fields after a change of model: what showed the old one's own value shows the new one's."""
         new = self._own(name, loras)
         old = plan.get("own", new)
         return [
             new[field] if value in (old[field], None) else value
             for field, value in zip(MODELS_OWN, values, strict=True)
         ]
+
+    def follow_loras(self, event: gr.EventData, name: str | None, plan: Mapping[str, Any], *values: Any) -> list[Any]:
+        """The same after a person switched LoRAs, one of which may want few steps."""
+        return self.follow_model(name, str(event._data.get("loras")), plan, *values)
 
     def _own(self, name: str | None, loras: str) -> dict[str, Any]:
         known = self.checkpoint(name)

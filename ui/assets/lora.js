@@ -2,12 +2,12 @@
 /* The LoRA tab: a list to search, switches, weights. What is on is the JSON in #form-loras, as the request has it. */
 (() => {
   const { $, write, make, type } = darkroom;
-  let root, props;
+  let root, props, follow;
   let on = []; // {name, weight, text_encoder_weight}
   let read = ""; // what of the form is drawn
 
   function lora(element, given, watch, trigger, upload) {
-    [root, props] = [element, given];
+    [root, props, follow] = [element, given, (told) => trigger("follow", told)];
     watch("value", draw);
     root.addEventListener("input", (event) => { if (event.target.closest(".find")) draw(); });
     const file = $("[type=file]", root);
@@ -50,8 +50,10 @@
     if (!values) on = on.filter((each) => each !== now);
     else if (now) Object.assign(now, values);
     else on = [...on, { name, weight: 1, ...values }];
-    type($("#form-loras textarea"), JSON.stringify(on));
-    switched(JSON.stringify(on));
+    const loras = JSON.stringify(on);
+    type($("#form-loras textarea"), loras);
+    follow({ loras });
+    switched(loras);
   }
 
   function draw() {

@@ -224,7 +224,8 @@ Object.assign(window.darkroom, (() => {
   /* For screen readers: a change of state at once, steps only every fifth part of the way. */
   function announce(job, head, line) {
     const fifth = job?.step ? Math.floor((job.step / job.total) * 5) : 0;
-    const key = `${view.gone} ${job?.id} ${job?.status} ${job?.loading} ${fifth}`;
+    const easel = (!open() && darkroom.hint()?.[0]) || "";
+    const key = `${view.gone} ${job?.id} ${job?.status} ${job?.loading} ${fifth} ${easel}`;
     const node = $(".announce", parts.stage);
     if (node.dataset.key === key) return;
     node.dataset.key = key;
