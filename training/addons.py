@@ -45,7 +45,7 @@ CONTROLNETS = {
     "fill": Addon(Plan("fill", 1_900, 8, 8e-4, muon=True), 2_000, after="canny"),
 }
 LORAS: dict[Style, Addon] = {
-    "outline": Addon(Plan("outline", 1_500, 8, 1e-3, ema=0.99), 1_000),
+    "outline": Addon(Plan("outline", 3_200, 8, 1e-3, ema=0.99), 2_000, rank=16),
     "night": Addon(Plan("night", 600, 8, 1e-3, ema=0.99), 1_000),
 }
 DESCRIPTIONS: dict[Style, str] = {

@@ -11,12 +11,17 @@ from training.render import NIGHT, Bytes
 BORDER = 8  # pixels
 SLACK = 2  # pixels by which edges may be off
 STANDS_OUT = 40.0  # in RGB of 0 … 255
+STRONGEST = 99.5  # percent of the pixels that are fainter than what a picture's contrast is measured by
 STROKE = 11  # pixels, wider than any line of an outline
 
 
 def silhouette(picture: Bytes) -> NDArray[np.bool_]:
     """Where something stands out from the background, which is what the border shows."""
-    return np.asarray(np.linalg.norm(picture.astype(np.float32) - _background(picture), axis=2) > STANDS_OUT)
+    return np.asarray(_contrast(picture) > STANDS_OUT)
+
+
+def _contrast(picture: Bytes) -> NDArray[np.float32]:
+    return np.asarray(np.linalg.norm(picture.astype(np.float32) - _background(picture), axis=2))
 
 
 def _background(picture: Bytes) -> NDArray[np.float32]:
@@ -43,9 +48,13 @@ def edge_f1(picture: Bytes, wanted: Bytes) -> float:
 
 
 def filled(picture: Bytes) -> float:
-    """The share of the picture that stands out and is wider than a line: outlines have little of it."""
-    stroke = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (STROKE, STROKE))
-    return float(cv2.morphologyEx(silhouette(picture).astype(np.uint8), cv2.MORPH_OPEN, stroke).mean())
+    """The share of the picture that is filled more widely than a line: outlines have little of it.
+
+    A line is as wide as it is at half of its contrast; soft edges widen none.
+    """
+    contrast, stroke = _contrast(picture), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (STROKE, STROKE))
+    drawn = contrast > max(STANDS_OUT, np.percentile(contrast, STRONGEST) / 2)
+    return float(cv2.morphologyEx(drawn.astype(np.uint8), cv2.MORPH_OPEN, stroke).mean())
 
 
 def daylight(picture: Bytes) -> float:
