@@ -5,15 +5,13 @@ from __future__ import annotations
 from tqdm import tqdm
 
 from core import Engine, Finished, GenerationRequest, Settings
-from core.samplers import SAMPLERS
 from tests import colours
 
 
 def main(pairs: int) -> None:
     """`pairs` is how many of the 20 prompts are drawn."""
     engine = Engine(Settings(previews=False))
-    samplers = [name for name, sampler in SAMPLERS.items() if not sampler.few_steps]
-    for sampler in samplers:
+    for sampler in colours.samplers():
         right = [_right(engine, sampler, steps, pairs) for steps in (20, 50)]
         print(f"{sampler:24} 20 steps {right[0]:2} of {pairs}   50 steps {right[1]:2} of {pairs}", flush=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from core.samplers import SAMPLERS, SGM_UNIFORM
 from training.domain import COLOURS as PALETTE
 
 SUBJECTS = ("circle", "square", "heart", "diamond", "triangle")
@@ -18,6 +19,11 @@ def prompts(count: int) -> list[tuple[str, str, str]]:
         front, back = names[k % 10], names[(k + 3 + k // 10 * 2) % 10]
         cases.append((f"a {front} {SUBJECTS[k % 5]} on a {back} background", front, back))
     return cases
+
+
+def samplers() -> list[str]:
+    """Those that are not for distilled models alone; SGM Uniform is what the pocket model's levels are anyway."""
+    return [name for name, row in SAMPLERS.items() if not row.few_steps and not name.endswith(SGM_UNIFORM)]
 
 
 def nearest(colour: np.ndarray) -> str:

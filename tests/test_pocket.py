@@ -13,7 +13,7 @@ from training.exam import STYLE_MEASURES
 from training.judge import as_bytes, cases, load_judge
 
 CASES = colours.prompts(20)
-ORDINARY = [name for name, sampler in SAMPLERS.items() if not sampler.few_steps]
+ORDINARY = colours.samplers()
 FEW_STEPS = [name for name, sampler in SAMPLERS.items() if sampler.few_steps]
 
 

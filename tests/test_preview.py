@@ -38,7 +38,7 @@ def test_a_folder_is_told_and_what_is_none_is_refused(tmp_path):
     part = find_decoder(tmp_path / "taesd")
     assert part and part.parameters == sum(p.numel() for p in decoder().parameters())
     tiny.vae().save_pretrained(tmp_path / "whole")
-    with pytest.raises(CheckpointError, match="whole is no AutoencoderTiny"):
+    with pytest.raises(CheckpointError, match="it is no AutoencoderTiny"):
         find_decoder(tmp_path / "whole")
 
 

@@ -28,7 +28,7 @@ CONTROLS = {
     (("resize_mode", "tile"),): "Resize: “tile” is not allowed; use one of stretch, crop, pad",
     (("mode", "both"),): "Priority: “both” is not allowed; use one of balanced, prompt, control",
     (("net", ""),): "Network: “” is not allowed",
-    (("weight", 2.5),): "Weight: 2.5 is not allowed",
+    (("weight", 10.5),): "Weight: 10.5 is not allowed",
     (("start", -0.1),): "Start: -0.1 is not allowed",
 }
 """A unit's fields that are not allowed, and what is said."""
@@ -88,8 +88,8 @@ def test_units_are_as_strict() -> None:
     for fields, message in CONTROLS.items():
         with pytest.raises(RequestError, match=message):
             GenerationRequest(controls=[control(**dict(fields))])
-    with pytest.raises(RequestError, match=r"Weight: 2\.5 is not allowed; use a number from -2 to 2"):
-        Lora(name="x", weight=2.5)
+    with pytest.raises(RequestError, match=r"Weight: 10\.5 is not allowed; use a number from -10 to 10"):
+        Lora(name="x", weight=10.5)
 
 
 def test_defaults_are_the_models_own() -> None:

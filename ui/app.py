@@ -281,6 +281,6 @@ def _wire_live(page: gr.Blocks, parts: Parts, desk: Desk, cabinet: Cabinet) -> N
     parts.stage.upscale(desk.upscale, **always)
     parts.stage.older(desk.older, None, parts.stage, **AT_ONCE)
     before = gr.State([])
-    parts.stage.use(desk.use_settings, fields, [*fields, before], **always)
+    parts.stage.use(desk.use_and_keep, fields, [*fields, before], **always)
     parts.stage.unuse(lambda values: values, before, fields, **always)
     page.load(desk.relay, None, parts.stage, **always, postprocess=False)

@@ -176,14 +176,17 @@ class Desk:
         image = read_picture(row.read(), max_pixels=self.engine.settings.limits.max_pixels)
         self.submit(enlarging(row, image), request)
 
-    async def use_settings(self, event: gr.EventData, request: gr.Request, *before: Any) -> list[Any]:
-        """A picture's settings, as values of the form's fields, and last of all what stood there before."""
+    async def use_settings(self, event: gr.EventData, request: gr.Request) -> list[Any]:
+        """A picture's settings, as values of the form's fields."""
         with told():
             job = await self._job(event, request)
             used = job.request.replace(seed=self._seed(job, event))
-        values = await asyncio.to_thread(write_form, self.fields, dict(used))
+        return await asyncio.to_thread(write_form, self.fields, dict(used))
+
+    async def use_and_keep(self, event: gr.EventData, request: gr.Request, *before: Any) -> list[Any]:
+        """The same, and last of all what stood in the form before."""
         kept = [gr.skip() if name in DRAWN else value for name, value in zip(self.fields, before, strict=True)]
-        return [*values, kept]
+        return [*await self.use_settings(event, request), kept]
 
     def plan(self, *values: Any) -> dict[str, Any]:
         """What Generate would do with the form as it is, or why it would not."""
