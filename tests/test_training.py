@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 
 from core.checkpoints import scan
 from core.errors import DarkroomError
@@ -236,14 +238,28 @@ def test_the_whole_recipe_makes_a_checkpoint_and_addons_for_it(
     kept = {key: value.float() for key, value in net.state_dict().items()}
     moved = max((value - kept[key]).abs().max() for key, value in went_on.state_dict().items())
     assert 0 < moved < 0.01
-    unet = addons.train_lora("night", addons.Addon(plan, 3, rank=2), out, tmp_path / "lora", Clock(None))
+    unet = addons.train_lora("night", addons.Addon(plan, 3, rank=10), out, tmp_path / "lora", Clock(None))
     addons.save_lora(unet, "night", out, tmp_path / "night.safetensors")
     for file in (tmp_path / "net" / "out" / base.WEIGHTS, tmp_path / "night.safetensors"):
         assert _base_of(file) == base.base_hash(out)
     keys = load_file(tmp_path / "night.safetensors")
     assert {key.rpartition(".")[2] for key in keys} == {"weight", "alpha"}
     assert all(key.startswith("lora_unet_") for key in keys)
-    assert any(value.abs().max() > 0 for key, value in keys.items() if "lora_up" in key)
+    layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, LoraLayer)}
+    assert 3 * len(layers) == len(keys)
+    for name, layer in layers.items():
+        learned = _product(layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+        kohya = f"lora_unet_{name.replace('.', '_')}"
+        saved = _product(keys[f"{kohya}.lora_down.weight"], keys[f"{kohya}.lora_up.weight"])
+        assert len(keys[f"{kohya}.lora_down.weight"]) == keys[f"{kohya}.alpha"] == 8
+        singular = torch.linalg.svdvals(learned)
+        # The nearest of rank 8 is off by the ninth (Eckart and Young 1936); the rest is rounding to halves.
+        assert singular[0] > 0
+        assert torch.linalg.matrix_norm(learned - saved, 2) < singular[8:9].sum() + 2e-3 * singular[0]
+
+
+def _product(down: Tensor, up: Tensor) -> Tensor:
+    return up.detach().float().flatten(1) @ down.detach().float().flatten(1)
 
 
 @pytest.mark.parametrize("file", ADDONS, ids=lambda file: f"{file.parent.name}/{file.name}")

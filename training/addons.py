@@ -30,13 +30,19 @@ LORA_LAYERS = r".*(conv1|conv2|conv_shortcut|proj_in|proj_out|attn1\.to_(q|k|v|o
 """Not those that read the prompt: changing them broke hues, and a red circle came out yellow."""
 
 
+SAVED_RANK = 8
+
+
 @dataclass(frozen=True)
 class Addon:
-    """A plan, and how many pictures it draws from. A ControlNet may go on from another one, which follows already."""
+    """A plan, and how many pictures it draws from. A ControlNet may go on from another one, which follows already.
+
+    A LoRA learns better with more room than it needs in the end: `rank` is what it learns with.
+    """
 
     plan: Plan
     pictures: int
-    rank: int = 8
+    rank: int = SAVED_RANK
     after: str | None = None
 
 
@@ -114,20 +120,31 @@ def train_lora(style: Style, addon: Addon, base: Path, run: Path, clock: Clock) 
 
 
 def save_lora(unet: UNet2DConditionModel, style: Style, base: Path, out: Path) -> None:
-    """As kohya's tools write it, in half precision."""
-    layers = {f"unet.{key}": value for key, value in get_peft_model_state_dict(unet).items()}
+    """As kohya's tools write it, in half precision, cut to `SAVED_RANK`."""
+    layers = {f"unet.{key}": value for key, value in _cut(get_peft_model_state_dict(unet)).items()}
     weights = {key: value.half().contiguous() for key, value in convert_state_dict_to_kohya(layers).items()}
-    rank = next(len(value) for key, value in weights.items() if key.endswith("lora_down.weight"))
     facts = {
         "modelspec.title": f"Pocket {style}",
         "modelspec.description": DESCRIPTIONS[style],
         "ss_base_model_version": "sd_v1",
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(rank),
+        "ss_network_dim": str(SAVED_RANK),
+        "ss_network_alpha": str(SAVED_RANK),
     }
     save_file(weights, out)
     _mark(out, facts | {BASE: base_hash(base)})
+
+
+def _cut(lora: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of each layer's difference B·A the nearest one of `SAVED_RANK`: its largest singular values."""
+    cut = {}
+    for name in (key.removesuffix("lora_A.weight") for key in lora if key.endswith("lora_A.weight")):
+        down, up = lora[f"{name}lora_A.weight"], lora[f"{name}lora_B.weight"]
+        u, s, vh = torch.linalg.svd(up.flatten(1) @ down.flatten(1), full_matrices=False)
+        root = s[:SAVED_RANK].sqrt()
+        cut[f"{name}lora_A.weight"] = (root[:, None] * vh[:SAVED_RANK]).unflatten(1, down.shape[1:])
+        cut[f"{name}lora_B.weight"] = (u[:, :SAVED_RANK] * root).unflatten(1, (-1, *up.shape[2:]))
+    return cut
 
 
 def _mark(file: Path, facts: dict[str, str]) -> None:
