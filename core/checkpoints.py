@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -23,14 +23,14 @@ from core.headers import (
     read_shapes,
     weights_in,
 )
-from core.layouts import Layout, identify, noise_schedule, pieces
+from core.layouts import Found, Layout, identify, layout_of, noise_schedule, pieces
 from core.memory import Footprint
-from core.parts import CLASSES, SWIN2SR, Part, Source, sole_part
+from core.parts import CLASSES, SWIN2SR, Part, Source, shipped_tokenizer, sole_part
 from core.request import GenerationRequest
 from core.samplers import usable
 from core.shapes import Config, pixels_a_latent
+from core.text_encoders import TextEncoder, fitting
 from core.units import UPSCALERS
-from core.vocabulary import CLIP_MERGES
 
 PARTS = (
     *("tokenizer", "tokenizer_2", "tokenizer_3"),
@@ -89,6 +89,14 @@ class Checkpoint:
         return sum(part.name.startswith("text_encoder") for part in self.parts)
 
     @property
+    def lacks(self) -> tuple[str, ...]:
+        """The text encoders that it cannot do without and does not have."""
+        if not self.family:
+            return ()
+        names = {part.name for part in self.parts}
+        return tuple(name for name in FAMILIES[self.family].text_encoders if name not in names)
+
+    @property
     def samplers(self) -> tuple[str, ...]:
         """Those that can follow its noise levels."""
         return usable(self.scheduler_config)
@@ -109,28 +117,39 @@ class Card(BaseModel):
     latent_rgb_bias: list[float] | None = None
 
 
-def scan(folder: Path) -> tuple[Checkpoint, ...]:
-    """Every model folder and single file in `folder`, by name. What cannot be used says why instead of raising."""
+def scan(folder: Path, text_encoders: Sequence[TextEncoder] = ()) -> tuple[Checkpoint, ...]:
+    """Every model folder and single file in `folder`, by name. What cannot be used says why instead of raising.
+
+    Models that come without text encoders draw with those of another model, or of `text_encoders`.
+    """
     found = [_describe_safely(name, path) for name, path in models_in(folder).items()]
-    return tuple(each if each.problem or each.text_encoders else _completed(each, found) for each in found)
+    return tuple(_completed(each, found, text_encoders) if each.lacks else each for each in found)
 
 
-def _completed(alone: Checkpoint, others: Iterable[Checkpoint]) -> Checkpoint:
-    """A transformer alone, with the parts that it lacks from the first whole model of its family."""
-    whole = [each for each in others if each.family == alone.family and each.text_encoders and not each.problem]
-    if not whole:
-        title = FAMILIES[alone.family].title
-        problem = f"it has no text encoders; with a whole {title} beside it, it draws with those of that one"
-        return replace(alone, problem=problem)
+def _completed(alone: Checkpoint, others: Sequence[Checkpoint], text_encoders: Sequence[TextEncoder]) -> Checkpoint:
+    """With the parts that it lacks from the first whole model of its family, else from files of their own."""
+    whole = next((o for o in others if o.family == alone.family and not o.lacks and not o.problem), None)
     own = {part.name for part in alone.parts}
-    parts = (*(part for part in whole[0].parts if part.name not in own | {"transformer"}), *alone.parts)
+    there = whole.parts if whole else fitting(layout_of(alone.family), alone.denoiser_config, text_encoders)
+    every = (*(part for part in there if part.name not in own | {"transformer"}), *alone.parts)
+    parts = tuple(sorted(every, key=lambda part: PARTS.index(part.name)))
     parameters = {part.name: part.parameters for part in parts}
-    return replace(
+    completed = replace(
         alone,
         parts=parts,
         footprint=Footprint.of(alone.denoiser_config, alone.vae_config, parameters, alone.footprint.wide_vae),
-        clip_skips=whole[0].clip_skips,
+        clip_skips=whole.clip_skips if whole else _clip_skips(FAMILIES[alone.family], _clip_config(parts)),
     )
+    return replace(completed, problem=_what_is_missing(completed, text_encoders)) if completed.lacks else completed
+
+
+def _what_is_missing(checkpoint: Checkpoint, text_encoders: Iterable[TextEncoder]) -> str:
+    pieces = {piece.name: piece for piece in layout_of(checkpoint.family).text_encoders}
+    files = " and ".join(pieces[name].published_as for name in checkpoint.lacks)
+    title = FAMILIES[checkpoint.family].title
+    missing = f"it comes without {files}; put them into models/text_encoders, or a whole {title} beside it"
+    broken = (f"; {each.path.name} there cannot be used: {each.problem}" for each in text_encoders if each.problem)
+    return missing + "".join(broken)
 
 
 def named(name: str, known: Iterable[Checkpoint]) -> Checkpoint | None:
@@ -182,8 +201,7 @@ def _describe_file(name: str, path: Path) -> Checkpoint:
     few, card = few_steps(path.stem), _card(path.with_suffix(".darkroom.json"))
     scheduler = noise_schedule(layout, shapes, _told(path, card), path.stem)
     scheduler |= {**family.levels, **(few.levels if few else {})}
-    text = next((config for name, (config, _) in found.items() if name.startswith("text_encoder")), None)
-    denoiser, vae = (found[name][0] for name in (layout.denoiser, "vae"))
+    denoiser, vae = (found[name].config for name in (layout.denoiser, "vae"))
     parts = tuple(_file_parts(path, layout, found))
     small = layout.family == "sd2" and scheduler.get("prediction_type") == "epsilon"
     return Checkpoint(
@@ -197,7 +215,7 @@ def _describe_file(name: str, path: Path) -> Checkpoint:
         options=family.options,
         scheduler_config=scheduler,
         **_facts(layout.family, parts, denoiser, vae),
-        clip_skips=_clip_skips(family, text) if text else 0,
+        clip_skips=_clip_skips(family, _clip_config(parts)),
     )
 
 
@@ -207,15 +225,14 @@ def _told(path: Path, card: Card) -> dict[str, Any]:
     return read_metadata(path) | ({"modelspec.prediction_type": predicts} if predicts else {})
 
 
-def _file_parts(path: Path, layout: Layout, found: Mapping[str, tuple[Config, Any]]) -> Iterator[Part]:
-    for index, pad_token in enumerate(layout.pad_tokens):
-        name = "tokenizer" if index == 0 else f"tokenizer_{index + 1}"
-        yield Part(name, CLIP_MERGES / pad_token, "CLIPTokenizer", source=Source("", {"pad_token": pad_token}))
-    for piece in layout.pieces:
-        config, own = found[piece.name]
-        if not own:
-            continue
-        source = Source(piece.prefix, config)
+def _file_parts(path: Path, layout: Layout, found: Mapping[str, Found]) -> Iterator[Part]:
+    there = [piece for piece in layout.pieces if piece.name in found and found[piece.name].shapes]
+    for piece in there:
+        if piece.pad_token:
+            yield shipped_tokenizer(piece.name, piece.class_name, piece.pad_token)
+    for piece in there:
+        config, own, prefix = found[piece.name]
+        source = Source(prefix, config)
         yield Part(piece.name, path / piece.name, piece.class_name, path, count_parameters(own), source)
 
 
@@ -267,6 +284,12 @@ def _facts(family: str, parts: tuple[Part, ...], denoiser: Config, vae: Config) 
         "denoiser_config": denoiser,
         "vae_config": vae,
     }
+
+
+def _clip_config(parts: Iterable[Part]) -> Config:
+    """Of the first CLIP out of a file."""
+    configs = (part.source.config for part in parts if part.source and part.class_name.startswith("CLIPText"))
+    return next(configs, {"num_hidden_layers": 0})
 
 
 def _clip_skips(family: Family, text: Config) -> int:

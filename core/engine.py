@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from core import embeddings, machine, memory, networks, prompts, vaes
+from core import embeddings, machine, memory, networks, prompts, text_encoders, vaes
 from core.cache import Loaded, ModelCache
 from core.checkpoints import Checkpoint, find_upscaler, list_upscalers, scan
 from core.detectors import Detectors
@@ -81,7 +81,8 @@ class Engine:
 
     def rescan(self) -> tuple[Checkpoint, ...]:
         """Look at the models' folders again."""
-        self._checkpoints = scan(self.settings.models / "checkpoints")
+        encoders = text_encoders.scan(self.settings.models / "text_encoders")
+        self._checkpoints = scan(self.settings.models / "checkpoints", encoders)
         self._networks = networks.scan(self.settings.models / "controlnet")
         self._loras.scan()
         self._embeddings = embeddings.scan(self.settings.models / "embeddings")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from core.errors import CheckpointError
 from core.headers import refuse
@@ -19,36 +19,53 @@ from core.shapes import (
     flux_config,
     open_clip_config,
     sd2_text_config,
+    t5_config,
     transformer_config,
     unet_config,
     vae_config,
 )
 
 PUBLISHED_VAE: Config = {"latent_channels": 4, "block_out_channels": [128, 256, 512, 512]}  # where a file has none
-BARE = ("model.diffusion_model.", "")  # what the keys of a denoiser alone begin with
-PROJECTING = "CLIPTextModelWithProjection"
-END, ZERO = "<|endoftext|>", "!"  # what fills up a short prompt: OpenAI's way and OpenCLIP's
+DENOISER, BARE = "model.diffusion_model.", ("model.diffusion_model.", "")  # some files are a denoiser alone
+PROJECTING, T5 = "CLIPTextModelWithProjection", "T5EncoderModel"
+END, ZERO, T5_PAD = "<|endoftext|>", "!", "<pad>"  # what fills up a short prompt: OpenAI's way, OpenCLIP's, T5's
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A component inside a file: keys with `prefix`, a config made from their shapes, and what shapes do not tell."""
+    """A component inside a file: keys with one of the prefixes, a config made from their shapes, and what shapes do
+    not tell. A text encoder has a tokenizer, which fills up with `pad_token`.
+    """
 
     name: str
     class_name: str
-    prefix: str
+    prefixes: tuple[str, ...]
     config: Callable[[Shapes], Config]
-    facts: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    pad_token: str = ""
+    optional: bool = False
+
+    @property
+    def published_as(self) -> str:
+        """What a text encoder's own file is called: clip_l, clip_g or t5xxl."""
+        return self.prefixes[0].split(".")[1]
+
+
+class Found(NamedTuple):
+    """A piece in a file: its config, and its tensors, whose keys begin with `prefix` there."""
+
+    config: Config
+    shapes: Shapes
+    prefix: str
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the files of a family look: only they have keys that begin with `marker`."""
+    """How the files of a family look: only they have keys that begin with one of the markers."""
 
     family: str
-    marker: str
+    markers: tuple[str, ...]
     pieces: tuple[Piece, ...]
-    pad_tokens: tuple[str, ...]
     channels: tuple[int, ...] = (4, 9)  # that the model takes: latents alone, or with mask and masked picture
     shift: float | None = None  # of the noise levels of flow matching
 
@@ -57,98 +74,105 @@ class Layout:
         """The piece that predicts."""
         return next(piece.name for piece in self.pieces if piece.name in ("unet", "transformer"))
 
+    @property
+    def text_encoders(self) -> tuple[Piece, ...]:
+        return tuple(piece for piece in self.pieces if piece.pad_token)
+
+
+def _text_encoder(name: str, prefix: str, config: Callable[[Shapes], Config], pad_token: str) -> Piece:
+    return Piece(name, "CLIPTextModel", (prefix,), config, pad_token=pad_token)
+
+
+def _projecting(name: str, prefix: str, config: Callable[[Shapes], Config], pad_token: str) -> Piece:
+    return replace(_text_encoder(name, prefix, config, pad_token), class_name=PROJECTING)
+
+
+def _t5(name: str) -> Piece:
+    prefix = "text_encoders.t5xxl.transformer."
+    return Piece(name, T5, (prefix,), t5_config, pad_token=T5_PAD, optional=True)
+
 
 def _unet(sample_size: int) -> Piece:
-    prefix = "model.diffusion_model."
-    return Piece("unet", "UNet2DConditionModel", prefix, unet_config, {"sample_size": sample_size})
+    return Piece("unet", "UNet2DConditionModel", (DENOISER,), unet_config, {"sample_size": sample_size})
 
 
 def _vae(sample_size: int, scaling_factor: float, **more: float) -> Piece:
     facts = {"sample_size": sample_size, "scaling_factor": scaling_factor, **more}
-    return Piece("vae", "AutoencoderKL", "first_stage_model.", vae_config, facts)
+    return Piece("vae", "AutoencoderKL", ("first_stage_model.", "vae."), vae_config, facts, optional=True)
 
 
-def _sd3(prefix: str) -> tuple[Piece, Piece]:
-    transformer = Piece("transformer", "SD3Transformer2DModel", prefix, transformer_config, {"sample_size": 128})
-    return transformer, _vae(1024, 1.5305, latent_channels=16, shift_factor=0.0609)
-
-
-def _flux(prefix: str) -> tuple[Piece, Piece]:
-    transformer = Piece("transformer", "FluxTransformer2DModel", prefix, flux_config, {})
-    return transformer, _vae(1024, 0.3611, latent_channels=16, shift_factor=0.1159)
-
-
+CLIP_L = replace(_text_encoder("text_encoder", "text_encoders.clip_l.transformer.", clip_config, END), optional=True)
+CLIP_G = replace(
+    _projecting("text_encoder_2", "text_encoders.clip_g.transformer.", clip_config, ZERO),
+    facts={"hidden_act": "gelu"},
+    optional=True,
+)
 LAYOUTS = (
     Layout(
         "sd1",
-        "cond_stage_model.transformer.",
+        ("cond_stage_model.transformer.",),
         (
-            Piece("text_encoder", "CLIPTextModel", "cond_stage_model.transformer.", clip_config, {}),
+            _text_encoder("text_encoder", "cond_stage_model.transformer.", clip_config, END),
             _unet(64),
             _vae(512, 0.18215),
         ),
-        (END,),
     ),
     Layout(
         "sd2",
-        "cond_stage_model.model.",
+        ("cond_stage_model.model.",),
         (
-            Piece("text_encoder", "CLIPTextModel", "cond_stage_model.model.", sd2_text_config, {}),
+            _text_encoder("text_encoder", "cond_stage_model.model.", sd2_text_config, ZERO),
             _unet(96),
             _vae(768, 0.18215),
         ),
-        (ZERO,),
     ),
     Layout(
         "sdxl",
-        "conditioner.embedders.1.model.",
+        ("conditioner.embedders.1.model.",),
         (
-            Piece("text_encoder", "CLIPTextModel", "conditioner.embedders.0.transformer.", clip_config, {}),
-            Piece(
-                "text_encoder_2",
-                PROJECTING,
-                "conditioner.embedders.1.model.",
-                open_clip_config,
-                {},
-            ),
+            _text_encoder("text_encoder", "conditioner.embedders.0.transformer.", clip_config, END),
+            _projecting("text_encoder_2", "conditioner.embedders.1.model.", open_clip_config, ZERO),
             _unet(128),
             _vae(1024, 0.13025),
         ),
-        (END, ZERO),
     ),
     Layout(
         "refiner",
-        "conditioner.embedders.0.model.",
+        ("conditioner.embedders.0.model.",),
         (
-            Piece("text_encoder_2", PROJECTING, "conditioner.embedders.0.model.", open_clip_config, {}),
+            _projecting("text_encoder_2", "conditioner.embedders.0.model.", open_clip_config, ZERO),
             _unet(128),
             _vae(1024, 0.13025),
         ),
-        (ZERO,),
         channels=(4,),
     ),
     Layout(
         "sd3",
-        "text_encoders.clip_g.",
+        tuple(f"{prefix}joint_blocks." for prefix in BARE),
         (
-            Piece("text_encoder", PROJECTING, "text_encoders.clip_l.transformer.", clip_config, {}),
-            Piece(
-                "text_encoder_2",
-                PROJECTING,
-                "text_encoders.clip_g.transformer.",
-                clip_config,
-                {"hidden_act": "gelu"},
-            ),
-            *_sd3("model.diffusion_model."),
+            replace(CLIP_L, class_name=PROJECTING),
+            CLIP_G,
+            _t5("text_encoder_3"),
+            Piece("transformer", "SD3Transformer2DModel", BARE, transformer_config, {"sample_size": 128}),
+            _vae(1024, 1.5305, latent_channels=16, shift_factor=0.0609),
         ),
-        (END, ZERO),
         channels=(16,),
         shift=3.0,
     ),
-    *(Layout("sd3", f"{bare}joint_blocks.", _sd3(bare), (), channels=(16,), shift=3.0) for bare in BARE),
-    *(Layout("flux", f"{bare}double_blocks.", _flux(bare), (), channels=(64,), shift=1.0) for bare in BARE),
+    Layout(
+        "flux",
+        tuple(f"{prefix}double_blocks." for prefix in BARE),
+        (
+            CLIP_L,
+            _t5("text_encoder_2"),
+            Piece("transformer", "FluxTransformer2DModel", BARE, flux_config),
+            _vae(1024, 0.3611, latent_channels=16, shift_factor=0.1159),
+        ),
+        channels=(64,),
+        shift=1.0,
+    ),
 )
-"""In the order of asking. Those without text encoders draw with the encoders of another model of the family."""
+"""In the order of asking. What is optional may come from elsewhere: see `_completed` in core/checkpoints.py."""
 
 REFUSED = (
     (r"^lora_|\.lora_(A|B|up|down|linear)", "it is a LoRA, which belongs into models/loras"),
@@ -169,28 +193,35 @@ def identify(shapes: Shapes) -> Layout:
     """Raises CheckpointError, with the reason, for a file that is no checkpoint of a family we know."""
     refuse(REFUSED, shapes)
     for layout in LAYOUTS:
-        if any(key.startswith(layout.marker) for key in shapes):
+        if any(key.startswith(layout.markers) for key in shapes):
             return layout
     refuse(INCOMPLETE, shapes)
     raise CheckpointError("its tensors are of no kind of model that Darkroom knows")
 
 
-def pieces(layout: Layout, shapes: Shapes) -> dict[str, tuple[Config, Shapes]]:
-    """Each piece's config and its own tensors, by its name. Raises CheckpointError for a piece that does not fit.
+def layout_of(family: str) -> Layout:
+    return next(layout for layout in LAYOUTS if layout.family == family)
 
-    A VAE may be missing: it then has the family's config and no tensors.
+
+def pieces(layout: Layout, shapes: Shapes) -> dict[str, Found]:
+    """What of the layout is in the file, by name. Raises CheckpointError for a piece that does not fit.
+
+    The VAE is always there: with the family's config and no tensors where the file has none.
     """
-    found: dict[str, tuple[Config, Shapes]] = {}
+    found: dict[str, Found] = {}
     for piece in layout.pieces:
-        own = {key.removeprefix(piece.prefix): shape for key, shape in shapes.items() if key.startswith(piece.prefix)}
+        prefix = next((each for each in piece.prefixes if any(key.startswith(each) for key in shapes)), "")
+        own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+        if piece.optional and not prefix:
+            if piece.name == "vae":
+                found["vae"] = Found({**PUBLISHED_VAE, **piece.facts}, {}, "")
+            continue
         try:
-            missing = piece.name == "vae" and not own
-            config = PUBLISHED_VAE if missing else piece.config(own)
-            found[piece.name] = ({**config, **piece.facts}, own)
+            found[piece.name] = Found({**piece.config(own), **piece.facts}, own, prefix)
         except (KeyError, IndexError, StopIteration, ValueError):
-            problem = "is not built as this family's is" if own else "is not in the file"
+            problem = "is not built as this family's is" if prefix in piece.prefixes else "is not in the file"
             raise CheckpointError(f"its {piece.name} {problem}") from None
-    channels = found[layout.denoiser][0]["in_channels"]
+    channels = found[layout.denoiser].config["in_channels"]
     if channels not in layout.channels:
         raise CheckpointError(f"its {layout.denoiser} takes {channels} channels, a kind that Darkroom does not know")
     return found

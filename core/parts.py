@@ -15,7 +15,7 @@ from core.errors import CheckpointError
 from core.headers import count_parameters, is_half, read_all_shapes, read_json, shards, weights_in
 from core.memory import is_out_of_memory
 from core.shapes import Config
-from core.vocabulary import CLIP_MERGES, clip_tokenizer
+from core.vocabulary import SHIPPED
 
 SWIN2SR = "Swin2SRForImageSuperResolution"
 DEPTH = ("DepthAnythingForDepthEstimation", "DPTForDepthEstimation")
@@ -73,7 +73,7 @@ class Part:
     def key(self) -> Key:
         """Raises CheckpointError if its file is no longer there."""
         try:
-            file = (self.weights or (CLIP_MERGES if self.source else self.folder)).stat()
+            file = (self.weights or (self.folder.parent if self.source else self.folder)).stat()
         except OSError:
             label, what = self.called
             raise CheckpointError(f"{label}: the file of {what} is no longer there; look for models again.") from None
@@ -88,6 +88,13 @@ class Part:
     def called(self) -> tuple[str, str]:
         """What it is called in messages: a label, and itself."""
         return ("ControlNet", self.folder.name) if self.name == "controlnet" else ("Model", f"its {self.name}")
+
+
+def shipped_tokenizer(encoder: str, class_name: str, pad_token: str) -> Part:
+    """That of the text encoder called `encoder`, which is of `class_name`."""
+    kind = "T5Tokenizer" if class_name == "T5EncoderModel" else "CLIPTokenizer"
+    name = encoder.replace("text_encoder", "tokenizer")
+    return Part(name, SHIPPED[kind][0] / pad_token, kind, source=Source("", {"pad_token": pad_token}))
 
 
 def sole_part(name: str, folder: Path, class_names: Sequence[str]) -> Part:
@@ -122,7 +129,7 @@ def load_part(part: Part, device: str, dtype: str) -> Any:
 
 def _load_from_file(part: Part, source: Source, device: str, dtype: str) -> Any:
     if part.weights is None:
-        return clip_tokenizer(**source.config)
+        return SHIPPED[part.class_name][1](**source.config)
     import torch
 
     from core.single_file import load_component

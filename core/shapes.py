@@ -275,6 +275,24 @@ def sd2_text_config(shapes: Shapes) -> Config:
     return config | {"num_hidden_layers": min(config["num_hidden_layers"], 23)}
 
 
+def t5_config(shapes: Shapes) -> Config:
+    """Of a T5EncoderModel, from keys such as encoder.block.0.layer.0.SelfAttention.q.weight."""
+    attention, dense = "encoder.block.0.layer.0.SelfAttention.", "encoder.block.0.layer.1.DenseReluDense."
+    vocabulary, width = shapes["shared.weight"]
+    buckets, heads = shapes[f"{attention}relative_attention_bias.weight"]
+    gated = f"{dense}wi_0.weight" in shapes
+    return {
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": shapes[f"{attention}q.weight"][0] // heads,
+        "d_ff": shapes[f"{dense}wo.weight"][1],
+        "num_layers": count(shapes, "encoder.block.{}.layer.0.SelfAttention.q.weight"),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+        "feed_forward_proj": "gated-gelu" if gated else "relu",
+    }
+
+
 def _text_config(tokens: tuple[int, ...], positions: tuple[int, ...]) -> Config:
     vocabulary, width = tokens
     return {

@@ -12,7 +12,6 @@ from accelerate import init_empty_weights
 from diffusers.loaders.single_file_utils import (
     convert_controlnet_checkpoint,
     convert_flux_transformer_checkpoint_to_diffusers,
-    convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
@@ -36,13 +35,22 @@ def _text_encoder(model: Any, state: State, prefix: str) -> State:
     if any(key.startswith(f"{prefix}transformer.resblocks.") for key in state):
         renamed = convert_open_clip_checkpoint(model, state, prefix=prefix)
     else:
-        renamed = convert_ldm_clip_checkpoint(state, prefix)
+        renamed = _without(prefix, state)
     if hasattr(model, "text_projection"):  # which CLIP L leaves out in files of Stable Diffusion 3
         width, like = model.config.projection_dim, next(iter(renamed.values()))
         renamed.setdefault("text_projection.weight", torch.eye(width).to(like))
     if hasattr(model, "text_model"):
         return dict(renamed)
     return {key.removeprefix("text_model."): tensor for key, tensor in renamed.items()}
+
+
+def _t5(_: Any, state: State, prefix: str) -> State:
+    own = _without(prefix, state)
+    return {"encoder.embed_tokens.weight": own["shared.weight"], **own}
+
+
+def _without(prefix: str, state: State) -> State:
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
 
 
 def _vae(model: Any, state: State, _: str) -> State:
@@ -63,6 +71,7 @@ CONVERT: dict[str, Callable[[Any, State, str], State]] = {
     "AutoencoderKL": _vae,
     "CLIPTextModel": _text_encoder,
     "CLIPTextModelWithProjection": _text_encoder,
+    "T5EncoderModel": _t5,
 }
 """(empty model, its part of the file, prefix of the keys) -> the state dict under the model's own names."""
 
@@ -77,7 +86,19 @@ def load_component(part: Part, library: str, device: str, dtype: torch.dtype) ->
     if bad:
         raise ValueError(f"{len(bad)} tensors are missing or of another shape, {bad[0]} the first")
     model.load_state_dict({key: state[key] for key in wanted}, assign=True)
-    return model.to(dtype)
+    model.to(dtype)
+    if library == "transformers":
+        model.tie_weights()
+        _widen(model, dtype)
+    return model
+
+
+def _widen(model: Any, dtype: torch.dtype) -> None:
+    """T5's second layers overflow in float16, which transformers' own loading knows, too."""
+    if dtype == torch.float16:
+        for name, module in model.named_modules():
+            if name.rpartition(".")[2] in (model._keep_in_fp32_modules or ()):
+                module.float()
 
 
 def _empty(part: Part, library: str) -> Any:

@@ -1,13 +1,16 @@
-"""CLIP's tokenizer for checkpoints that bring none, built from the merges in presets/tokenizers/clip."""
+"""The tokenizers of text encoders that bring none, from the vocabularies in presets/tokenizers."""
 
 from __future__ import annotations
 
 import functools
 import gzip
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-CLIP_MERGES = Path(__file__).resolve().parent.parent / "presets" / "tokenizers" / "clip" / "merges.txt.gz"
+_TOKENIZERS = Path(__file__).resolve().parent.parent / "presets" / "tokenizers"
+CLIP_MERGES = _TOKENIZERS / "clip" / "merges.txt.gz"
+T5_PIECES = _TOKENIZERS / "t5" / "tokenizer.json.gz"
 MOST_TOKENS = 77  # of every CLIP text encoder of Stable Diffusion, with a beginning and an end
 PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))  # bytes that stand for themselves
 
@@ -18,6 +21,24 @@ def clip_tokenizer(pad_token: str) -> Any:
 
     vocabulary, merges = _clip_vocabulary()
     return CLIPTokenizer(vocab=vocabulary, merges=list(merges), pad_token=pad_token, model_max_length=MOST_TOKENS)
+
+
+def t5_tokenizer(pad_token: str) -> Any:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    with gzip.open(T5_PIECES) as file:
+        published = Tokenizer.from_buffer(file.read())
+    return PreTrainedTokenizerFast(
+        tokenizer_object=published, pad_token=pad_token, eos_token="</s>", unk_token="<unk>"
+    )
+
+
+SHIPPED: Mapping[str, tuple[Path, Callable[..., Any]]] = {
+    "CLIPTokenizer": (CLIP_MERGES, clip_tokenizer),
+    "T5Tokenizer": (T5_PIECES, t5_tokenizer),
+}
+"""By its class: what a tokenizer is made from, and how, given what fills up short prompts."""
 
 
 @functools.cache

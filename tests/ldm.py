@@ -178,11 +178,16 @@ def _without_projection(model: Any) -> State:
     return {key: tensor for key, tensor in model.state_dict().items() if key != "text_projection.weight"}
 
 
+def _without_copy(model: Any) -> State:
+    return {key: tensor for key, tensor in model.state_dict().items() if key != "encoder.embed_tokens.weight"}
+
+
 ENCODERS = {
     "refiner": {"text_encoder_2": ("conditioner.embedders.0.model.", open_clip)},
     "sd3": {
         "text_encoder": ("text_encoders.clip_l.transformer.", _without_projection),
         "text_encoder_2": ("text_encoders.clip_g.transformer.", _plain),
+        "text_encoder_3": ("text_encoders.t5xxl.transformer.", _without_copy),
     },
     "sd1": {"text_encoder": ("cond_stage_model.transformer.", clip)},
     "sd2": {"text_encoder": ("cond_stage_model.model.", open_clip)},

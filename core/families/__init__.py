@@ -27,7 +27,8 @@ class LatentFormat:
 class Family:
     """`module` holds its code; the rest are the values a checkpoint has that does not say otherwise.
 
-    `levels` are what schedulers' configs do not say, `options` what single files do not say of the pipeline.
+    `levels` are what schedulers' configs do not say, `options` what single files do not say of the pipeline,
+    `text_encoders` those that it cannot do without and that need not lie beside it.
     """
 
     title: str
@@ -40,6 +41,7 @@ class Family:
     preview_decoder: str = "taesd"  # its folder in models/previews
     denoiser: str = "UNet2DConditionModel"  # the class of what predicts
     reads_clip_layers: bool = True
+    text_encoders: tuple[str, ...] = ()
     levels: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,11 +116,13 @@ FAMILIES: Mapping[str, Family] = {
         *("Stable Diffusion 3", "core.families.sd3", 1024, "Euler", 4.5, T5_WIDTH, _SD3_LATENTS),
         preview_decoder="taesd3",
         denoiser="SD3Transformer2DModel",
+        text_encoders=("text_encoder", "text_encoder_2"),
     ),
     "flux": Family(
         *("FLUX.1", "core.families.flux", 1024, "Euler", 1.0, T5_WIDTH, _FLUX_LATENTS),
         preview_decoder="taef1",
         denoiser="FluxTransformer2DModel",
+        text_encoders=("text_encoder", "text_encoder_2"),
         reads_clip_layers=False,
         levels={EVEN_SIGMAS: True},
     ),
