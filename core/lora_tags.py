@@ -11,11 +11,11 @@ import re
 
 from core.errors import RequestError
 from core.request import GenerationRequest
-from core.units import Lora
+from core.units import MOST_WEIGHT, Lora
 
 TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>")
 PROMPTS = ("prompt", "prompt_2")  # A1111 reads no tags in negative prompts either
-ALLOWED = "<lora:name:0.8> with weights from -10 to 10, and nothing else"
+ALLOWED = f"<lora:name:0.8> with weights from {-MOST_WEIGHT:g} to {MOST_WEIGHT:g}, and nothing else"
 
 
 def without_tags(text: str) -> str:

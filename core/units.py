@@ -14,6 +14,7 @@ from core.preprocess import CONTROL_TYPES, PREPROCESSORS
 UPSCALERS = LANCZOS, LATENT = "Lanczos", "Latent"  # those of a second pass that need no model
 ResizeMode = Literal["stretch", "crop", "pad"]
 ControlMode = Literal["balanced", "prompt", "control"]
+MOST_WEIGHT = 10.0  # of a LoRA, either way
 THRESHOLDS = ("threshold_a", "threshold_b")  # a control's fields, in the order of its preprocessor's thresholds
 
 
@@ -92,16 +93,16 @@ class Lora(Parameters):
     name: Name = Field(title="LoRA", description="A file of models/loras, without its ending")
     weight: float = Field(
         1.0,
-        ge=-10,
-        le=10,
+        ge=-MOST_WEIGHT,
+        le=MOST_WEIGHT,
         title="Weight",
         description="0 has no influence",
         json_schema_extra={"step": 0.05, "usual": [-2, 2]},
     )
     text_encoder_weight: float | None = Field(
         None,
-        ge=-10,
-        le=10,
+        ge=-MOST_WEIGHT,
+        le=MOST_WEIGHT,
         title="Text weight",
         description="Its weight in the text encoders; none: the same",
         json_schema_extra={"step": 0.05},

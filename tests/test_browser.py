@@ -209,6 +209,36 @@ def test_every_frame_of_the_film_shows_its_own_picture(page: Page, app_url: str)
     assert page.locator("#stage .film li[data-status=done] img").evaluate_all(drawn) == live
 
 
+def test_a_picture_is_looked_at_large_pixel_for_pixel_and_in_its_order(page: Page) -> None:
+    page.fill("#field-batch_size input[type=number]", "2")
+    generate(page, steps=2, seed="31")
+    wait_for_status(page, r"Seed 31")
+    shown, large = page.locator("#stage .picture"), page.get_by_role("dialog", name="The picture, large")
+    picture = large.locator("img")
+    shown.click()
+    expect(picture).to_have_attribute("src", shown.get_attribute("src") or "")
+    expect(large.get_by_label("Newer picture")).to_be_hidden()
+    page.keyboard.press("ArrowRight")
+    wait_for_status(page, r"Seed 32")
+    expect(picture).to_have_attribute("src", shown.get_attribute("src") or "")
+    fitted = picture.bounding_box()
+    picture.click(position={"x": 10, "y": 10})
+    assert picture.bounding_box() != fitted
+    assert picture.evaluate("one => [one.clientWidth, one.clientHeight]") == [256, 256]
+    picture.click(position={"x": 10, "y": 10})
+    assert picture.bounding_box() == fitted
+    large.get_by_label("Newer picture").click()
+    wait_for_status(page, r"Seed 31")
+    page.keyboard.press("Escape")
+    expect(large).to_be_hidden()
+    assert page.evaluate("document.activeElement.className") == "picture"
+    page.keyboard.press("Enter")
+    expect(large).to_be_visible()
+    large.get_by_label("Close").click()
+    expect(large).to_be_hidden()
+    page.fill("#field-batch_size input[type=number]", "1")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [

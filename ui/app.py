@@ -38,7 +38,20 @@ from ui.tabs import TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-STYLES = ("style", "chips", "easel", "compare", "history", "info", "memory", "hub", "presets", "steering", "lora")
+STYLES = (
+    "style",
+    "chips",
+    "easel",
+    "compare",
+    "large",
+    "history",
+    "info",
+    "memory",
+    "hub",
+    "presets",
+    "steering",
+    "lora",
+)
 SCRIPTS = (
     "parts",
     "page",
@@ -47,6 +60,7 @@ SCRIPTS = (
     "chips",
     "easel",
     "compare",
+    "large",
     "history",
     "info",
     "memory",

@@ -3,7 +3,7 @@
    It keeps everything at the picture's own size. What the server gets are files, uploaded as soon as a stroke ends;
    their paths stand in the form's hidden fields, see ui/form.py. Generate waits for them, so no mask is ever stale. */
 (() => {
-  const { $, write, type, fetched, takes } = darkroom;
+  const { $, write, type, fetched, chooses, takes } = darkroom;
   const PAINT = "#ff5a3c"; // the mask as it is seen; what counts is its alpha
   const STEPS_BACK = 20;
   const HINTS = {
@@ -33,11 +33,7 @@
     [root, upload] = [element, send];
     layers = { image: $(".sketch", root), inpaint: $(".mask", root) };
     root.addEventListener("click", clicked);
-    $("[name=mask]", root).addEventListener("change", (event) => {
-      const [chosen] = event.target.files;
-      event.target.value = ""; // the same file may be chosen again
-      if (chosen) readMask(chosen);
-    });
+    chooses($("[name=mask]", root), ([mask]) => readMask(mask));
     for (const layer of Object.values(layers)) wirePainting(layer);
     takes($(".board", root), $("[name=pictures]", root), place);
     wireMoving($(".board", root));

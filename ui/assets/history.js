@@ -35,7 +35,6 @@
     $(".grid", root).addEventListener("keydown", pressed);
     $(".grid", root).addEventListener("focusin", (event) => hold(event.target.dataset.id));
     $(".card", root).addEventListener("click", (event) => does(event.target.closest("[data-does]")?.dataset.does));
-    $(".large", root).addEventListener("keydown", leaf);
     $(".ask", root).addEventListener("close", (event) => event.target.returnValue === "delete" && change("remove"));
     $("iframe", root).addEventListener("load", refused);
     new IntersectionObserver(([end]) => end.isIntersecting && more(), { rootMargin: "400px" }).observe($(".end", root));
@@ -211,23 +210,13 @@
   }
 
   function look() {
-    const [one] = chosen();
+    const [rows, [one]] = [view.rows, chosen()];
     if (!one) return;
-    const image = $(".large img", root);
-    image.src = url(one.id);
-    image.alt = title(one);
-    if (!$(".large", root).open) $(".large", root).showModal();
-  }
-
-  /* Arrows leaf through the pictures while one is large. */
-  function leaf(event) {
-    const here = view.rows.findIndex((one) => one.id === chosen()[0]?.id);
-    const next = view.rows[here + ({ ArrowLeft: -1, ArrowRight: 1 }[event.key] || NaN)];
-    if (!next) return;
-    hold(next.id);
-    choose([next.id]);
-    look();
-    draw();
+    darkroom.large(rows.map((each) => ({ url: url(each.id), words: title(each) })), rows.indexOf(one), (at) => {
+      hold(rows[at].id);
+      choose([rows[at].id]);
+      draw();
+    });
   }
 
   function zip(ones) {

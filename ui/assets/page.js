@@ -62,6 +62,8 @@ Object.assign(window.darkroom, (() => {
     }
   }
 
+  const titled = (job) => job.title || "A picture without a prompt";
+
   /* What stands on the sheet in place of a picture. */
   function note(job) {
     if (job?.status === "failed") return job.error || "Something went wrong";
@@ -75,6 +77,12 @@ Object.assign(window.darkroom, (() => {
     parts.tell = trigger;
     darkroom.easel($(".easel", element), upload);
     element.addEventListener("click", clicked);
+    $(".picture", element).addEventListener("click", enlarge);
+    $(".picture", element).addEventListener("keydown", (event) => {
+      if (!["Enter", " "].includes(event.key) || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      enlarge();
+    });
     parts.end = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && older(), { root: $(".film", element), rootMargin: "400px" });
     watch("value", () => {
       if (props.value.older) lengthen(props.value);
@@ -152,8 +160,12 @@ Object.assign(window.darkroom, (() => {
     const picture = $(".picture", root);
     picture.hidden = !source;
     if (source && picture.getAttribute("src") !== source) picture.setAttribute("src", source);
-    picture.alt = source ? now.job.title || "A picture without a prompt" : "";
-    picture.classList.toggle("preview", Boolean(now && now.job.status !== "done"));
+    const done = now?.job.status === "done";
+    picture.alt = source ? titled(now.job) : "";
+    picture.classList.toggle("preview", !done);
+    picture.title = done ? "Look at it large" : "";
+    picture.role = done ? "button" : "img";
+    picture.tabIndex = done ? 0 : -1;
     $(".begin", root).hidden = Boolean(now);
     $(".note", root).hidden = !note(now?.job);
     write($(".note", root), note(now?.job));
@@ -320,6 +332,16 @@ Object.assign(window.darkroom, (() => {
     if (does === "again" || does === "upscale") view.picked = null;
     if (does === "use" || does === "unuse") $("[data-does=unuse]", parts.stage).hidden = does === "unuse";
     return parts.tell(does, { job: now.job.id, picture: now.job.pictures[now.index]?.id });
+  }
+
+  /* The finished pictures of the film, from the one on the canvas on. */
+  function enlarge() {
+    const now = shown();
+    if (now?.job.status !== "done") return;
+    const done = frames().filter(({ job }) => job.status === "done");
+    const at = done.findIndex(({ job, index }) => job.id === now.job.id && index === now.index);
+    const pictures = done.map(({ job, picture }) => ({ url: `pictures/${picture.id}`, words: titled(job) }));
+    darkroom.large(pictures, at, (to) => pick(done[to].job.id, done[to].index));
   }
 
   function pick(job, index) {

@@ -48,21 +48,25 @@ window.darkroom = (() => {
     return new File([await answer.blob()], "picture.png", { type: "image/png" });
   }
 
-  /* `take` gets the files that are dropped on `node` or chosen with `input`. */
-  function takes(node, input, take) {
-    const some = (files) => { if (files.length) take([...files]); };
-    for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-      node.addEventListener(kind, (event) => {
-        event.preventDefault();
-        node.classList.toggle("over", kind === "dragenter" || kind === "dragover");
-        if (kind === "drop") some(event.dataTransfer.files);
-      });
-    }
+  /* `take` gets the files that are chosen with `input`. */
+  function chooses(input, take) {
     input.addEventListener("change", () => {
-      some(input.files);
+      if (input.files.length) take([...input.files]);
       input.value = ""; // the same file may be chosen again
     });
   }
 
-  return { $, write, make, list, choices, slid, type, fetched, takes };
+  /* The same, and those that are dropped on `node`. */
+  function takes(node, input, take) {
+    for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+      node.addEventListener(kind, (event) => {
+        event.preventDefault();
+        node.classList.toggle("over", kind === "dragenter" || kind === "dragover");
+        if (kind === "drop" && event.dataTransfer.files.length) take([...event.dataTransfer.files]);
+      });
+    }
+    chooses(input, take);
+  }
+
+  return { $, write, make, list, choices, slid, type, fetched, chooses, takes };
 })();
