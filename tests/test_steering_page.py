@@ -80,6 +80,20 @@ def test_a_picture_follows_a_drawing_and_its_settings_come_back(page: Page, draw
     assert (seen_map(page)[..., 0] > 0).tolist() == edges.tolist()
 
 
+def test_units_survive_a_reload(page: Page, drawing: Path) -> None:
+    put(page, drawing)
+    page.fill("#steering [data-row=weight] [type=number]", "0.5")
+    edges, (before,) = seen_map(page), form(page)
+    page.reload(wait_until="domcontentloaded")
+    expect(page.locator(f"{CHIP} b")).to_have_text("0.5")
+    page.wait_for_function("JSON.parse(document.querySelector('#form-controls textarea').value)[0].image.path")
+    (unit,) = form(page)
+    assert unit | {"image": None} == before | {"image": None}
+    page.click("#mode-control-button")
+    page.wait_for_selector(f"{MAP}:not([hidden])")
+    assert seen_map(page).tolist() == edges.tolist()
+
+
 def test_all_tabs_are_within_reach_on_a_phone(browser: Browser, app_url: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     page = context.new_page()

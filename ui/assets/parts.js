@@ -42,6 +42,9 @@ window.darkroom = (() => {
     field.dispatchEvent(new Event("input", { bubbles: true }));
   }
 
+  /* Where the page gets a file that was uploaded. */
+  const uploadedAt = (path) => `gradio_api/file=${encodeURI(path)}`;
+
   async function fetched(url) {
     const answer = await fetch(url);
     if (!answer.ok) throw new Error(`${url}: ${answer.status}`);
@@ -68,5 +71,5 @@ window.darkroom = (() => {
     chooses(input, take);
   }
 
-  return { $, write, make, list, choices, slid, type, fetched, chooses, takes };
+  return { $, write, make, list, choices, slid, type, uploadedAt, fetched, chooses, takes };
 })();

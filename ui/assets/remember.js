@@ -1,14 +1,16 @@
 "use strict";
 /* What a browser keeps of the form: what was written until this tab is closed, settings from one visit to the next. */
 (() => {
-  const { $, kept, type } = darkroom;
-  const WRITTEN = [...["prompt", "negative_prompt", "seed"].map((name) => `#field-${name} textarea`), "#form-loras textarea"];
+  const { $, kept, type, uploadedAt } = darkroom;
+  const WRITTEN = [
+    ...["prompt", "negative_prompt", "seed"].map((name) => `#field-${name} textarea`),
+    ...["loras", "controls"].map((name) => `#form-${name} textarea`),
+  ];
   const SETTINGS = "darkroom-settings";
   const EASEL = "easel";
   let recalled = false;
 
-  const uploads = (field) => ($(`#form-${field} textarea`)?.value || "").split("\n").filter(Boolean)
-    .map((path) => `gradio_api/file=${encodeURI(path)}`);
+  const uploads = (field) => ($(`#form-${field} textarea`)?.value || "").split("\n").filter(Boolean).map(uploadedAt);
 
   function keep() {
     for (const field of WRITTEN) kept("sessionStorage", field, $(field)?.value || "");

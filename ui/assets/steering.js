@@ -2,7 +2,7 @@
 /* The ControlNet tab: up to four units, of which one is shown. Those that are on stand in the form as JSON, in the
    request's own shape; see ui/steering.py. Their pictures are uploaded as soon as they are there. */
 (() => {
-  const { $, write, make, type, fetched, takes } = darkroom;
+  const { $, write, make, type, uploadedAt, fetched, takes } = darkroom;
   const UNTIL = 250; // ms without a change, until the map is asked for
   const state = {
     units: [],
@@ -100,7 +100,8 @@
     type(input, text);
   }
 
-  /* What the server wrote into the form: an earlier job's units, their pictures by fingerprint. */
+  /* What came into the form: an earlier job's units, their pictures by fingerprint, or this page's own from before it
+     was loaded anew, their pictures as they were uploaded. */
   function steer(text) {
     if (text === state.written) return;
     state.written = text;
@@ -113,7 +114,8 @@
     state.units = state.units.map((_, index) => {
       if (!given[index]) return fresh();
       const { image: picture, ...values } = given[index];
-      const one = { ...fresh(), on: true, own: picture !== null, url: picture ? `inputs/${picture}` : "", values };
+      const url = picture?.path ? uploadedAt(picture.path) : picture ? `inputs/${picture}` : "";
+      const one = { ...fresh(), on: true, own: picture !== null, url, values };
       if (picture) darkroom.wait(fetched(one.url).then((file) => send(one, file), () => change(one, { url: "", problem: "The picture that it began from could not be fetched" })));
       return one;
     });
