@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.defaults import FewSteps, few_steps
-from core.errors import CheckpointError, RequestError
+from core.errors import CheckpointError
 from core.families import FAMILIES, Family, LatentFormat
 from core.headers import (
     MALFORMED,
@@ -25,12 +25,11 @@ from core.headers import (
 )
 from core.layouts import Found, Layout, identify, layout_of, noise_schedule, pieces
 from core.memory import Footprint
-from core.parts import CLASSES, SWIN2SR, Part, Source, shipped_tokenizer, sole_part
+from core.parts import CLASSES, Part, Source, shipped_tokenizer
 from core.request import GenerationRequest
 from core.samplers import usable
 from core.shapes import Config, pixels_a_latent
 from core.text_encoders import TextEncoder, fitting
-from core.units import UPSCALERS
 
 PARTS = (
     *("tokenizer", "tokenizer_2", "tokenizer_3"),
@@ -161,27 +160,6 @@ def named(name: str, known: Iterable[Checkpoint]) -> Checkpoint | None:
 
 def _stem(name: str) -> str:
     return PurePosixPath(name).name.removesuffix(".safetensors").lower()
-
-
-def list_upscalers(folder: Path) -> tuple[str, ...]:
-    """What a second pass may enlarge with: ways that need no model, and the models in `folder`."""
-    return *UPSCALERS, *sorted(path.parent.name for path in folder.glob("*/config.json"))
-
-
-def find_upscaler(folder: Path, name: str) -> Part | None:
-    """The super-resolution model in `folder`/`name`; None for the upscalers that need none.
-
-    Raises RequestError if there is none, CheckpointError if it is damaged.
-    """
-    if name in UPSCALERS:
-        return None
-    known = list_upscalers(folder)
-    if name not in known:
-        raise RequestError("hires.upscaler", name, "one of " + ", ".join(known), "Hires: Upscaler")
-    try:
-        return sole_part("upscaler", folder / name, (SWIN2SR,))
-    except CheckpointError as error:
-        raise CheckpointError(f"Upscaler: {name} cannot be used: {error}.") from None
 
 
 def _describe_safely(name: str, path: Path) -> Checkpoint:

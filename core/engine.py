@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import embeddings, machine, memory, networks, prompts, text_encoders, vaes
 from core.cache import Loaded, ModelCache
-from core.checkpoints import Checkpoint, find_upscaler, list_upscalers, scan
+from core.checkpoints import Checkpoint, scan
 from core.detectors import Detectors
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
 from core.events import LORA_HASH, Event, Finished
@@ -33,6 +33,7 @@ from core.prompts import PromptCache, Prompts, TokenCount
 from core.request import SEED_LIMIT, GenerationRequest, reject
 from core.resolving import check_with, size_with, with_loras
 from core.settings import VERSION, Settings
+from core.upscalers import find_upscaler, list_upscalers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -276,7 +277,7 @@ class Engine:
                 model=model,
                 prompts=self._prompts_of(model, checkpoint, (merged.text_state, *(each.key for each in named))),
                 company=Company(nets, self.detectors, (yield from self._refining(loader, refiner))),
-                upscaler=upscaler and (yield from loader.part(upscaler, upscaler.folder.name)),
+                upscaler=upscaler and (yield from loader.part(upscaler, upscaler.folder.stem)),
                 preview=(yield from self._previewer(loader, checkpoint)),
             )
             files = {"model_hash": self._hashes.of(self._find(request.checkpoint))}

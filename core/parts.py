@@ -37,6 +37,7 @@ CLASSES = {
     "AutoencoderKL": "diffusers",
     "AutoencoderTiny": "diffusers",
     SWIN2SR: "transformers",
+    "RRDBNet": "core.esrgan",
     **dict.fromkeys((*DEPTH, *POSE), "transformers"),
 }
 """The classes that a model folder may name, and the library of each; no other is ever imported."""

@@ -128,7 +128,8 @@ class Settings(BaseSettings):
     auth: str | None = Field(None, description="user:password that visitors must give", repr=False)
     models: Path = Field(
         ROOT / "models",
-        description="folder of checkpoints, controlnet, loras, embeddings, preprocessors, previews, upscalers, vae",
+        description="folder of checkpoints, controlnet, loras, embeddings, preprocessors, previews, text_encoders, "
+        "upscalers, vae",
     )
     data: Path = Field(user_data_path("darkroom", appauthor=False), description="folder of history and pictures")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps")

@@ -20,6 +20,7 @@ from diffusers.loaders.single_file_utils import (
 from safetensors import safe_open
 
 from core.shapes import DIFFUSERS_VAE
+from core.upscalers import esrgan_names
 
 if TYPE_CHECKING:
     from core.parts import Part
@@ -49,6 +50,10 @@ def _t5(_: Any, state: State, prefix: str) -> State:
     return {"encoder.embed_tokens.weight": own["shared.weight"], **own}
 
 
+def _named(esrgan: State) -> State:
+    return {name: esrgan[key] for key, name in esrgan_names(esrgan).items()}
+
+
 def _without(prefix: str, state: State) -> State:
     return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
 
@@ -69,6 +74,7 @@ CONVERT: dict[str, Callable[[Any, State, str], State]] = {
         ("ControlNetUnionModel", "SD3ControlNetModel", "FluxControlNetModel"), lambda model, state, _: state
     ),
     "AutoencoderKL": _vae,
+    "RRDBNet": lambda _, state, prefix: _named(_without(prefix, state)),
     "CLIPTextModel": _text_encoder,
     "CLIPTextModelWithProjection": _text_encoder,
     "T5EncoderModel": _t5,

@@ -145,7 +145,7 @@ class Hires(Parameters):
         json_schema_extra={"step": 0.05},
     )
     upscaler: Name = Field(
-        LANCZOS, title="Upscaler", description="Lanczos, Latent, or a folder of models/upscalers (Swin2SR)"
+        LANCZOS, title="Upscaler", description="Lanczos, Latent, or one of models/upscalers (ESRGAN, Swin2SR)"
     )
     strength: float = Field(
         0.4,

@@ -1,4 +1,4 @@
-"""Pictures made larger: by Lanczos, or by a super-resolution model that transformers knows (Swin2SR)."""
+"""Pictures made larger: by Lanczos, or by a super-resolution model (Swin2SR of transformers, or ESRGAN)."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def _tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
 
 def _forward(net: Any, image: Image) -> Image:
     pixels = torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255)
-    large = net(pixel_values=pixels.to(net.device, net.dtype)).reconstruction[0]
-    array = large.float().clamp(0, 1).mul(255).round().to("cpu", torch.uint8).numpy()
+    output = net(pixel_values=pixels.to(net.device, net.dtype))
+    large = output if isinstance(output, torch.Tensor) else output.reconstruction
+    array = large[0].float().clamp(0, 1).mul(255).round().to("cpu", torch.uint8).numpy()
     return Pillow.fromarray(array.transpose(1, 2, 0).copy())

@@ -31,6 +31,8 @@ HIRES = {  # with a second pass the strength is that one's
     "Hires steps": "steps",
     "Denoising strength": "strength",
 }
+REAL_ESRGAN = {"R-ESRGAN 4x+": "RealESRGAN_x4plus", "R-ESRGAN 4x+ Anime6B": "RealESRGAN_x4plus_anime_6B"}
+"""Upscalers that A1111 brings, and what their files are called."""
 NEGATIVE = "Negative prompt:"
 
 
@@ -138,6 +140,8 @@ def _hires(pairs: dict[str, str]) -> list[Found]:
         del values["steps"]
     if str(values.get("upscaler", "")).startswith(LATENT):  # "Latent (bicubic)", "Latent (nearest-exact)" …
         values["upscaler"] = LATENT
+    if "upscaler" in values:
+        values["upscaler"] = REAL_ESRGAN.get(str(values["upscaler"]), values["upscaler"])
     found = [Found("Hires", "hires", values)]
     if "scale" not in values or check(found)[1]:
         return []
