@@ -15,7 +15,7 @@ from core.units import MOST_WEIGHT, Lora
 
 TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>")
 PROMPTS = ("prompt", "prompt_2")  # A1111 reads no tags in negative prompts either
-ALLOWED = f"<lora:name:0.8> with weights from {-MOST_WEIGHT:g} to {MOST_WEIGHT:g}, and nothing else"
+ALLOWED = f"<lora:name:0.8> with weights from {-MOST_WEIGHT} to {MOST_WEIGHT}, and nothing else"
 
 
 def without_tags(text: str) -> str:

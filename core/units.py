@@ -14,7 +14,7 @@ from core.preprocess import CONTROL_TYPES, PREPROCESSORS
 UPSCALERS = LANCZOS, LATENT = "Lanczos", "Latent"  # those of a second pass that need no model
 ResizeMode = Literal["stretch", "crop", "pad"]
 ControlMode = Literal["balanced", "prompt", "control"]
-MOST_WEIGHT = 10.0  # of a LoRA, either way
+MOST_WEIGHT = 10  # of a LoRA, either way
 THRESHOLDS = ("threshold_a", "threshold_b")  # a control's fields, in the order of its preprocessor's thresholds
 
 
