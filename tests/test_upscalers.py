@@ -17,6 +17,7 @@ from core.parts import load_part
 from core.upscale import enlarged
 from core.upscalers import find_upscaler, list_upscalers
 from tests import tiny
+from ui.run import OFFERED, Desk
 
 BLOCKS, CHANNELS, GROWTH = 2, 8, 4
 
@@ -131,6 +132,15 @@ def test_the_engine_enlarges_with_it(tmp_path):
         assert (Loading("4x") in happened) == (name == "4x")
         pictures[name] = last.images[0].tobytes()
     assert pictures["Lanczos"] != pictures["4x"]
+
+
+def test_the_page_offers_what_came_since_it_started(tmp_path):
+    tiny.sd().save_pretrained(tmp_path / "checkpoints" / "tiny")
+    desk = Desk(Engine(Settings(models=tmp_path, device="cpu")), None, None, [])
+    for there in ((), ("4x",)):
+        shown = dict(zip(OFFERED, desk.offered("tiny"), strict=True))["hires.upscaler"]
+        assert shown.choices == [(name, name) for name in ("Lanczos", "Latent", *there)]
+        save(original(weights(), 2), tmp_path / "upscalers" / "4x.safetensors")
 
 
 @pytest.mark.parametrize(

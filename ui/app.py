@@ -201,7 +201,7 @@ def _build_settings(model: Component, own: dict[str, Any], presets: Presets, eng
             dice = gr.Button("Random seed", elem_id="dice", elem_classes="icon")
             reuse = gr.Button("Seed of the picture on the canvas", elem_id="reuse", elem_classes="icon")
         fields["batch_size"] = control("batch_size")
-        fields |= build_hires(engine.upscalers())
+        fields |= build_hires()
         with gr.Accordion("More", open=False, elem_id="more"):
             for name in SECOND_PROMPTS:
                 fields[name] = control(name, value="", placeholder="As the first", visible=False)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import gradio as gr
 from gradio.components import Component
 from PIL.Image import Image
 
 from core.records import PictureRow
 from core.request import GenerationRequest
-from core.units import Hires
+from core.units import UPSCALERS, Hires
 from ui.controls import control
 
 TWICE = 2.0
 
 
-def build_hires(upscalers: Sequence[str]) -> dict[str, Component]:
+def build_hires() -> dict[str, Component]:
     """One box to tick, and the rows that then unfold below it."""
     fields = {"hires": control("hires")}
     with gr.Column(elem_id="second-pass"):
         fields["hires.scale"] = control("hires.scale")
-        fields["hires.upscaler"] = control("hires.upscaler", choices=list(upscalers))
+        fields["hires.upscaler"] = control("hires.upscaler", choices=list(UPSCALERS))
         fields["hires.strength"] = control("hires.strength", label="Hires strength")
         fields["hires.steps"] = control(
             "hires.steps", label="Hires steps", value=0, minimum=0

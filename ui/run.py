@@ -37,7 +37,7 @@ from ui.live import data_uri
 from ui.server import address_of, is_known, owner_of, unread
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
-OFFERED = ("sampler", *MODELS_COMPANY)  # by model
+OFFERED = ("sampler", *MODELS_COMPANY, "hires.upscaler")  # by model, and by what lies on disk
 # fields that follow the model until a person sets them
 MODELS_OWN = ("width", "height", "sampler", "guidance_scale", "steps")
 DRAWN = ("task", "image", "mask", "kept")  # fields that follow the canvas
@@ -261,7 +261,7 @@ class Desk:
 
     def offered(self, name: str | None) -> list[Any]:
         """What the OFFERED fields hold for a model: the samplers that it can use, the VAEs that may take its own's
-        place, refiners where it is one of XL, and its own guidance where it has one built in.
+        place, refiners where it is one of XL, its own guidance where it has one built in, and any upscaler.
         """
         known = self.checkpoint(name)
         vaes = [OWN_VAE, *((vae, vae) for vae in self.engine.vaes())]
@@ -274,6 +274,7 @@ class Desk:
             gr.Dropdown(choices=[NO_REFINER, *refiners], visible=there, **none),
             gr.Slider(visible=there),
             gr.Slider(visible=known is not None and known.has_distilled_guidance),
+            gr.Dropdown(choices=list(self.engine.upscalers())),
         ]
 
     def second_prompts(self, name: str | None) -> list[Any]:
