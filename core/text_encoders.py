@@ -15,7 +15,7 @@ from core.errors import CheckpointError
 from core.headers import MALFORMED, count_parameters, models_in, read_shapes, without_prefix
 from core.layouts import T5, Layout, Piece
 from core.parts import Part, Source, shipped_tokenizer
-from core.shapes import Shapes
+from core.shapes import Shapes, clip_config, t5_config
 
 CLIP_WORDS = "text_model.embeddings.token_embedding.weight"
 T5_WORDS = "shared.weight"
@@ -23,18 +23,17 @@ T5_WORDS = "shared.weight"
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A file of models/text_encoders; one with a `problem` cannot be used. Its keys begin with `prefix`."""
+    """A file of models/text_encoders; one with a `problem` cannot be used.
+
+    Its keys begin with `prefix`; `width` is that of its embeddings.
+    """
 
     path: Path
     problem: str | None = None
     is_t5: bool = False
+    width: int = 0
     prefix: str = ""
     shapes: Shapes = field(default_factory=dict, repr=False)
-
-    @property
-    def width(self) -> int:
-        """Of its embeddings."""
-        return self.shapes[T5_WORDS if self.is_t5 else CLIP_WORDS][1]
 
     def part(self, piece: Piece) -> Part:
         """Loaded as one class it is another model than as the other."""
@@ -53,15 +52,14 @@ def fitting(layout: Layout, denoiser: Mapping[str, Any], known: Sequence[TextEnc
     It reads T5's embeddings as they are, and the gist of all CLIPs beside one another, the narrower first.
     """
     usable = [each for each in known if not each.problem]
-    t5s = [each for each in usable if each.is_t5 and each.width == denoiser["joint_attention_dim"]]
+    t5s = [each for each in usable if each.is_t5 and each.width == denoiser.get("joint_attention_dim")]
     clips = sorted((each for each in usable if not each.is_t5), key=lambda each: each.width)
     kinds = [piece for piece in layout.text_encoders if piece.class_name != T5]
     rows = itertools.combinations(clips, len(kinds))
-    row = next((row for row in rows if sum(each.width for each in row) == denoiser["pooled_projection_dim"]), ())
-    chosen = [
-        *zip(kinds, row, strict=False),
-        *zip((p for p in layout.text_encoders if p not in kinds), t5s, strict=False),
-    ]
+    gist = denoiser.get("pooled_projection_dim")
+    row = next((row for row in rows if sum(each.width for each in row) == gist), ())
+    others = (piece for piece in layout.text_encoders if piece not in kinds)
+    chosen = [*zip(kinds, row, strict=False), *zip(others, t5s, strict=False)]
     tokenizers = (shipped_tokenizer(piece.name, piece.class_name, piece.pad_token) for piece, _ in chosen)
     return *tokenizers, *(encoder.part(piece) for piece, encoder in chosen)
 
@@ -72,7 +70,9 @@ def _described(path: Path) -> TextEncoder:
         for words in (CLIP_WORDS, T5_WORDS):
             if key := next((key for key in shapes if key.endswith(words)), None):
                 prefix, own = without_prefix(shapes, key.removesuffix(words))
-                return TextEncoder(path, None, words == T5_WORDS, prefix, own)
+                is_t5 = words == T5_WORDS
+                width = t5_config(own)["d_model"] if is_t5 else clip_config(own)["hidden_size"]
+                return TextEncoder(path, None, is_t5, width, prefix, own)
     except CheckpointError as error:
         return TextEncoder(path, str(error))
     except MALFORMED:

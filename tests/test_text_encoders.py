@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, T5Config, T5EncoderModel
 from core import Engine, GenerationRequest, Settings
 from core.checkpoints import scan
 from core.parts import load_part
+from core.text_encoders import CLIP_WORDS, T5_WORDS
 from core.text_encoders import scan as scan_encoders
 from core.vocabulary import t5_tokenizer
 from tests import ldm, tiny
@@ -79,12 +80,17 @@ def test_what_is_missing_or_broken_is_said(tmp_path):
     encoder_files(made, folder := tmp_path / "text_encoders")
     (folder / "clip_g.safetensors").write_bytes(b"<html>")
     save({"a": torch.zeros(1)}, folder / "other.safetensors")
+    save({CLIP_WORDS: torch.zeros(1)}, folder / "part-of-clip.safetensors")
+    save({T5_WORDS: torch.zeros(2, 2)}, folder / "part-of-t5.safetensors")
     (alone,) = scan(tmp_path / "checkpoints", scan_encoders(folder))
-    assert alone.problem == (
-        "it comes without clip_l and clip_g; put them into models/text_encoders, or a whole Stable Diffusion 3 beside"
-        " it; clip_g.safetensors there cannot be used: it is a web page saved under this name; download the file"
-        " itself; other.safetensors there cannot be used: it is no text encoder that Darkroom knows"
-    )
+    none = "it is no text encoder that Darkroom knows"
+    problems = {
+        "clip_g": "it is a web page saved under this name; download the file itself",
+        **dict.fromkeys(("other", "part-of-clip", "part-of-t5"), none),
+    }
+    said = (f"; {name}.safetensors there cannot be used: {problem}" for name, problem in problems.items())
+    where = "put them into models/text_encoders, or a whole Stable Diffusion 3 beside it"
+    assert alone.problem == f"it comes without clip_l and clip_g; {where}" + "".join(said)
 
 
 @pytest.mark.parametrize("inside", [True, False])
