@@ -113,13 +113,15 @@ class Engine:
 
     def machine(self) -> Machine:
         now = machine.inspect(self.settings.device)
-        return now if now.has_memory_of_its_own else replace(now, held=self._models.size)
+        return now if now.has_memory_of_its_own else replace(now, held=self._held)
 
     def plan(self, request: GenerationRequest) -> MemoryPlan:
         """How a resolved request would use the memory that is free now. Raises OutOfMemory if it cannot."""
         checkpoint = self._fitted(request)
         nets = networks.asked_for(request, checkpoint, self._networks)
         footprint = replace(checkpoint.footprint, nets=tuple(net.parameters for net in nets))
+        changes = (self._loras.find(lora.name).changes for lora in request.loras if lora.weight or lora.for_text)
+        footprint = replace(footprint, merging=sum(changes))
         parts = [*checkpoint.parts, *nets]
         if refiner := self._refiner(request, checkpoint):
             footprint = footprint.with_refiner(refiner.footprint)
@@ -132,7 +134,14 @@ class Engine:
             return now
         paths, loaded = {part.key.path for part in parts}, self._models.models()
         held = [size for key, size, model in loaded if key.path in paths and model.device.type == "cpu"]
-        return replace(now, ram_held=sum(held))
+        kept = self._merger.size if held else 0
+        return replace(now, ram_held=sum(held) + kept)
+
+    @property
+    def _held(self) -> int:
+        """Bytes that models take, and what LoRAs changed in them: a run uses them again, or they make way."""
+        size = self._models.size
+        return size + self._merger.size if size else 0  # which would load torch, with the page waiting
 
     def loaded(self) -> list[Loaded]:
         """What is in memory, with its weights."""
@@ -261,7 +270,7 @@ class Engine:
         from core.placing import Placed, placed
         from core.start import Company
 
-        peak = PeakMeter(self._machine.device, resident() - self._models.size)
+        peak = PeakMeter(self._machine.device, resident() - self._held)
         refiner = self._refiner(request, checkpoint)
         with ExitStack() as in_use:
             loader = Loader(self._models, self._machine.device, plan, in_use)

@@ -6,6 +6,7 @@ kept, in memory, for as long as something is merged into it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,6 +78,14 @@ class Merger:
 
     def __init__(self) -> None:
         self._states: WeakKeyDictionary[Any, _State] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is kept. Any thread may ask."""
+        with self._lock:
+            states = list(self._states.values())
+        return sum(tensor.nbytes for state in states for tensor in list(state.kept.values()))
 
     @contextmanager
     def merged(self, parts: Parts, loras: Sequence[tuple[Lora, LoraFile]]) -> Iterator[Merged]:
@@ -107,7 +116,9 @@ class Merger:
 
     def _state(self, name: str, network: Any) -> _State:
         if network not in self._states:
-            self._states[network] = _State(layers(name, network))
+            state = _State(layers(name, network))
+            with self._lock:
+                self._states[network] = state
         return self._states[network]
 
 

@@ -21,6 +21,7 @@ from core.families import BY_CONTEXT_WIDTH, FAMILIES
 from core.hashes import SHORT
 from core.headers import MALFORMED, PICKLES, read_metadata, read_shapes, refuse
 from core.lora_names import Place, read_key
+from core.shapes import Shapes
 from core.storage import storage, write_file
 from core.units import Lora
 
@@ -63,6 +64,8 @@ ELSEWHERE = (
 class LoraInfo:
     """A file of models/loras. `name` is its path in there without the ending; one with a `problem` cannot be used.
 
+    `changes` is how many numbers of a model it changes.
+
     `width` is that of the text embeddings it was trained with, `family` a key of FAMILIES; None where nothing tells.
     """
 
@@ -73,6 +76,7 @@ class LoraInfo:
     family: str | None = None
     width: int | None = None
     rank: int | None = None
+    changes: int = 0
     words: tuple[str, ...] = ()
     alias: str = ""
     notes: str = ""
@@ -222,10 +226,41 @@ def _described(info: LoraInfo, shapes: Mapping[str, tuple[int, ...]], metadata: 
         family=_family(read.values(), width) or _base(metadata),
         width=width,
         rank=ranks.most_common(1)[0][0] if ranks else None,
+        changes=_changes(shapes, read),
         words=_words(metadata),
         alias=str(metadata.get("ss_output_name", "")),
         notes=str(metadata.get("modelspec.description") or metadata.get("ss_training_comment") or "")[:TEXT_LIMIT],
     )
+
+
+def _changes(shapes: Shapes, read: Mapping[str, tuple[Place, str]]) -> int:
+    """How large the differences are that its factors make, see core/lora_delta.py. Incomplete ones make none."""
+    named: dict[Place, dict[str, tuple[int, ...]]] = {}
+    for key, (place, factor) in read.items():
+        named.setdefault(place, {})[factor] = shapes[key]
+    total = 0
+    for own in named.values():
+        with suppress(LookupError):
+            total += _difference(own)
+    return total
+
+
+def _difference(own: Shapes) -> int:
+    if "diff" in own:
+        return math.prod(own["diff"])
+    if "up" in own:
+        return own["up"][0] * math.prod(own["down"][1:]) * math.prod(own.get("mid", ())[2:])
+    if "hada_w1_a" in own:
+        return _product(own, "hada_w1", "hada_t1")
+    first, second = ("lokr_w1", "lokr_t1"), ("lokr_w2", "lokr_t2")
+    return math.prod(
+        math.prod(own[name]) if name in own else _product(own, name, core) for name, core in (first, second)
+    )
+
+
+def _product(own: Shapes, name: str, core: str) -> int:
+    a, b = own[f"{name}_a"], own[f"{name}_b"]
+    return a[1] * b[1] * math.prod(own[core][2:]) if core in own else a[0] * math.prod(b[1:])
 
 
 def _rank(shape: tuple[int, ...]) -> int:

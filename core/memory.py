@@ -125,7 +125,8 @@ class Footprint:
 
     `encoders` of each text encoder, `denoiser` of the U-Net or transformer, `nets` of each ControlNet that joins in,
     `refiner` of a refiner's U-Net. Widths are the channels at full resolution, `values` what the denoiser holds for
-    each of them. `wide_vae`: float16 is too narrow for this VAE.
+    each of them. `wide_vae`: float16 is too narrow for this VAE. `merging`: how many numbers LoRAs change; what these
+    were is kept in RAM.
     """
 
     encoders: tuple[int, ...] = ()
@@ -138,6 +139,7 @@ class Footprint:
     wide_vae: bool = False
     nets: tuple[int, ...] = ()
     refiner: int = 0
+    merging: int = 0
 
     @classmethod
     def of(cls, denoiser: Any, vae: Any, parameters: dict[str, int], wide_vae: bool) -> Footprint:
@@ -264,6 +266,11 @@ def plans(machine: Machine, footprint: Footprint, work: Work) -> list[MemoryPlan
             ram = max(ram, read)
         else:
             needs = max(needs, read)
+        kept = min(footprint.merging, footprint.denoiser + sum(footprint.encoders)) * BYTES[own.dtype]
+        if machine.has_memory_of_its_own:
+            ram += kept
+        else:
+            needs += kept
         result.insert(0, replace(own, needs=needs, ram=ram))
     return result
 
@@ -321,8 +328,9 @@ def _forward(footprint: Footprint, work: Work) -> int:
 
 
 def _what_fits(machine: Machine, footprint: Footprint, work: Work) -> str:
-    if work.merges and any(_fitting(machine, footprint, replace(work, merges=False))):
-        return "without LoRAs it would fit, with weights rounded to 8 bits"
+    alone = next(_fitting(machine, replace(footprint, merging=0), replace(work, merges=False)), None)
+    if work.merges and alone:
+        return "without LoRAs it would fit" + (", with weights rounded to 8 bits" if alone.way.rounds else "")
     if work.pictures > 1 and any(_fitting(machine, footprint, replace(work, pictures=1))):
         return "one picture at a time would fit"
     for side in SIDES:

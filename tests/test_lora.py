@@ -59,6 +59,7 @@ def weight_after(tmp_path, path: str, state: dict, **lora) -> tuple[np.ndarray, 
     name = loras.kohya("lora_unet", path)
     loras.write(tmp_path / "it.safetensors", {f"{name}.{key}": torch.as_tensor(t) for key, t in state.items()})
     after = merge(pipeline, (Lora(name="it", **lora), read(tmp_path)))[f"unet {path}.weight"]
+    assert LoraShelf(tmp_path).find("it").changes == before.size
     return before, after.numpy()
 
 

@@ -69,6 +69,24 @@ def test_a_lora_changes_the_picture_and_taking_it_out_gives_the_very_bits_back(e
     assert pixels(engine, Lora(name="ink")) == ink
 
 
+def test_the_plan_counts_what_loras_keep_of_the_weights_and_a_run_that_is_over_is_not_counted_twice(engine):
+    def plan(*wanted: Lora):
+        return engine.plan(engine.resolve(GenerationRequest(**QUICK, loras=wanted)))
+
+    ink = Lora(name="ink")
+    kept = 4 * next(info.changes for info in engine.loras() if info.name == "ink")
+    assert plan(ink).needs - plan().needs == kept > 0
+    assert plan(ink.replace(weight=0.0)).needs == plan().needs
+    whole = 4 * (engine.checkpoints()[0].footprint.denoiser + sum(engine.checkpoints()[0].footprint.encoders))
+    many = [Lora(name="ink", weight=k / 100) for k in range(1, 17)]
+    assert plan(*many).needs - plan().needs == min(whole, 16 * kept)
+    run(engine, ink)
+    run(engine)
+    before = engine.machine().held
+    run(engine, ink)
+    assert engine.machine().held - before == kept
+
+
 def test_two_at_once_are_both_visible_and_a_fresh_engine_draws_the_same(engine, models, base):
     both = [Lora(name="ink", weight=0.5), Lora(name="wash", weight=0.7)]
     pictures = {pixels(engine, *chosen) for chosen in (both, both[:1], both[1:], [])}

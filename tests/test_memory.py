@@ -96,6 +96,18 @@ def test_with_loras_nothing_is_rounded() -> None:
         plan(replace(CPU, memory_free=8 * GB), XL, asked)
 
 
+def test_what_loras_change_is_counted_in_ram() -> None:
+    asked, changed = request(1024).replace(loras=[Lora(name="x")]), 10**9
+    merging = replace(XL, merging=changed)
+    large = replace(CPU, memory_free=60 * GB)
+    assert plan(large, merging, asked).needs - plan(large, XL, asked).needs == 4 * changed
+    card = gpu(20)
+    assert plan(card, merging, asked).needs == plan(card, XL, asked).needs
+    assert plan(card, merging, asked).ram - plan(card, XL, asked).ram == 2 * changed
+    with pytest.raises(OutOfMemory, match="without LoRAs it would fit[.]"):
+        plan(replace(card, ram_free=1 * GB), merging, asked)
+
+
 def test_what_this_process_holds_is_there_to_be_used() -> None:
     full = replace(gpu(0.1), held=24 * GB)
     assert plan(full, XL, request(1024)).way == WAYS[0]
