@@ -104,7 +104,7 @@ def test_what_loras_change_is_counted_in_ram() -> None:
     card = gpu(20)
     assert plan(card, merging, asked).needs == plan(card, XL, asked).needs
     assert plan(card, merging, asked).ram - plan(card, XL, asked).ram == 2 * changed
-    with pytest.raises(OutOfMemory, match="without LoRAs it would fit[.]"):
+    with pytest.raises(OutOfMemory, match=r"without LoRAs it would fit\."):
         plan(replace(card, ram_free=1 * GB), merging, asked)
 
 
