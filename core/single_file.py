@@ -92,11 +92,10 @@ def load_component(part: Part, library: str, device: str, dtype: torch.dtype) ->
     if bad:
         raise ValueError(f"{len(bad)} tensors are missing or of another shape, {bad[0]} the first")
     model.load_state_dict({key: state[key] for key in wanted}, assign=True)
-    model.to(dtype)
     if library == "transformers":
         model.tie_weights()
         _widen(model, dtype)
-    return model
+    return model.to(device)  # its buffers
 
 
 def _widen(model: Any, dtype: torch.dtype) -> None:

@@ -154,6 +154,15 @@ def test_every_tensor_is_diffusers_own(saved, tmp_path):
         assert part.parameters == sum(tensor.numel() for key, tensor in ours.items() if key != absent)
 
 
+def test_all_of_a_part_is_where_it_is_loaded_to(saved):
+    """Its buffers too, which no file has. The meta device stands for a GPU."""
+    _, _, folder = saved
+    (found,) = scan(folder / "checkpoints")
+    for part in (part for part in found.parts if part.weights):
+        model = load_part(part, "meta", "float32")
+        assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}, part.name
+
+
 def test_the_engine_draws_from_a_single_file_what_it_draws_from_the_folder(saved, tmp_path):
     family, made, folder = saved
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
