@@ -119,9 +119,9 @@ class Engine:
         """How a resolved request would use the memory that is free now. Raises OutOfMemory if it cannot."""
         checkpoint = self._fitted(request)
         nets = networks.asked_for(request, checkpoint, self._networks)
-        footprint = replace(checkpoint.footprint, nets=tuple(net.parameters for net in nets))
-        changes = (self._loras.find(lora.name).changes for lora in request.loras if lora.weight or lora.for_text)
-        footprint = replace(footprint, merging=sum(changes))
+        changes = sum(self._loras.find(lora.name).changes for lora in request.loras if lora.has_influence)
+        parameters = tuple(net.parameters for net in nets)
+        footprint = replace(checkpoint.footprint, nets=parameters, merging=changes)
         parts = [*checkpoint.parts, *nets]
         if refiner := self._refiner(request, checkpoint):
             footprint = footprint.with_refiner(refiner.footprint)
@@ -134,14 +134,17 @@ class Engine:
             return now
         paths, loaded = {part.key.path for part in parts}, self._models.models()
         held = [size for key, size, model in loaded if key.path in paths and model.device.type == "cpu"]
-        kept = self._merger.size if held else 0
-        return replace(now, ram_held=sum(held) + kept)
+        return replace(now, ram_held=sum(held) + self._kept)
+
+    @property
+    def _kept(self) -> int:
+        """Bytes of what LoRAs changed. Without a model there are none, and torch need not be loaded to tell."""
+        return self._merger.size if self._models.size else 0
 
     @property
     def _held(self) -> int:
-        """Bytes that models take, and what LoRAs changed in them: a run uses them again, or they make way."""
-        size = self._models.size
-        return size + self._merger.size if size else 0  # which would load torch, with the page waiting
+        """Bytes of models and of what LoRAs changed in them: a run uses them again, or they make way."""
+        return self._models.size + self._kept
 
     def loaded(self) -> list[Loaded]:
         """What is in memory, with its weights."""

@@ -10,6 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, pad, pixel_unshuffle
+from transformers.modeling_outputs import ImageSuperResolutionOutput
 
 SLOPE = 0.2  # below 0
 RESIDUAL = 0.2  # the share of what a block adds
@@ -47,7 +48,7 @@ class _Block(nn.Module):
 
 
 class RRDBNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Pictures (n, 3, height, width) in 0 … 1, `upscale` times as large.
+    """Pictures (n, 3, height, width) in 0 … 1, `upscale` times as large; called as transformers' such networks are.
 
     It folds squares of `folded` pixels into channels, and doubles the sides `doublings` times at the end.
     """
@@ -62,7 +63,7 @@ class RRDBNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.conv_hr = _convolution(channels, channels)
         self.conv_last = _convolution(channels, 3)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
+    def forward(self, pixel_values: Tensor) -> ImageSuperResolutionOutput:
         height, width = pixel_values.shape[2:]
         folded, upscale = self.config.folded, self.config.upscale
         whole = pad(pixel_values, (0, -width % folded, 0, -height % folded), mode="replicate")
@@ -70,5 +71,5 @@ class RRDBNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         x = first + self.conv_body(self.body(first))
         for up in self.ups:
             x = leaky_relu(up(interpolate(x, scale_factor=2)), SLOPE)
-        large: Tensor = self.conv_last(leaky_relu(self.conv_hr(x), SLOPE))
-        return large[:, :, : upscale * height, : upscale * width]
+        large = self.conv_last(leaky_relu(self.conv_hr(x), SLOPE))
+        return ImageSuperResolutionOutput(reconstruction=large[:, :, : upscale * height, : upscale * width])

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from core.errors import CheckpointError
 from core.headers import refuse
+from core.parts import T5
 from core.shapes import (
     Config,
     Shapes,
@@ -26,8 +27,9 @@ from core.shapes import (
 )
 
 PUBLISHED_VAE: Config = {"latent_channels": 4, "block_out_channels": [128, 256, 512, 512]}  # where a file has none
-DENOISER, BARE = "model.diffusion_model.", ("model.diffusion_model.", "")  # some files are a denoiser alone
-PROJECTING, T5 = "CLIPTextModelWithProjection", "T5EncoderModel"
+DENOISER = "model.diffusion_model."
+BARE = (DENOISER, "")  # some files are a denoiser alone
+PROJECTING = "CLIPTextModelWithProjection"
 END, ZERO, T5_PAD = "<|endoftext|>", "!", "<pad>"  # what fills up a short prompt: OpenAI's way, OpenCLIP's, T5's
 
 

@@ -74,7 +74,7 @@ class Loader:
         """Those that have a weight, with their files."""
         loaded = []
         for lora, found in wanted:
-            if lora.weight or lora.for_text:
+            if lora.has_influence:
                 info = renewed(found)
                 if info.key not in self.models:
                     yield Loading(f"LoRA {lora.name}")

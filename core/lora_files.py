@@ -64,9 +64,8 @@ ELSEWHERE = (
 class LoraInfo:
     """A file of models/loras. `name` is its path in there without the ending; one with a `problem` cannot be used.
 
-    `changes` is how many numbers of a model it changes.
-
     `width` is that of the text embeddings it was trained with, `family` a key of FAMILIES; None where nothing tells.
+    `changes` is how many numbers of a model it changes.
     """
 
     name: str
@@ -251,16 +250,14 @@ def _difference(own: Shapes) -> int:
     if "up" in own:
         return own["up"][0] * math.prod(own["down"][1:]) * math.prod(own.get("mid", ())[2:])
     if "hada_w1_a" in own:
-        return _product(own, "hada_w1", "hada_t1")
-    first, second = ("lokr_w1", "lokr_t1"), ("lokr_w2", "lokr_t2")
-    return math.prod(
-        math.prod(own[name]) if name in own else _product(own, name, core) for name, core in (first, second)
-    )
+        return _product(own, "hada_w1")
+    sides = ("lokr_w1", "lokr_w2")
+    return math.prod(math.prod(own[name]) if name in own else _product(own, name) for name in sides)
 
 
-def _product(own: Shapes, name: str, core: str) -> int:
-    a, b = own[f"{name}_a"], own[f"{name}_b"]
-    return a[1] * b[1] * math.prod(own[core][2:]) if core in own else a[0] * math.prod(b[1:])
+def _product(own: Shapes, name: str) -> int:
+    a, b, core = own[f"{name}_a"], own[f"{name}_b"], own.get(name.replace("_w", "_t"))
+    return a[1] * b[1] * math.prod(core[2:]) if core else a[0] * math.prod(b[1:])
 
 
 def _rank(shape: tuple[int, ...]) -> int:

@@ -328,8 +328,8 @@ def _forward(footprint: Footprint, work: Work) -> int:
 
 
 def _what_fits(machine: Machine, footprint: Footprint, work: Work) -> str:
-    alone = next(_fitting(machine, replace(footprint, merging=0), replace(work, merges=False)), None)
-    if work.merges and alone:
+    without = _fitting(machine, replace(footprint, merging=0), replace(work, merges=False))
+    if work.merges and (alone := next(without, None)):
         return "without LoRAs it would fit" + (", with weights rounded to 8 bits" if alone.way.rounds else "")
     if work.pictures > 1 and any(_fitting(machine, footprint, replace(work, pictures=1))):
         return "one picture at a time would fit"

@@ -17,6 +17,7 @@ from core.memory import is_out_of_memory
 from core.shapes import Config
 from core.vocabulary import SHIPPED
 
+T5 = "T5EncoderModel"
 SWIN2SR = "Swin2SRForImageSuperResolution"
 DEPTH = ("DepthAnythingForDepthEstimation", "DPTForDepthEstimation")
 POSE = ("VitPoseForPoseEstimation",)
@@ -26,7 +27,7 @@ CLASSES = {
     "CLIPTextModelWithProjection": "transformers",
     "T5TokenizerFast": "transformers",
     "T5Tokenizer": "transformers",
-    "T5EncoderModel": "transformers",
+    T5: "transformers",
     "UNet2DConditionModel": "diffusers",
     "SD3Transformer2DModel": "diffusers",
     "FluxTransformer2DModel": "diffusers",
@@ -93,7 +94,7 @@ class Part:
 
 def shipped_tokenizer(encoder: str, class_name: str, pad_token: str) -> Part:
     """That of the text encoder called `encoder`, which is of `class_name`."""
-    kind = "T5Tokenizer" if class_name == "T5EncoderModel" else "CLIPTokenizer"
+    kind = "T5Tokenizer" if class_name == T5 else "CLIPTokenizer"
     name = encoder.replace("text_encoder", "tokenizer")
     return Part(name, SHIPPED[kind][0] / pad_token, kind, source=Source("", {"pad_token": pad_token}))
 

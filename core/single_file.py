@@ -50,19 +50,20 @@ def _t5(_: Any, state: State, prefix: str) -> State:
     return {"encoder.embed_tokens.weight": own["shared.weight"], **own}
 
 
-def _named(esrgan: State) -> State:
-    return {name: esrgan[key] for key, name in esrgan_names(esrgan).items()}
+def _esrgan(_: Any, state: State, prefix: str) -> State:
+    own = _without(prefix, state)
+    return {name: own[key] for key, name in esrgan_names(own).items()}
 
 
 def _without(prefix: str, state: State) -> State:
     return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
 
 
-def _vae(model: Any, state: State, _: str) -> State:
-    if DIFFUSERS_VAE in state:
-        renamed = (re.sub(OLD_ATTENTION, lambda old: ATTENTION[old[0]], key) for key in state)
-        return dict(zip(renamed, state.values(), strict=True))
-    return dict(convert_ldm_vae_checkpoint(state, config=model.config))
+def _vae(model: Any, state: State, prefix: str) -> State:
+    own = _without(prefix, state)
+    if DIFFUSERS_VAE in own:
+        return {re.sub(OLD_ATTENTION, lambda old: ATTENTION[old[0]], key): tensor for key, tensor in own.items()}
+    return dict(convert_ldm_vae_checkpoint(own, config=model.config))
 
 
 CONVERT: dict[str, Callable[[Any, State, str], State]] = {
@@ -74,7 +75,7 @@ CONVERT: dict[str, Callable[[Any, State, str], State]] = {
         ("ControlNetUnionModel", "SD3ControlNetModel", "FluxControlNetModel"), lambda model, state, _: state
     ),
     "AutoencoderKL": _vae,
-    "RRDBNet": lambda _, state, prefix: _named(_without(prefix, state)),
+    "RRDBNet": _esrgan,
     "CLIPTextModel": _text_encoder,
     "CLIPTextModelWithProjection": _text_encoder,
     "T5EncoderModel": _t5,

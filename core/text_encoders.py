@@ -13,12 +13,14 @@ from typing import Any
 
 from core.errors import CheckpointError
 from core.headers import MALFORMED, count_parameters, models_in, read_shapes, without_prefix
-from core.layouts import T5, Layout, Piece
-from core.parts import Part, Source, shipped_tokenizer
+from core.layouts import Layout, Piece
+from core.parts import T5, Part, Source, shipped_tokenizer
 from core.shapes import Shapes, clip_config, t5_config
 
 CLIP_WORDS = "text_model.embeddings.token_embedding.weight"
 T5_WORDS = "shared.weight"
+KINDS = {CLIP_WORDS: (clip_config, "hidden_size"), T5_WORDS: (t5_config, "d_model")}
+"""By the end of a key that only they have: the config, and what that calls the width."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,11 @@ def fitting(layout: Layout, denoiser: Mapping[str, Any], known: Sequence[TextEnc
 def _described(path: Path) -> TextEncoder:
     try:
         shapes = read_shapes(path)
-        for words in (CLIP_WORDS, T5_WORDS):
-            if key := next((key for key in shapes if key.endswith(words)), None):
-                prefix, own = without_prefix(shapes, key.removesuffix(words))
-                is_t5 = words == T5_WORDS
-                width = t5_config(own)["d_model"] if is_t5 else clip_config(own)["hidden_size"]
-                return TextEncoder(path, None, is_t5, width, prefix, own)
+        words, key = next((words, key) for words in KINDS for key in shapes if key.endswith(words))
+        prefix, own = without_prefix(shapes, key.removesuffix(words))
+        config, width = KINDS[words]
+        return TextEncoder(path, None, words == T5_WORDS, config(own)[width], prefix, own)
     except CheckpointError as error:
         return TextEncoder(path, str(error))
     except MALFORMED:
-        pass
-    return TextEncoder(path, "it is no text encoder that Darkroom knows")
+        return TextEncoder(path, "it is no text encoder that Darkroom knows")

@@ -109,6 +109,10 @@ class Lora(Parameters):
     )
 
     @property
+    def has_influence(self) -> bool:
+        return bool(self.weight or self.for_text)
+
+    @property
     def for_text(self) -> float:
         """The weight in the text encoders."""
         return self.weight if self.text_encoder_weight is None else self.text_encoder_weight

@@ -45,7 +45,6 @@ def _tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
 
 def _forward(net: Any, image: Image) -> Image:
     pixels = torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255)
-    output = net(pixel_values=pixels.to(net.device, net.dtype))
-    large = output if isinstance(output, torch.Tensor) else output.reconstruction
-    array = large[0].float().clamp(0, 1).mul(255).round().to("cpu", torch.uint8).numpy()
+    large = net(pixel_values=pixels.to(net.device, net.dtype)).reconstruction[0]
+    array = large.float().clamp(0, 1).mul(255).round().to("cpu", torch.uint8).numpy()
     return Pillow.fromarray(array.transpose(1, 2, 0).copy())

@@ -92,6 +92,8 @@ def _config(shapes: Shapes) -> Config:
     layers = {"conv_first", "conv_body", "conv_hr", "conv_last", *dense, *ups}
     if shapes.keys() != {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}:
         raise ValueError("other layers")
+    if 2**doublings % folded:
+        raise ValueError("it makes pictures smaller")
     growth = shapes["body.0.rdb1.conv1.weight"][0]
     return {
         "channels": channels,

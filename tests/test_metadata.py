@@ -124,6 +124,10 @@ def test_a_second_pass_goes_to_a1111_and_back(upscaler: str) -> None:
             "Denoising strength: 0.5, Hires upscale: 2, Hires steps: 0, Hires upscaler: 4x-UltraSharp",
             ("4x-UltraSharp", 0.5, None),
         ),
+        (
+            "Denoising strength: 0.5, Hires upscale: 2, Hires upscaler: R-ESRGAN 4x+",
+            ("RealESRGAN_x4plus", 0.5, None),
+        ),
         ("Denoising strength: 0, Hires upscale: 2, Hires upscaler: Lanczos", None),  # no step would run
         ("Denoising strength: 0.5, Hires upscale: 8, Hires upscaler: Lanczos", None),
         ("Denoising strength: 0.5, Hires resize: 768x768, Hires upscaler: Lanczos", None),

@@ -114,8 +114,8 @@ def test_it_is_the_papers_network(tmp_path, spelling, prefix, doublings, folded,
     net = load_part(find_upscaler(tmp_path, "4x-Sharp"), "cpu", "float32")
     x = torch.rand(2, 3, 16, 24)
     with torch.inference_mode():
-        assert torch.equal(net(pixel_values=x), paper(state, x, doublings, folded))
-        odd = net(pixel_values=x[:, :, :15, :23])
+        assert torch.equal(net(pixel_values=x).reconstruction, paper(state, x, doublings, folded))
+        odd = net(pixel_values=x[:, :, :15, :23]).reconstruction
     assert (net.config.upscale, odd.shape[2:]) == (factor, (15 * factor, 23 * factor))
 
 
@@ -156,6 +156,12 @@ def test_another_network_is_refused(tmp_path, harm, problem):
     save(harm(original(weights(), 2)), tmp_path / "odd.safetensors")
     with pytest.raises(CheckpointError, match=problem or "does not fit its config"):
         load_part(find_upscaler(tmp_path, "odd"), "cpu", "float32")
+
+
+def test_one_that_would_make_pictures_smaller_is_refused(tmp_path):
+    save(weights(doublings=1, folded=4), tmp_path / "odd.safetensors")
+    with pytest.raises(CheckpointError, match="it is no ESRGAN"):
+        find_upscaler(tmp_path, "odd")
 
 
 def test_pickles_and_unknown_names_are_refused(tmp_path):

@@ -28,8 +28,6 @@ from training.unet import Lesson, attend_plainly
 BASE = "darkroom.base"  # in a file's metadata: SHA-256 of the U-Net that it was trained on
 LORA_LAYERS = r".*(conv1|conv2|conv_shortcut|proj_in|proj_out|attn1\.to_(q|k|v|out\.0))"
 """Not those that read the prompt: changing them broke hues, and a red circle came out yellow."""
-
-
 SAVED_RANK = 8
 
 

@@ -38,37 +38,9 @@ from ui.tabs import TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-STYLES = (
-    "style",
-    "chips",
-    "easel",
-    "compare",
-    "large",
-    "history",
-    "info",
-    "memory",
-    "hub",
-    "presets",
-    "steering",
-    "lora",
-)
-SCRIPTS = (
-    "parts",
-    "page",
-    "keys",
-    "remember",
-    "chips",
-    "easel",
-    "compare",
-    "large",
-    "history",
-    "info",
-    "memory",
-    "hub",
-    "presets",
-    "steering",
-    "lora",
-)
+PARTS = ("chips", "easel", "compare", "large", "history", "info", "memory", "hub", "presets", "steering", "lora")
+STYLES = ("style", *PARTS)
+SCRIPTS = ("parts", "page", "keys", "remember", *PARTS)
 
 
 def _head() -> str:

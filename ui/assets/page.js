@@ -334,7 +334,7 @@ Object.assign(window.darkroom, (() => {
     return parts.tell(does, { job: now.job.id, picture: now.job.pictures[now.index]?.id });
   }
 
-  /* The finished pictures of the film, from the one on the canvas on. */
+  /* The one on the canvas, among the finished pictures of the film. */
   function enlarge() {
     const now = shown();
     if (now?.job.status !== "done") return;
