@@ -85,7 +85,7 @@ def _prompt_ratio(engine: Engine, request: GenerationRequest, pairs: int) -> flo
         scheduler_config={},
         options={},
     )
-    model, cache = StableDiffusion(parts), PromptCache[object]()
+    model, cache = StableDiffusion(parts), PromptCache()
     texts = (parse(request.prompt).at(Time(0, request.steps)),)
     encode = lambda: model.encode_prompt(texts, 1)  # noqa: E731
     return compare(encode, lambda: cache.get("prompt", encode), 10 * pairs, "prompt").median

@@ -9,6 +9,7 @@ from core.units import Control, Hires, Lora, Outpaint
 __all__ = [
     "Control",
     "Engine",
+    "Enlarging",
     "Event",
     "Finished",
     "GenerationRequest",

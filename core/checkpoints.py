@@ -31,10 +31,12 @@ from core.samplers import usable
 from core.shapes import Config, pixels_a_latent
 from core.text_encoders import TextEncoder, fitting
 
+DENOISERS = ("unet", "transformer")
 PARTS = (
     *("tokenizer", "tokenizer_2", "tokenizer_3"),
     *("text_encoder", "text_encoder_2", "text_encoder_3"),
-    *("unet", "transformer", "vae"),
+    *DENOISERS,
+    "vae",
 )
 OPTIONAL = ("tokenizer_3", "text_encoder_3")  # 10 GB of T5, which people delete: models were trained to do without
 STEPS: int = GenerationRequest.model_fields["steps"].default
@@ -94,6 +96,13 @@ class Checkpoint:
             return ()
         names = {part.name for part in self.parts}
         return tuple(name for name in FAMILIES[self.family].text_encoders if name not in names)
+
+    @property
+    def files(self) -> list[Path]:
+        """Its own weights, each once: not what it borrows of other models, or a VAE in the place of its own."""
+        home = next((part.folder.parent for part in self.parts if part.name in DENOISERS), None)
+        own = (part for part in self.parts if part.folder.parent == home)
+        return list(dict.fromkeys(file for part in own for file in part.files))
 
     @property
     def samplers(self) -> tuple[str, ...]:

@@ -99,4 +99,5 @@ def empty_caches() -> None:
     """Give memory that torch keeps for later back to the device."""
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
+    if torch.cuda.is_available():  # elsewhere there is no such cache, and torch 2.13 crashes looking for it
         torch.accelerator.empty_host_cache()

@@ -19,7 +19,7 @@ from core.cache import Loaded, ModelCache
 from core.checkpoints import Checkpoint, scan
 from core.detectors import Detectors
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
-from core.events import LORA_HASH, Event, Finished
+from core.events import HASH_OF, LORA_HASH, Event, Finished
 from core.families import FAMILIES
 from core.hashes import Hashes
 from core.loading import Loader
@@ -38,7 +38,7 @@ from core.upscalers import find_upscaler, list_upscalers
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from core.families.sd import EncodedPrompt, StableDiffusion
+    from core.families.sd import StableDiffusion
     from core.lora import LoraReport, Merged, Merger
     from core.preview import Previewer
     from core.start import Refining
@@ -54,7 +54,7 @@ class Engine:
         self.settings = settings or Settings()
         self._machine = machine.inspect(self.settings.device)
         self._models = ModelCache(int(CACHE_SHARE * self._machine.ram_free))
-        self._prompts: PromptCache[EncodedPrompt] = PromptCache()
+        self._prompts = PromptCache()
         self._hashes = Hashes(self.settings.data)
         self._open = threading.Lock()
         self._door = threading.Lock()  # held by who takes the engine, and while models are unloaded
@@ -152,7 +152,7 @@ class Engine:
 
     def model_hash(self, checkpoint: Checkpoint) -> str | None:
         """A1111's short hash, if it was computed before."""
-        return self._hashes.known(checkpoint)
+        return self._hashes.known(checkpoint.files)
 
     def unload(self) -> None:
         """Give the memory of all models back. Raises EngineBusy while a run is open."""
@@ -292,9 +292,7 @@ class Engine:
                 upscaler=upscaler and (yield from loader.part(upscaler, upscaler.folder.stem)),
                 preview=(yield from self._previewer(loader, checkpoint)),
             )
-            files = {"model_hash": self._hashes.of(self._find(request.checkpoint))}
-            if refiner:
-                files["refiner_hash"] = self._hashes.of(refiner)
+            files = {name: self._hashes.of(each) for name, each in self._files(request, checkpoint).items()}
             parts = model.parts
             in_use.enter_context(placed(Placed.of(model, passes.company), plan.way, self._machine.device))
             in_use.enter_context(vae_as(parts.vae, plan.way.tiles))
@@ -352,6 +350,22 @@ class Engine:
             except CheckpointError as error:
                 log.warning("Previews go without their decoder: %s: %s", name, error)
         return Previewer(checkpoint.latent_format, decoder)
+
+    def _files(self, request: GenerationRequest, checkpoint: Checkpoint) -> dict[str, list[Path]]:
+        """What shapes the picture beside LoRAs, by its name in `made_with`: each is told by its hash."""
+        own = self._find(request.checkpoint).files
+        refiner, upscaler = self._refiner(request, checkpoint), self._upscaler(request)
+        vae = next(part for part in checkpoint.parts if part.name == "vae")
+        words = embeddings.named_in(embeddings.all_prompts(request), self._embeddings, checkpoint)
+        nets = networks.asked_for(request, checkpoint, self._networks)
+        return {
+            "model_hash": own,
+            **({"refiner_hash": refiner.files} if refiner else {}),
+            **({} if set(vae.files) <= set(own) else {"vae_hash": vae.files}),
+            **{f"embedding{HASH_OF}{each.name}": [each.path] for each in words},
+            **{f"controlnet{HASH_OF}{unit.net}": net.files for unit, net in zip(request.controls, nets, strict=True)},
+            **({"upscaler_hash": upscaler.files} if upscaler else {}),
+        }
 
     def _made_with(self, plan: MemoryPlan, hashes: Mapping[str, str], merged: Merged) -> dict[str, str]:
         return {

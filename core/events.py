@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from core.lora import LoraReport
     from core.request import GenerationRequest
 
-LORA_HASH = "lora_hash:"  # "lora_hash:<name>" in made_with is the hash of that LoRA's file
+HASH_OF = "_hash:"  # "controlnet_hash:<name>" in made_with is the hash of that file
+LORA_HASH = f"lora{HASH_OF}"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class Step:
     index: int
     total: int
     preview: Image | None
+
+
+@dataclass(frozen=True)
+class Enlarging:
+    """Part `index` of `total` (1 … total) of a picture goes through an upscaler's network."""
+
+    index: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -55,4 +64,4 @@ class Finished:
     loras: tuple[LoraReport, ...] = ()
 
 
-Event = Loading | Step | Notice | Finished
+Event = Loading | Step | Enlarging | Notice | Finished

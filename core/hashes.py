@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from core.checkpoints import Checkpoint
 from core.storage import write_file
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ Mark = list[list[int]]
 
 
 class Hashes:
-    """Hashes of checkpoints. They are kept in `folder` if it is there, for this process alone otherwise."""
+    """Hashes of models, told by their files; kept in `folder` if it is there, for this process alone otherwise."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
@@ -27,23 +27,22 @@ class Hashes:
         self._running: dict[str, tuple[Mark, Future[str]]] = {}
         self._kept = _read(self._file)
 
-    def of(self, checkpoint: Checkpoint) -> Future[str]:
-        files = _files(checkpoint)
+    def of(self, files: Sequence[Path]) -> Future[str]:
+        """Of one file it is the hash that A1111 shows."""
         key, mark = _key(files), _mark(files)
         if key not in self._running or self._running[key][0] != mark:
             self._running[key] = (mark, self._pool.submit(self._find, files, mark))
         return self._running[key][1]
 
-    def known(self, checkpoint: Checkpoint) -> str | None:
+    def known(self, files: Sequence[Path]) -> str | None:
         """The hash if it was computed before."""
-        files = _files(checkpoint)
         try:
             mark, digest = self._kept.get(_key(files)) or (None, None)
             return digest if mark == _mark(files) else None
         except OSError:
             return None
 
-    def _find(self, files: list[Path], mark: Mark) -> str:
+    def _find(self, files: Sequence[Path], mark: Mark) -> str:
         key = _key(files)
         kept = self._kept.get(key)
         if kept and kept[0] == mark:
@@ -58,20 +57,15 @@ class Hashes:
         return digest
 
 
-def _files(checkpoint: Checkpoint) -> list[Path]:
-    """The weights, each once: the parts of a single file share it, and its hash is then the one A1111 shows."""
-    return list(dict.fromkeys(file for part in checkpoint.parts for file in part.files))
-
-
-def _key(files: list[Path]) -> str:
+def _key(files: Sequence[Path]) -> str:
     return "\n".join(str(path.absolute()) for path in files)
 
 
-def _mark(files: list[Path]) -> Mark:
+def _mark(files: Sequence[Path]) -> Mark:
     return [[found.st_size, found.st_mtime_ns] for found in (path.stat() for path in files)]
 
 
-def _hash(files: list[Path]) -> str:
+def _hash(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:

@@ -38,13 +38,14 @@ def models_in(folder: Path, deep: int = DEEPEST) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        is_folder = path.is_dir()
         if path.name.startswith("."):
             continue
-        if is_folder and deep and not any((path / part).exists() for part in OF_MODELS):
-            found |= {f"{path.name}/{name}": each for name, each in models_in(path, deep - 1).items()}
-        elif is_folder or path.suffix.lower() in (*SAFETENSORS, *PICKLES, GGUF):
-            found[path.name] = path
+        with suppress(PermissionError):  # lost+found, where a disk is mounted here: others' folders are not ours
+            is_folder = path.is_dir()
+            if is_folder and deep and not any((path / part).exists() for part in OF_MODELS):
+                found |= {f"{path.name}/{name}": each for name, each in models_in(path, deep - 1).items()}
+            elif is_folder or path.suffix.lower() in (*SAFETENSORS, *PICKLES, GGUF):
+                found[path.name] = path
     return found
 
 

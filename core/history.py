@@ -29,6 +29,7 @@ from core.events import Finished
 from core.inputs import Inputs, input_pictures
 from core.records import Encoded, Filters, JobRow, PictureRow, Status, outline
 from core.request import GenerationRequest
+from core.settings import HOST_OWNER
 from core.storage import DATABASE, FOLDERS, claim, connect, put_aside_if_damaged, storage
 
 MOST_STARTS = 3  # a job that was running each time the server died is not tried a fourth time
@@ -39,6 +40,7 @@ OURS = re.compile(r"([0-9]{8}-[0-9]{6}-[0-9a-f]{16}|[0-9a-f]{64})\.(png|webp)") 
 JOBS = """SELECT *, (SELECT json_group_object(position, id) FROM pictures WHERE job = jobs.id) AS pictures
     FROM jobs """
 EVERY_PICTURE = Filters()
+WHOSE = f"(owner = ?1 OR ?1 IS NULL AND owner <> '{HOST_OWNER}')"  # of one, or of all visitors
 INPUTS = "SELECT substr(fingerprint, 8) FROM inputs"  # without "sha256:"
 PICTURES = "SELECT pictures.*, jobs.request FROM pictures JOIN jobs ON jobs.id = pictures.job "
 
@@ -233,25 +235,24 @@ class History:
                 self._tell_deleted(owner)
 
     def disk_use(self, owner: str | None = None) -> int:
-        """Bytes of the files of `owner`, or of everybody: pictures, thumbnails, and what jobs begin from."""
+        """Bytes of the files of `owner`, or of all visitors: pictures, thumbnails, and what jobs begin from."""
         ((used,),) = self._rows(
-            """SELECT (SELECT ifnull(sum(bytes), 0) FROM pictures WHERE owner = ifnull(?1, owner))
+            f"""SELECT (SELECT ifnull(sum(bytes), 0) FROM pictures WHERE {WHOSE})
                 + (SELECT ifnull(sum(bytes), 0) FROM (SELECT DISTINCT fingerprint, inputs.bytes FROM inputs
-                    JOIN jobs ON jobs.id = inputs.job WHERE owner = ifnull(?1, owner)))""",
+                    JOIN jobs ON jobs.id = inputs.job WHERE {WHOSE}))""",
             owner,
         )
         return int(used)
 
     def shed(self, owner: str | None, size: float) -> bool:
-        """Delete the oldest pictures that are no favourites, of `owner` or of anybody, until about `size` bytes are
-        gone; before them ended jobs without pictures that keep inputs. False if there is nothing to delete.
+        """Delete the oldest pictures that are no favourites, of `owner` or of any visitor, until about `size` bytes
+        are gone; before them ended jobs without pictures that keep inputs. False if there is nothing to delete.
         """
         if self._shed_jobs(owner):
             return True
         going: dict[str, list[str]] = {}
         for row in self._rows(
-            "SELECT id, owner, bytes FROM pictures WHERE favourite = 0 AND owner = ifnull(?, owner) ORDER BY number",
-            owner,
+            f"SELECT id, owner, bytes FROM pictures WHERE favourite = 0 AND {WHOSE} ORDER BY number", owner
         ):
             if size <= 0:
                 break
@@ -266,7 +267,7 @@ class History:
         with self._inputs_change:
             with self._transaction() as database:
                 gone = database.execute(
-                    """DELETE FROM jobs WHERE ended IS NOT NULL AND owner = ifnull(?, owner) AND id IN
+                    f"""DELETE FROM jobs WHERE ended IS NOT NULL AND {WHOSE} AND id IN
                         (SELECT job FROM inputs) AND id NOT IN (SELECT job FROM pictures) RETURNING owner""",
                     (owner,),
                 ).fetchall()

@@ -29,6 +29,7 @@ Bytes = NDArray[np.uint8]
 LATENT_SIDE = 8  # pixels a latent, along each side
 SMALLEST_PICTURE = 8  # pixels along a side: less shows nothing that could be continued
 OUTPAINT_NOISE = 24.0  # of 255: keeps the stretched edges from staying stripes
+REACH = 16  # pixels that a mask grows by at a time
 FILL_RADIUS = 3.0  # pixels around each point that OpenCV's inpainting looks at
 
 
@@ -192,11 +193,13 @@ def _whole_latents(mask: Image) -> Image:
 
 
 def _grown(mask: Image, by: int) -> Image:
-    if by == 0:
-        return mask
-    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * abs(by) + 1, 2 * abs(by) + 1))
+    """By a disk, in reaches: what one takes grows with the square of its radius."""
     change = cv2.dilate if by > 0 else cv2.erode
-    return Pillow.fromarray(change(np.asarray(mask), disk).astype(np.uint8))
+    pixels = np.asarray(mask)
+    for done in range(0, abs(by), REACH):
+        side = 2 * min(REACH, abs(by) - done) + 1
+        pixels = change(pixels, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    return Pillow.fromarray(pixels.astype(np.uint8))
 
 
 def _widened(box: Box, request: GenerationRequest) -> Box:

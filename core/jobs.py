@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from core.errors import DarkroomError, QueueFull, StorageError
-from core.events import Event, Finished, Loading, Notice, Step
+from core.events import Enlarging, Event, Finished, Loading, Notice, Step
 from core.history import History
 from core.line import ENDED, Job, Line, Pace, Stopwatch
 from core.line import JobState as JobState
@@ -229,7 +229,10 @@ class JobQueue:
             jobs = "1 open job" if own == 1 else f"{own} open jobs"
             raise QueueFull(f"You have {jobs}, as many as this server allows; wait for one to end, or cancel one.")
         if near >= self._limits.jobs_per_address:
-            raise QueueFull(f"{near} jobs of your network are open, as many as this server allows; try again later.")
+            raise QueueFull(
+                f"{near} jobs of your network, or of programs without a cookie, are open, as many as are allowed; "
+                "try again later."
+            )
         if every >= self._limits.jobs_in_all:
             raise QueueFull(f"The queue is full with {every} jobs; try again in a few minutes.")
 
@@ -291,17 +294,21 @@ class JobQueue:
         watch = Stopwatch()
         with closing(cast("Generator[Event, None, None]", self._run(request))) as events:
             for event in events:
-                if job.cancelled or self._stopping:
+                if job.cancelled:
                     return None, 0
                 if isinstance(event, Finished):
                     return event, watch.seconds()
+                if self._stopping:
+                    return None, 0
                 if isinstance(event, Loading):
                     watch.loaded = True
-                    self._progress(job, loading=event.what)
+                    self._progress(job, doing=f"Loading {event.what}")
+                elif isinstance(event, Enlarging):
+                    self._progress(job, doing=f"Enlarging, part {event.index} of {event.total}")
                 elif isinstance(event, Notice):
                     self._progress(job, notice=event.text)
                 else:
-                    self._progress(job, loading=None, **_step(event, watch))
+                    self._progress(job, doing=None, **_step(event, watch))
         raise DarkroomError("The run ended without a picture.")
 
     def _progress(self, job: Job, **changes: Any) -> None:
@@ -347,7 +354,7 @@ class JobQueue:
     def _show_end(self, job: Job, status: Status, **facts: Any) -> None:
         with self._lock:
             job.state = replace(
-                job.state, status=status, place=None, loading=None, preview=None, seconds_left=None, **facts
+                job.state, status=status, place=None, doing=None, preview=None, seconds_left=None, **facts
             )
             del self._open[job.state.id]
             if film := self._films.get(job.state.owner):

@@ -21,8 +21,8 @@ ENDED = (Status.DONE, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED)
 class JobState:
     """A snapshot of a job: all that a viewer draws. Two are the same only if they are one object.
 
-    `place` is 1 for the job that runs next, None unless queued. `loading` says what is made ready before the first
-    step. `preview` is that of `Step`. `seconds_left` is an estimate while queued or running; `seconds` is how
+    `place` is 1 for the job that runs next, None unless queued. `doing` says what goes on where no steps do: loading,
+    enlarging. `preview` is that of `Step`. `seconds_left` is an estimate while queued or running; `seconds` is how
     long the run took without loading the model. `pictures` are ids for `History.picture` by their place in the
     batch. `notice` says what went otherwise than planned.
     """
@@ -33,7 +33,7 @@ class JobState:
     status: Status
     created: float
     place: int | None = None
-    loading: str | None = None
+    doing: str | None = None
     step: int = 0
     total: int = 0
     preview: Image | None = None

@@ -96,8 +96,8 @@ def _cuda(device: str) -> Machine:
 
 def _cpu() -> Machine:
     memory = psutil.virtual_memory()
-    total = min(memory.total, _container_memory())
-    free = min(memory.available, total)
+    limit, used = _container_memory()
+    total, free = min(memory.total, limit), min(memory.available, max(0, limit - used))
     return Machine("cpu", "CPU", _threads(), total, free, ram_free=free)
 
 
@@ -108,9 +108,13 @@ def _threads() -> int:
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
-def _container_memory() -> int:
+def _container_memory() -> tuple[int, int]:
+    """The limit of a container (cgroup 2), and what is in use of it, less the files that would make way."""
     limit = _cgroup("memory.max", "max")
-    return int(limit) if limit != "max" else 2**63
+    if limit == "max":
+        return 2**63, 0
+    counts = dict(line.split() for line in _cgroup("memory.stat", "").splitlines())
+    return int(limit), int(_cgroup("memory.current", "0")) - int(counts.get("inactive_file", 0))
 
 
 def _cgroup(name: str, default: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from core import start
 from core.decoding import picture
 from core.denoise import denoise
-from core.events import Notice, Step
+from core.events import Event, Step
 from core.families.sd import StableDiffusion
 from core.inpaint import Canvas, fit_mask
 from core.prompts import Prompts
@@ -31,7 +31,7 @@ class Passes:
     upscaler: Any | None
     preview: Callable[[Tensor], Image | None]
 
-    def run(self, request: GenerationRequest) -> Generator[Step | Notice, None, list[Image]]:
+    def run(self, request: GenerationRequest) -> Generator[Event, None, list[Image]]:
         """Yields every step of all passes; returns the pictures of a resolved `request`."""
         counts = [start.evaluations(self.model, request, run) for run in request.passes]
         total, done = sum(counts), counts[0]
@@ -41,7 +41,8 @@ class Passes:
         if request.hires is None:
             return images
         for k, count in enumerate(counts[1:]):
-            second = second_pass(request, k, enlarged(images[k], request.result_size, self.upscaler))
+            large = yield from enlarged(images[k], request.result_size, self.upscaler)
+            second = second_pass(request, k, large)
             source = None
             if request.hires.upscaler == LATENT:
                 latents = start.source_latents(self.model, request) if latents is None else latents
@@ -59,7 +60,7 @@ class Passes:
 
     def _pass(
         self, request: GenerationRequest, progress: tuple[int, int], source: Tensor | None = None
-    ) -> Generator[Step | Notice, None, tuple[Tensor, list[Image]]]:
+    ) -> Generator[Event, None, tuple[Tensor, list[Image]]]:
         """One run of the loop; returns its last latents (n, c, h, w) and their pictures. `progress` is how many steps
         are done before it, of how many in all.
         """

@@ -5,37 +5,38 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.grammar import Part, Time, compose, parse
 from core.request import GenerationRequest, reject
+from core.sizes import MB
 from core.tokens import SPECIAL_TOKENS, Words, split_tokens
 
 if TYPE_CHECKING:
     from core.denoise import Conditioning
     from core.families.sd import EncodedPrompt, StableDiffusion, Texts
 
-T = TypeVar("T")
 SECOND_PROMPTS = ("prompt_2", "negative_prompt_2")
 MOST_PARTS = 8  # that AND may join: each costs as much as another picture
-MOST_CHUNKS = 40  # of the encoder's tokens; 3,000 tokens with CLIP
 MOST_WORDINGS = 100  # of one prompt in one run
+MOST_TOLD = 1_280  # chunks times wordings, for every picture and prediction: they are all in memory at once
 
 
-class PromptCache(Generic[T]):
-    """The `capacity` prompts used last. A key names all that shapes the result: encoder, LoRAs, clip skip, text."""
+class PromptCache:
+    """The prompts used last, in `capacity` bytes; always the last one. A key names all that shapes an encoding:
+    encoder, LoRAs, clip skip, text.
+    """
 
-    def __init__(self, capacity: int = 64) -> None:
+    def __init__(self, capacity: int = 64 * MB) -> None:
         self._capacity = capacity
-        self._kept: OrderedDict[Hashable, T] = OrderedDict()
+        self._kept: OrderedDict[Hashable, EncodedPrompt] = OrderedDict()
 
-    def get(self, key: Hashable, encode: Callable[[], T]) -> T:
-        if key not in self._kept:
-            self._kept[key] = encode()
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._capacity:
+    def get(self, key: Hashable, encode: Callable[[], EncodedPrompt]) -> EncodedPrompt:
+        found = self._kept.pop(key, None) or encode()
+        self._kept[key] = found
+        while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > self._capacity:
             self._kept.popitem(last=False)
-        return self._kept[key]
+        return found
 
     def clear(self) -> None:
         self._kept.clear()
@@ -100,7 +101,7 @@ class Prompts:
 
     model: StableDiffusion
     encoders: Hashable = ()
-    cache: PromptCache[EncodedPrompt] = field(default_factory=PromptCache)
+    cache: PromptCache = field(default_factory=PromptCache)
     before: int = 0
 
     def conditioning(self, request: GenerationRequest, evaluations: int) -> Sequence[Conditioning]:
@@ -114,9 +115,12 @@ class Prompts:
         negatives = [line.negative for line in asked]
         every = [pair for wordings in distinct for pair in zip(wordings, negatives, strict=True)]
         chunks, negative = max((self.model.count_chunks(texts), negative) for texts, negative in every)
-        if chunks > MOST_CHUNKS:
+        if chunks > self.model.most_chunks:
             field_name = "negative_prompt" if negative else "prompt"
-            raise reject(field_name, f"{chunks} chunks of tokens", f"at most {MOST_CHUNKS}")
+            raise reject(field_name, f"{chunks} chunks of tokens", f"at most {self.model.most_chunks}")
+        if (most := MOST_TOLD // (request.batch_size * len(asked))) < chunks * len(distinct):
+            told = f"{len(distinct)} wordings of {chunks} chunks of tokens"
+            raise reject("prompt", told, f"at most {most} chunks in all for so many pictures")
         made = {}
         for wordings in distinct:
             encoded = [

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy
 from PIL.Image import Image
 
-from core.events import LORA_HASH
+from core.events import HASH_OF
 
 NAMES = {  # made_with's keys, for people
     "model_hash": "model file",
     "refiner_hash": "refiner file",
+    "vae_hash": "VAE file",
+    "upscaler_hash": "upscaler file",
+    "lora": "LoRA",
+    "controlnet": "ControlNet",
     "darkroom": "Darkroom",
     "torch": "torch",
     "diffusers": "diffusers",
@@ -68,6 +72,5 @@ def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[s
 
 
 def _name(key: str) -> str:
-    if key.startswith(LORA_HASH):
-        return f"LoRA {key.removeprefix(LORA_HASH)}"
-    return NAMES.get(key, key)
+    kind, is_file, name = key.partition(HASH_OF)
+    return f"{NAMES.get(kind, kind)} {name}" if is_file else NAMES.get(key, key)

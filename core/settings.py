@@ -22,6 +22,7 @@ from core.sizes import GB, MB
 Mode = Literal["local", "lan", "share", "space"]
 VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent.parent
+HOST_OWNER = "local"  # whose pictures are made at the machine itself; everybody else is a visitor
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
@@ -34,7 +35,9 @@ class Limits(BaseModel):
     max_pixels: int = Field(description="pixels of a picture")
     max_steps: int = Field(description="steps")
     jobs_per_owner: int = Field(description="open jobs of one visitor")
-    jobs_per_address: float = Field(inf, description="open jobs of one internet address")
+    jobs_per_address: float = Field(
+        inf, description="open jobs of one internet address, or of all programs that keep no cookie"
+    )
     jobs_in_all: int = Field(description="open jobs in all")
     upload_bytes: int = Field(description="upload")
     uploads_in_all: float = Field(inf, description="uploads kept in all, for a day at most")
@@ -74,6 +77,7 @@ LIMITS: dict[Mode, Limits] = {
         max_pixels=2048 * 2048,
         max_steps=150,
         jobs_per_owner=8,
+        jobs_per_address=16,
         jobs_in_all=100,
         upload_bytes=64 * MB,
         uploads_in_all=16 * GB,
@@ -85,6 +89,7 @@ LIMITS: dict[Mode, Limits] = {
         max_pixels=2**20,
         max_steps=50,
         jobs_per_owner=2,
+        jobs_per_address=4,
         jobs_in_all=32,
         upload_bytes=32 * MB,
         uploads_in_all=2 * GB,

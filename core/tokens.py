@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Words = Mapping[str, "Tensor"]
 """Textual inversion: names in lower case, each standing for vectors (n, width) in place of its tokens."""
+MOST_CHUNKS = 40  # of a prompt; 3,000 tokens with CLIP
 SPECIAL_TOKENS = 2  # of each chunk: its beginning and its end
 COMMA_REACH = 20  # a chunk may end at a comma so many tokens before its end, as in A1111
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,23 +10,28 @@ import torch
 from PIL import Image as Pillow
 from PIL.Image import Image
 
+from core.events import Enlarging
 from core.images import fit
 
 TILE = 256  # pixels of the small picture that a network sees at a time, along each side
 MARGIN = 16  # pixels around a tile that it sees beside them, against seams
 
 
-def enlarged(image: Image, size: tuple[int, int], net: Any | None) -> Image:
-    """`image` (RGB) at `size` (width, height). What `net` enlarges more or less than that, Lanczos makes good."""
-    return fit(_super_resolved(image, net) if net else image, size, "stretch")
+def enlarged(image: Image, size: tuple[int, int], net: Any | None) -> Generator[Enlarging, None, Image]:
+    """Returns `image` (RGB) at `size` (width, height). What `net` does more or less than that, Lanczos makes good."""
+    if net:
+        image = yield from _super_resolved(image, net)
+    return fit(image, size, "stretch")
 
 
 @torch.inference_mode()
-def _super_resolved(image: Image, net: Any) -> Image:
-    """`image`, `net.config.upscale` times as large, made in tiles."""
+def _super_resolved(image: Image, net: Any) -> Generator[Enlarging, None, Image]:
+    """Returns `image`, `net.config.upscale` times as large, made in tiles."""
     factor: int = net.config.upscale
     result = Pillow.new("RGB", (image.width * factor, image.height * factor))
-    for left, upper, right, lower in _tiles(image.size):
+    tiles = list(_tiles(image.size))
+    for index, (left, upper, right, lower) in enumerate(tiles, start=1):
+        yield Enlarging(index, len(tiles))
         seen = (max(0, left - MARGIN), max(0, upper - MARGIN), right + MARGIN, lower + MARGIN)
         seen = (*seen[:2], min(seen[2], image.width), min(seen[3], image.height))
         large = _forward(net, image.crop(seen))

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from core.cache import Key, ModelCache
+from core.families.sd import EncodedPrompt
 from core.prompts import PromptCache
 
 
@@ -83,8 +85,12 @@ def test_a_failed_load_leaves_nothing() -> None:
 
 
 def test_prompts_are_encoded_once_and_the_oldest_are_forgotten() -> None:
-    cache: PromptCache[str] = PromptCache(capacity=2)
-    encoded: list[str] = []
-    for text in ("a", "b", "a", "c", "a", "b"):
-        cache.get(text, lambda text=text: encoded.append(text) or text)
-    assert encoded == ["a", "b", "c", "b"]
+    cache, encoded = PromptCache(capacity=24), list[str]()
+
+    def read(text: str) -> EncodedPrompt:
+        encoded.append(text)
+        return EncodedPrompt(torch.zeros(1, len(text), 3))
+
+    for text in ("a", "b", "a", "c", "a", "b", "long", "long"):  # 12 bytes a letter
+        cache.get(text, lambda text=text: read(text))
+    assert encoded == ["a", "b", "c", "b", "long"]

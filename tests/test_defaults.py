@@ -59,7 +59,7 @@ def models(tmp_path: Path) -> Path:
 def test_a_folders_card_goes_before_its_name(models: Path) -> None:
     folder = models / "checkpoints" / "pocket-turbo"
     (said,) = scan(folder.parent)
-    assert (said.sampler, said.guidance_scale, said.steps) == ("DDIM", 4.0, 4)
+    assert (said.sampler, said.guidance_scale, said.steps) == ("DDIM", 2.5, 4)
     (folder / "darkroom.json").unlink()
     (told,) = scan(folder.parent)
     assert (told.sampler, told.guidance_scale, told.steps) == ("Euler a", 1.0, 4)
@@ -99,7 +99,7 @@ def test_a_lora_of_few_steps_brings_its_sampler_and_guidance(models: Path) -> No
     kept = engine.resolve(asked.replace(sampler="Heun", guidance_scale=3.0))
     assert (kept.sampler, kept.guidance_scale) == ("Heun", 3.0)
     without = engine.resolve(GenerationRequest(loras=[Lora(name="my_lightning_8step", weight=0.0)]))
-    assert (without.sampler, without.guidance_scale) == ("DDIM", 4.0)
+    assert (without.sampler, without.guidance_scale) == ("DDIM", 2.5)
 
 
 def test_sgm_uniform_begins_at_the_last_level() -> None:

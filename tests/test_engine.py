@@ -58,7 +58,7 @@ def test_what_is_loaded_is_not_loaded_again(engine, expected):
 
 def test_the_models_own_values_are_filled_in(engine):
     resolved = run(engine, seed=None).request
-    assert (resolved.checkpoint, resolved.sampler, resolved.guidance_scale) == ("pocket", "DDIM", 4.0)
+    assert (resolved.checkpoint, resolved.sampler, resolved.guidance_scale) == ("pocket", "DDIM", 2.5)
     assert (resolved.width, resolved.height) == (256, 256)
     assert resolved.seed is not None
     assert pixels(engine, seed=resolved.seed) == run(engine, seed=resolved.seed).images[0].tobytes()

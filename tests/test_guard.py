@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from core.settings import LIMITS, Settings
-from ui.guard import OWNER_COOKIE, Guard
+from ui.guard import NO_COOKIE, OWNER_COOKIE, Guard
 from ui.login import Login
 
 
@@ -140,8 +140,8 @@ def test_no_file_of_another_server_is_fetched(local: TestClient, path: str) -> N
         ("6.6.6.6, 93.184.216.34", "93.184.216.34"),  # the first is what the visitor wrote
         ("93.184.216.34, 10.0.0.7", "93.184.216.34"),  # the last is a proxy of the house
         ("2606:2800:220:1:248:1893:25c8:1946", "2606:2800:220:1::/64"),
-        ("unknown, 127.0.0.1", ""),
-        ("", ""),
+        ("unknown, 127.0.0.1", NO_COOKIE),
+        ("", NO_COOKIE),
     ],
 )
 def test_a_visitor_of_a_space_is_known_by_the_last_public_address(
@@ -150,8 +150,10 @@ def test_a_visitor_of_a_space_is_known_by_the_last_public_address(
     assert space.get("/", headers={"X-Forwarded-For": noted}).json()["address"] == address
 
 
-def test_elsewhere_addresses_are_not_noted(local: TestClient) -> None:
-    assert local.get("/", headers={"X-Forwarded-For": "93.184.216.34"}).json()["address"] == ""
+def test_elsewhere_addresses_are_not_noted_and_programs_without_a_cookie_are_one(local: TestClient) -> None:
+    noted, lan = {"X-Forwarded-For": "93.184.216.34"}, client(Settings(host="0.0.0.0"))
+    assert local.get("/", headers=noted).json()["address"] == ""
+    assert [lan.get("/", headers=noted).json()["address"] for _ in range(2)] == [NO_COOKIE, ""]
 
 
 def test_when_uploads_fill_their_share_the_oldest_make_way_and_fresh_ones_stay(

@@ -102,6 +102,16 @@ def test_grow_and_shrink_by_pixels(engine, grow, box):
     assert canvas(engine, mask_grow=grow).mask.getbbox() == box
 
 
+@pytest.mark.parametrize("by", [9, 40])
+def test_a_mask_grows_in_all_directions_alike(by):
+    point = np.zeros((121, 121), np.uint8)
+    point[60, 60] = 200
+    request = GenerationRequest(image=noise(121, 121), mask=Image.fromarray(point), mask_grow=by)
+    grown = np.asarray(Canvas(request.replace(steps=20)).mask)
+    far = np.hypot(*(np.indices(grown.shape) - 60))
+    assert (grown[far <= by - 2] == 200).all() and not grown[far > by + 2].any()
+
+
 def test_what_is_too_dark_for_one_step_is_black(engine):
     faint = box_mask(120, 100, (40, 30, 80, 70), 25)  # a tenth of what may change
     assert painted(canvas(engine, mask=faint, steps=20, strength=1.0).mask).any()

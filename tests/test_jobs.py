@@ -156,7 +156,7 @@ def test_attach_gives_the_latest_at_once_then_live_to_the_end(start):
     wanted = request(image=Image.new("RGB", (8, 8), "red"))  # strength 0.75
     job = darkroom.queue.submit(wanted, "ann").id
     darkroom.engine.let_pass(1)
-    assert seen(darkroom, job, lambda state: state.loading).loading == "Pocket"
+    assert seen(darkroom, job, lambda state: state.doing).doing == "Loading Pocket"
     darkroom.engine.let_pass(2)
     seen(darkroom, job, at_step(2))
 
@@ -170,7 +170,7 @@ def test_attach_gives_the_latest_at_once_then_live_to_the_end(start):
 
     states = asyncio.run(look())
     assert [state.step for state in states if state.status is Status.RUNNING][:3] == [2, 3, 4]
-    assert states[0].preview.getpixel((0, 0)) == (2, 0, 0) and states[0].loading is None
+    assert states[0].preview.getpixel((0, 0)) == (2, 0, 0) and states[0].doing is None
     assert states[-1].status is Status.DONE and states[-1].pictures
     assert all(state.request == states[0].request and state.request.image.size == (8, 8) for state in states)
 
@@ -320,7 +320,7 @@ def test_cancel_while_waiting_loading_and_running(start):
     darkroom.queue.cancel(waiting, "ann")
     assert darkroom.queue.wait(waiting, "ann").status is Status.CANCELLED
     darkroom.engine.let_pass(1)
-    seen(darkroom, loading, lambda state: state.loading)
+    seen(darkroom, loading, lambda state: state.doing)
     darkroom.queue.cancel(loading, "ann")
     darkroom.engine.let_pass(1)  # the next event, whatever it is, is the last
     assert darkroom.queue.wait(loading, "ann").status is Status.CANCELLED
@@ -472,7 +472,7 @@ def test_one_address_has_no_more_jobs_however_many_owners_it_makes_up(start):
     darkroom = start(Engine(gated=True), jobs_per_address=2)
     for owner in ("ann", "bob"):
         darkroom.queue.submit(request(), owner, "1.2.3.4")
-    with pytest.raises(QueueFull, match="2 jobs of your network are open"):
+    with pytest.raises(QueueFull, match="2 jobs of your network, or of programs without a cookie, are open"):
         darkroom.queue.submit(request(), "eve", "1.2.3.4")
     darkroom.queue.submit(request(), "eve", "1.2.3.5")
     for owner in ("joe", "kim", "lee"):
@@ -603,7 +603,7 @@ def test_time_left_adds_up_along_the_line(start):
     one = darkroom.queue.estimate(request())
     running = darkroom.submit()
     engine.let_pass(1)
-    seen(darkroom, running, lambda state: state.loading)
+    seen(darkroom, running, lambda state: state.doing)
     darkroom.submit()
     darkroom.submit(steps=8)
     last, first, now, _ = film(darkroom)
@@ -631,6 +631,15 @@ def test_open_jobs_go_on_after_a_restart_the_begun_one_first(start):
     assert darkroom.engine.ran == ["begun", "0", "1", "2"]
     again = darkroom.queue.wait(begun, "bob")
     assert again.status is Status.DONE and again.request.model_dump_json() == wanted.model_dump_json()
+
+
+def test_pictures_that_are_done_while_the_server_stops_are_kept(start):
+    darkroom = start(Engine(gated=True))
+    job = darkroom.submit()
+    darkroom.engine.let_pass(5)
+    seen(darkroom, job, at_step(4))
+    darkroom.stop()
+    assert len(start().history.search("ann")) == 1
 
 
 def test_whoever_waits_is_told_that_the_server_stops(start):

@@ -215,6 +215,13 @@ def test_this_machine_has_memory_and_threads() -> None:
     assert 0 < machine.memory_free <= machine.memory_total
 
 
+def test_a_container_is_as_full_as_its_own_use_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"memory.max": f"{2**30}", "memory.current": f"{2**29}", "memory.stat": f"anon 1\ninactive_file {2**28}"}
+    monkeypatch.setattr("core.machine._cgroup", lambda name, default: told.get(name, default))
+    machine = inspect("cpu")
+    assert (machine.memory_total, machine.memory_free) == (2**30, 2**30 - 2**29 + 2**28)
+
+
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(DarkroomError, match="Device: cuda:63 is not on this machine"):
         inspect("cuda:63")

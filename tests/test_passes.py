@@ -12,6 +12,7 @@ from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution
 
 from core import Engine, Finished, GenerationRequest, Hires, Loading, Settings, Step
 from core.errors import CheckpointError, RequestError
+from core.events import Enlarging
 from core.images import fit
 from core.inpaint import Canvas
 from core.machine import Machine
@@ -196,9 +197,10 @@ def test_tiles_leave_no_seams_and_miss_nothing():
             return type("Output", (), {"reconstruction": large})
 
     image = source(TILE * 2 + 5, TILE + 1)
-    assert enlarged(image, (2 * image.width, 2 * image.height), Doubling()).tobytes() == (
-        image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).tobytes()
-    )
+    size = (2 * image.width, 2 * image.height)
+    large, told = tiny.finish(enlarged(image, size, Doubling()))
+    assert large.tobytes() == image.resize(size, Image.Resampling.NEAREST).tobytes()
+    assert told == [Enlarging(index, 6) for index in range(1, 7)]  # a run can be stopped at each
 
 
 def test_the_networks_own_result_is_taken(models):
@@ -207,7 +209,8 @@ def test_the_networks_own_result_is_taken(models):
     pixels = torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255)
     with torch.inference_mode():
         theirs = net(pixel_values=pixels).reconstruction[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
-    assert np.array_equal(np.asarray(enlarged(image, (80, 48), net)), theirs.numpy())
+    large, _ = tiny.finish(enlarged(image, (80, 48), net))
+    assert np.array_equal(np.asarray(large), theirs.numpy())
 
 
 @pytest.mark.parametrize(

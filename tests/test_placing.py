@@ -116,7 +116,7 @@ def test_tiles_draw_nearly_the_same(monkeypatch, engine):
     monkeypatch.setattr("core.decoding.TILE", 128)
     fail_once(monkeypatch, "core.decoding.decode")
     tiled = np.asarray(run(engine, **size).images[0], float)
-    assert 0 < np.abs(tiled - whole).mean() < 3
+    assert 0 < np.abs(tiled - whole).mean() < 4
 
 
 @pytest.fixture
@@ -128,22 +128,15 @@ def model():
     return StableDiffusion(parts)
 
 
-def finish(decoding):
-    notices = []
-    while True:
-        try:
-            notices.append(next(decoding).text)
-        except StopIteration as end:
-            return end.value, notices
-
-
 def test_a_vae_that_overflows_decodes_again_in_float32(model):
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    exact, silent = finish(picture(model, latents))
+    exact, silent = tiny.finish(picture(model, latents))
     assert silent == []
     model.parts.vae.half()
-    mended, notices = finish(picture(model, latents))
-    assert notices == ["The VAE gave no picture in float16; it was decoded again in float32"]
+    mended, notices = tiny.finish(picture(model, latents))
+    assert [notice.text for notice in notices] == [
+        "The VAE gave no picture in float16; it was decoded again in float32"
+    ]
     near = np.abs(np.asarray(mended, int) - np.asarray(exact, int)).max()
     assert near <= 2
     assert np.ptp(np.asarray(mended)) > 0
@@ -151,7 +144,7 @@ def test_a_vae_that_overflows_decodes_again_in_float32(model):
 
 def test_latents_without_numbers_are_an_error_in_words(model):
     with pytest.raises(DarkroomError, match="only NaN"):
-        finish(picture(model, torch.full((1, 4, 8, 8), float("nan"))))
+        tiny.finish(picture(model, torch.full((1, 4, 8, 8), float("nan"))))
 
 
 def test_the_last_runs_peak_is_measured_beside_what_was_foretold(engine):

@@ -10,7 +10,7 @@ from core import GenerationRequest, start
 from core.denoise import Guidance, denoise
 from core.errors import RequestError
 from core.grammar import Time, parse
-from core.prompts import MOST_CHUNKS, MOST_PARTS, Prompts, check, count_tokens
+from core.prompts import MOST_PARTS, Prompts, check, count_tokens
 from tests import tiny
 from tests.test_parity import SIZE, model_of, our_latents
 
@@ -198,13 +198,18 @@ def test_what_cannot_be_told_is_refused(sd):
     with pytest.raises(RequestError, match="Second prompt: “red” is not allowed; use none, as this model has one"):
         check(request("a", prompt_2="red"), 1)
     check(request("a", prompt_2=""), 1)
-    with pytest.raises(RequestError, match=f"use at most {MOST_CHUNKS}"):
+    with pytest.raises(RequestError, match="use at most 40"):
         Prompts(model_of(sd)).conditioning(request("red BREAK " * 50), 4)
     with pytest.raises(RequestError, match="Negative prompt: “50 chunks of tokens”"):
         Prompts(model_of(sd)).conditioning(request("red", negative_prompt="red BREAK " * 50), 4)
     turns = "".join(f"[{'|'.join(map(str, range(n)))}]" for n in (9, 10, 11))
     with pytest.raises(RequestError, match="Prompt: “150 wordings” is not allowed; use at most 100 in one run"):
         Prompts(model_of(sd)).conditioning(request(turns, steps=150), 150)
+    many = "[" + "|".join("abcdefghij") + "]" + "red BREAK " * 19
+    with pytest.raises(
+        RequestError, match="“10 wordings of 19 chunks of tokens” is not allowed; use at most 80 chunks"
+    ):
+        Prompts(model_of(sd)).conditioning(request(many, steps=10, batch_size=8), 10)
 
 
 def test_tokens_are_counted_with_their_chunks():

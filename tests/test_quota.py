@@ -12,6 +12,7 @@ from PIL import Image
 from core.errors import StorageError
 from core.jobs import Status
 from core.quota import disk_warning
+from core.settings import HOST_OWNER
 from tests.darkroom import Darkroom
 
 
@@ -64,6 +65,16 @@ def test_the_oldest_of_an_owner_make_room_and_favourites_stay(tmp_path: Path, si
     assert prompts(darkroom, "ann") == ["5", "4", "3", "0"]  # the job itself comes on top of what is left for it
     assert prompts(darkroom, "bob") == ["of bob"]
     assert darkroom.history.disk_use() == measured(darkroom)
+    darkroom.stop()
+
+
+def test_the_hosts_own_pictures_make_room_for_no_visitor(tmp_path: Path, size: int) -> None:
+    darkroom = Darkroom(tmp_path, disk_in_all=2 * size)
+    for owner in (*[HOST_OWNER] * 4, "ann", "bob", "eve"):
+        darkroom.make(owner, owner=owner, image=noise(3))
+    darkroom.history.delete([darkroom.history.search(HOST_OWNER)[0].id], HOST_OWNER)
+    darkroom.make("one more", owner="eve")
+    assert [len(prompts(darkroom, owner)) for owner in (HOST_OWNER, "ann", "bob")] == [3, 0, 0]
     darkroom.stop()
 
 

@@ -33,6 +33,9 @@ def test_what_differed_in_the_making_is_named() -> None:
     result = compare((grey(), grey(spot=0)), (before, HERE))
     assert result.causes == ("threads: 8 then, 2 now", "LoRA ink: 1 then, none now")
     assert "Threads: 8 then, 2 now; LoRA ink" in str(result)
+    files = {"vae_hash": "1", "controlnet_hash:pocket-canny": "2", "embedding_hash:ink": "3"}
+    told = compare((grey(), grey(spot=0)), (HERE | files, HERE)).causes
+    assert [cause.partition(":")[0] for cause in told] == ["VAE file", "ControlNet pocket-canny", "embedding ink"]
 
 
 def test_differences_below_a_hundredth_are_not_called_none() -> None:

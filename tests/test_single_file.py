@@ -360,6 +360,8 @@ def test_a_transformer_alone_draws_with_the_rest_of_a_whole_model(tmp_path, pref
         *_, last = engine.generate(wanted)
         drawn.append(np.asarray(last.images[0]).astype(int))
     assert abs(drawn[0] - drawn[1]).max() <= 1
+    (own,) = (each for each in engine.checkpoints() if each.name == "alone.safetensors")
+    assert own.files == [folder / "alone.safetensors"]  # so its hash is not that of what it borrows
 
 
 def flux_shapes(width: int, channels: int, guided: bool) -> dict[str, tuple[int, ...]]:

@@ -64,6 +64,12 @@ def test_it_draws_what_a_model_draws_that_has_it(engine, checkpoint, vae):
     assert drawn != pixels(engine, checkpoint=checkpoint)
 
 
+def test_which_file_it_was_is_noted(engine):
+    notes = [list(engine.generate(GenerationRequest(**QUICK, vae=vae)))[-1].made_with for vae in (None, "other")]
+    assert notes[0]["model_hash"] == notes[1]["model_hash"]
+    assert ["vae_hash" in note for note in notes] == [False, True]
+
+
 @pytest.mark.parametrize("attention", ["to_q to_k to_v to_out.0", "query key value proj_attn"])
 def test_a_file_may_have_diffusers_names(engine, attention):
     """Those before 0.18, too: sd-vae-ft-mse is published with them."""

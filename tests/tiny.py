@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,13 @@ def _awake(net: Any) -> Any:
 def _quiet(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def finish(generator: Generator[Any, None, Any]) -> tuple[Any, list[Any]]:
+    """What it returns, and what it yielded before."""
+    yielded = []
+    while True:
+        try:
+            yielded.append(next(generator))
+        except StopIteration as end:
+            return end.value, yielded

@@ -22,12 +22,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from core.settings import Settings, is_loopback
+from core.settings import HOST_OWNER, Settings, is_loopback
 from ui.login import Login
 from ui.uploads import make_way
 
 OWNER_COOKIE = "darkroom_owner"
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")  # secrets.token_urlsafe(32)
+NO_COOKIE = "no cookie"  # the address of programs that have none: else each of their calls would be a new visitor
 YEAR = 365 * 24 * 3600
 SAFE_METHODS = ("GET", "HEAD")
 NOT_OURS = re.compile(
@@ -151,10 +152,12 @@ class Guard:
         state = request.scope.setdefault("state", {})
         state["address"] = _address(request) if self._mode == "space" else ""
         if self._mode == "local":
-            state["owner"], state["is_known"] = "local", True
+            state["owner"], state["is_known"] = HOST_OWNER, True
             return {}
         token = request.cookies.get(OWNER_COOKIE, "")
         known = TOKEN.fullmatch(token) is not None
+        if not known:
+            state["address"] = state["address"] or NO_COOKIE
         state["is_known"] = known
         token = token if known else secrets.token_urlsafe(32)
         state["owner"] = hashlib.sha256(token.encode()).hexdigest()[:32]

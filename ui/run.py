@@ -23,12 +23,13 @@ from core.history import History
 from core.images import read_picture
 from core.jobs import FILM_LENGTH, JobQueue, JobState, Status
 from core.line import ENDED
-from core.prompts import MOST_CHUNKS, SECOND_PROMPTS
+from core.prompts import SECOND_PROMPTS
 from core.quota import disk_warning
 from core.request import GenerationRequest
 from core.resolving import size_warning, with_loras
 from core.samplers import SAMPLERS
 from core.sizes import in_words
+from core.tokens import MOST_CHUNKS
 from ui.controls import NO_REFINER, OWN_VAE
 from ui.editing import extended, outlook
 from ui.form import EDITING, MODELS_COMPANY, REMEMBERED, SIDES, read_form, read_loras, write_form
@@ -113,7 +114,7 @@ def frame(job: JobState, preview: str | None) -> dict[str, Any]:
         "status": job.status.value,
         "title": request.prompt[:TITLE_LENGTH],
         "place": job.place,
-        "loading": job.loading,
+        "doing": job.doing,
         "step": job.step,
         "total": steps,
         "preview": preview,

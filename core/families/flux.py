@@ -16,7 +16,7 @@ from core.decoding import shift_of
 from core.denoise import Conditioning, Residuals, Steering
 from core.encoding import encode
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
-from core.families.t5 import encode_by_t5, read_by_t5
+from core.families.t5 import MOST_T5_TOKENS, encode_by_t5, read_by_t5
 from core.families.transformers import for_each_block, in_whole_patches, map_latents
 from core.preprocess import FLUX_TYPES
 from core.request import GenerationRequest
@@ -36,6 +36,11 @@ class Flux(StableDiffusion):
     @property
     def knows_masks(self) -> bool:
         return False
+
+    @property
+    def most_chunks(self) -> int:
+        """What T5 takes grows with the square of its tokens."""
+        return MOST_T5_TOKENS // T5_TOKENS
 
     def count_chunks(self, texts: Texts) -> int:
         """Of as many tokens as T5 is given at once."""

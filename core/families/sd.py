@@ -14,7 +14,7 @@ from core.encoding import encode, weigh
 from core.grammar import Wording
 from core.preprocess import CONTROL_TYPES
 from core.request import GenerationRequest
-from core.tokens import Words, chunked, split_tokens
+from core.tokens import MOST_CHUNKS, Words, chunked, split_tokens
 from core.units import Control
 
 Texts = tuple[Wording, ...]
@@ -46,6 +46,10 @@ class EncodedPrompt:
     embeds: Tensor
     pooled: Tensor | None = None
 
+    @property
+    def nbytes(self) -> int:
+        return self.embeds.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
+
 
 class StableDiffusion:
     """Encodes prompts and predicts, for components of SD 1 and SD 2."""
@@ -68,6 +72,11 @@ class StableDiffusion:
         """What LoRAs change, by the names of the folders; what predicts is "unet" to them, whatever it is."""
         encoders = zip(("text_encoder", "text_encoder_2"), self.parts.text_encoders, strict=False)
         return {"unet": self.parts.denoiser, **dict(encoders)}
+
+    @property
+    def most_chunks(self) -> int:
+        """Of a prompt's tokens."""
+        return MOST_CHUNKS
 
     @property
     def knows_masks(self) -> bool:

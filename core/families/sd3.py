@@ -13,7 +13,7 @@ from core.decoding import shift_of
 from core.denoise import Conditioning, Residuals, Steering
 from core.encoding import encode, last_but, weigh
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
-from core.families.t5 import encode_by_t5, read_by_t5
+from core.families.t5 import MOST_T5_TOKENS, encode_by_t5, read_by_t5
 from core.families.transformers import for_each_block, in_whole_patches, map_latents
 from core.request import GenerationRequest
 from core.tokens import chunked
@@ -24,6 +24,11 @@ T5_TOKENS = 256  # for every two chunks of CLIP's, or fewer; T5 itself knows no 
 
 
 class StableDiffusion3(StableDiffusion):
+    @property
+    def most_chunks(self) -> int:
+        has_t5 = len(self.parts.tokenizers) > CLIPS
+        return 2 * MOST_T5_TOKENS // T5_TOKENS if has_t5 else super().most_chunks
+
     def count_chunks(self, texts: Texts) -> int:
         """As many as CLIP fills, or as give T5 the room that it needs."""
         count = super().count_chunks(texts)

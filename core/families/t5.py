@@ -10,6 +10,8 @@ from core.encoding import encode, weigh_only
 from core.grammar import Wording
 from core.tokens import Chunk, plain_tokens, token_ids
 
+MOST_T5_TOKENS = 1_024  # twice what the models saw; what T5 needs in memory grows with the square
+
 
 def read_by_t5(tokenizer: Any, wording: Wording) -> Chunk:
     """The tokens of all blocks, one after the other, and the end."""

@@ -53,8 +53,8 @@ Object.assign(window.darkroom, (() => {
       case "queued": return ["Waiting", `${job.place === 1 ? "Next" : ordinal(job.place)} in the queue`];
       case "running":
         if (view.stopping.has(job.id)) return ["Stopping", "After this step"];
-        if (!job.step) return [job.loading ? `Loading ${job.loading}` : "Starting", "The picture follows"];
-        return [`Step ${job.step} of ${job.total}`, job.left ? `${job.left} left` : "Developing"];
+        if (!job.step) return [job.doing || "Starting", "The picture follows"];
+        return [job.doing || `Step ${job.step} of ${job.total}`, job.left ? `${job.left} left` : "Developing"];
       case "done": return [`Seed ${job.pictures[index]?.seed ?? ""}`, job.notice || job.facts];
       case "failed": return ["Not developed", job.facts];
       case "cancelled": return ["Stopped", job.step ? `At step ${job.step} of ${job.total}` : "Before it began"];
@@ -237,7 +237,7 @@ Object.assign(window.darkroom, (() => {
   function announce(job, head, line) {
     const fifth = job?.step ? Math.floor((job.step / job.total) * 5) : 0;
     const easel = (!open() && darkroom.hint()?.[0]) || "";
-    const key = `${view.gone} ${job?.id} ${job?.status} ${job?.loading} ${fifth} ${easel}`;
+    const key = `${view.gone} ${job?.id} ${job?.status} ${job?.doing?.split(",")[0]} ${fifth} ${easel}`;
     const node = $(".announce", parts.stage);
     if (node.dataset.key === key) return;
     node.dataset.key = key;
