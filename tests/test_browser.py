@@ -86,6 +86,34 @@ def test_stop_ends_a_run_before_its_end(page: Page) -> None:
     wait_for_status(page, "Stopped", timeout=10)
     assert int(re.findall(r"\d+", page.locator("#stage .words span").inner_text())[0]) < 150
     expect(page.locator("#go")).to_have_accessible_name(re.compile("^Generate"))
+    expect(page.locator("#stage .picture.preview")).to_be_visible()  # as far as it came
+
+
+def test_a_list_closes_when_tab_leaves_it(page: Page) -> None:
+    page.locator("#field-sampler input").focus()
+    expect(page.get_by_role("option").first).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("option")).to_have_count(0)
+    expect(page.locator("#field-seed textarea")).to_be_focused()
+
+
+def test_a_problem_goes_once_its_prompt_is_mended(page: Page) -> None:
+    page.fill("#field-prompt textarea", "a castle <lora:foo:1>")
+    expect(page.locator("#dock .plan.problem")).to_contain_text("LoRA: “foo” is not allowed")
+    page.fill("#field-prompt textarea", "a castle")
+    expect(page.locator("#dock .plan")).to_contain_text("Text to image")
+
+
+def test_settings_used_from_the_history_can_be_taken_back(page: Page) -> None:
+    generate(page, "a green tree", steps=2, seed="5")
+    wait_for_status(page, "Seed 5$")
+    page.fill("#field-prompt textarea", "not to be lost")
+    page.get_by_role("tab", name="History").click()
+    page.locator("#gallery .grid > *").first.click()
+    page.locator("#gallery").get_by_role("button", name="Use settings").click()
+    expect(page.locator("#field-prompt textarea")).to_have_value("a green tree")
+    page.locator("#stage").get_by_role("button", name="Undo", exact=True).click()
+    expect(page.locator("#field-prompt textarea")).to_have_value("not to be lost")
 
 
 def test_a_refresh_and_a_second_page_reattach_to_the_running_job(page: Page, app_url: str) -> None:

@@ -50,6 +50,11 @@ def in_form(page: Page, field: str) -> list[str]:
     return page.locator(f"#form-{field} textarea").input_value().split()
 
 
+def size_in_form(page: Page) -> tuple[int, int]:
+    with Image.open(in_form(page, "image")[0]) as image:
+        return image.size
+
+
 def paint(layer: Locator, across: float = 0.5) -> None:
     box = layer.bounding_box()
     assert box
@@ -211,6 +216,60 @@ def test_a_page_that_is_loaded_anew_has_its_picture_mask_and_styles(page: Page, 
     assert before / 2 < painted(mask) <= before  # without the brush's smooth rim, which is no wish for half a change
     expect(page.locator(PLAN)).to_contain_text("Inpaint")
     expect(page.locator("#styles")).to_contain_text("Watercolour")
+
+
+def test_what_is_done_with_mask_and_picture_comes_back_with_them(page: Page, picture: Path, app_url: str) -> None:
+    paint(put_on_easel(page, "inpaint", picture))
+    page.get_by_label("Invert mask").check()
+    page.get_by_label("Noise").check()
+    page.get_by_label("Masked area").check()
+    page.get_by_role("button", name="Extend the picture").click()
+    page.fill("#field-outpaint-right input[type=number]", "64")
+    page.keyboard.press("Tab")
+    expect(page.locator(PLAN)).to_contain_text("214 × 130")
+    open_page(page, app_url)
+    wait_for_form(page, "mask")
+    for label in ("Invert mask", "Noise", "Masked area"):
+        expect(page.get_by_label(label)).to_be_checked()
+    expect(page.locator(PLAN)).to_contain_text("214 × 130")
+
+
+def test_a_photo_with_more_pixels_than_the_server_takes_is_made_smaller(page: Page, tmp_path: Path) -> None:
+    Image.new("RGB", (6000, 3000), "teal").save(tmp_path / "photo.png")
+    put_on_easel(page, "image", tmp_path / "photo.png")
+    expect(page.locator("#stage .easel .frame")).to_have_attribute("data-more", "made smaller, to 5792 × 2896")
+    assert size_in_form(page) == (5792, 2896)
+
+
+def drop(page: Page, place: str, file: Path) -> None:
+    data = page.evaluate_handle(
+        """([bytes]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "a.png", { type: "image/png" }));
+            return data;
+        }""",
+        [list(file.read_bytes())],
+    )
+    for kind in ("dragover", "drop"):
+        page.dispatch_event(place, kind, {"dataTransfer": data})
+
+
+def test_a_picture_dropped_anywhere_is_taken_to_begin_from_or_read(page: Page, picture: Path) -> None:
+    page.click("#mode-image-button")
+    page.click("#stage [data-look=picture]")
+    drop(page, "#dock", picture)
+    assert size_in_form(page) == (150, 130)
+    page.click("#mode-text-button")
+    drop(page, "#field-prompt textarea", picture)
+    expect(page.locator("#info .source")).to_have_text("It says nothing about its making that Darkroom can read.")
+    expect(page.get_by_role("tab", name="PNG info")).to_have_attribute("aria-selected", "true")
+
+
+def test_letters_are_shortcuts_though_a_slider_was_moved(page: Page, picture: Path) -> None:
+    put_on_easel(page, "inpaint", picture)
+    page.get_by_label("Size of the brush").press("ArrowRight")
+    page.keyboard.press("e")
+    expect(page.get_by_role("button", name="Eraser")).to_have_attribute("aria-pressed", "true")
 
 
 def test_a_size_of_ones_own_takes_the_place_of_the_pictures(page: Page, picture: Path) -> None:

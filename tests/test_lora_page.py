@@ -114,6 +114,19 @@ def test_a_weight_counts_as_soon_as_it_is_typed_and_stays_when_the_page_is_loade
     page.get_by_role("button", name="Switch off ink").click()
 
 
+def test_weights_are_set_by_keys_alone(page: Page) -> None:
+    box, weight = page.get_by_role("checkbox", name="ink"), page.get_by_label("Weight of ink", exact=True)
+    box.press("Space")
+    expect(weight).to_be_visible()
+    expect(box).to_be_focused()
+    weight.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    expect(weight).to_have_value("1.1")
+    expect(page.locator("#additions li")).to_have_text(re.compile(r"LoRA\s*ink\s*1\.1"))
+    box.press("Space")
+
+
 def test_the_list_is_searched_filtered_gives_words_and_takes_files(page: Page, models: Path, tmp_path: Path) -> None:
     names = page.locator("#lora li b")
     expect(names).to_have_text(["ink", "style/wash", "broken"])

@@ -24,7 +24,7 @@ from core.resolving import size_warning
 from core.settings import Settings
 from core.units import Hires
 from tests.darkroom import LIMITS
-from ui.form import REMEMBERED, read_form
+from ui.form import EASEL, REMEMBERED, read_form
 from ui.hires import enlarging
 from ui.run import MODELS_OWN, Desk, duration, frame, own_values, preview_uri
 
@@ -95,7 +95,13 @@ def test_what_a_browser_kept_is_looked_at_again() -> None:
     values = ["pocket", "Euler", 30, 5.5, 512, 256, 2, 1, True]
     values += ["", "", 0.8, 3.5, 1.5, "Lanczos", 0.5, 0, 0.6, 8, -4]
     kept = dict(zip(REMEMBERED, values, strict=True))
-    assert desk.recall(json.dumps(list(kept.values()))) == list(kept.values())
+    easel = ["crop", "masked", 16, True, "noise", "rgba(255, 0, 0, 1)", 0, 0, 64, 0]
+    nothing_of_easel = [gr.skip()] * len(EASEL)
+    assert desk.recall(json.dumps([values, None])) == [*values, *nothing_of_easel]
+    assert desk.recall(json.dumps([values, easel])) == [*values, *easel]
+    for place, wrong_one in ((0, "melt"), (2, -1), (4, "gold"), (5, "red"), (6, 1e9), (6, "<b>")):
+        refused = [wrong_one if place == k else value for k, value in enumerate(easel)]
+        assert desk.recall(json.dumps([values, refused])) == [*values, *nothing_of_easel]
     wrong: list[dict[str, Any]] = [
         {"steps": 0},
         {"width": 513},
@@ -112,9 +118,14 @@ def test_what_a_browser_kept_is_looked_at_again() -> None:
         {"mask_grow": 1e9},
         {"checkpoint": None},
     ]
-    texts = [json.dumps(list((kept | change).values())) for change in wrong]
-    for text in (*texts, "", None, "[]", "{}", "7", "[" * 100_000, "no JSON"):
-        assert desk.recall(text) == [gr.skip()] * len(REMEMBERED)
+    for change in wrong:
+        assert desk.recall(json.dumps([list((kept | change).values()), easel])) == [
+            *[gr.skip()] * len(REMEMBERED),
+            *easel,
+        ]
+    texts = [json.dumps([list((kept | change).values()), None]) for change in wrong]
+    for text in (*texts, "", None, "[]", "[null, null]", "{}", "7", "[" * 100_000, "no JSON"):
+        assert desk.recall(text) == [gr.skip()] * len((*REMEMBERED, *EASEL))
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def _write(out: Path, pipe: StableDiffusionPipeline, head: Head) -> None:
     facts = {
         "title": "Pocket",
         "sampler": "DDIM",
-        "guidance_scale": 4.0,
+        "guidance_scale": 2.5,
         "examples": EXAMPLES,
         "latent_rgb_factors": matrix.weight[:, :, 0, 0].T.tolist(),
         "latent_rgb_bias": matrix.bias.tolist(),

@@ -22,7 +22,7 @@ from ui.api import add_endpoint
 from ui.compare import add_compare
 from ui.controls import HELP, control
 from ui.editing import build_editing, build_form_only
-from ui.form import KEEP_SIZE, REMEMBERED, SIDES
+from ui.form import EASEL, KEEP_SIZE, REMEMBERED, SIDES
 from ui.hires import build_hires
 from ui.history import Shelf, build_gallery, wire_gallery
 from ui.hub import build_hub, wire_hub
@@ -76,6 +76,7 @@ class Parts:
     dock: gr.HTML
     tokens: gr.HTML
     stage: gr.HTML
+    before: gr.State  # what stood in the fields until a picture's settings took their place
     presets: PresetRows
     gallery: gr.HTML
     info: gr.HTML
@@ -83,6 +84,11 @@ class Parts:
     hub: gr.HTML
     places: gr.Tabs
     memory_tab: gr.Tab
+
+    @property
+    def filled(self) -> list[Component]:
+        """What an event writes that uses a picture's settings."""
+        return [*self.fields.values(), self.before]
 
 
 def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
@@ -96,8 +102,8 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
         _wire(page, parts, desk)
         _wire_live(page, parts, desk, cabinet)
         wire_presets(page, parts.presets, parts.aspect, cabinet, parts.fields)
-        wire_gallery(page, parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
-        wire_info(parts.info, Reader(desk), list(parts.fields.values()))
+        wire_gallery(page, parts.gallery, Shelf(engine, history), desk, parts.filled)
+        wire_info(parts.info, Reader(desk), parts.filled)
         wire_memory(parts.memory_tab, parts.memory, desk)
         wire_hub(parts.memory_tab, parts.hub, desk)
         add_compare()
@@ -130,6 +136,7 @@ def _build(engine: Engine, presets: Presets) -> Parts:
         **settings,
         rescan=rescan,
         stage=stage,
+        before=gr.State([]),
         gallery=gallery,
         info=info,
         memory=memory,
@@ -228,9 +235,9 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     parts.reuse.click(None, seed, seed, js="darkroom.seed", **QUIET)
     prompt = parts.fields["prompt"]
     # Two of one event must not be always_last: see ui/presets.py; the plan listens to the model too
-    counted = {"fn": desk.tokens, "inputs": [prompt, model], "outputs": parts.tokens, **AT_ONCE}
-    prompt.change(**counted, trigger_mode="always_last")
-    gr.on([page.load, model.change], **counted, trigger_mode="multiple")
+    gr.on([page.load, model.change], desk.tokens, [prompt, model], parts.tokens, **AT_ONCE, trigger_mode="multiple")
+    written, read = [prompt.change, parts.fields["negative_prompt"].change], [parts.tokens, parts.dock]
+    gr.on(written, desk.written, fields, read, **AT_ONCE, trigger_mode="always_last")
     parts.places.change(None, None, None, js="() => scrollTo(0, 0)", **QUIET)
     for task in TASKS:
         parts.tabs[task].select(None, None, parts.fields["task"], js=f"() => darkroom.task('{task}')", **QUIET)
@@ -244,8 +251,9 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     parts.shape.input(desk.extend, [parts.shape, parts.fields["image"]], sides, **AT_ONCE)
     kept = parts.fields["kept"]
     kept.change(None, kept, None, js="darkroom.lay", **QUIET)
-    remembered = [parts.fields[name] for name in REMEMBERED]
-    gr.on([field.change for field in remembered], None, remembered, None, js="darkroom.remember", **QUIET)
+    remembered = [parts.fields[name] for name in (*REMEMBERED, *EASEL)]
+    keep = f"(...values) => darkroom.remember({len(REMEMBERED)}, values)"
+    gr.on([field.change for field in remembered], None, remembered, None, js=keep, **QUIET)
     page.load(desk.recall, kept, remembered, js="darkroom.recall", **AT_ONCE)  # the script's word instead of `kept`
 
     def models(rescan: bool) -> Any:
@@ -266,7 +274,6 @@ def _wire_live(page: gr.Blocks, parts: Parts, desk: Desk, cabinet: Cabinet) -> N
     parts.stage.again(desk.new_seed, **always)
     parts.stage.upscale(desk.upscale, **always)
     parts.stage.older(desk.older, None, parts.stage, **AT_ONCE)
-    before = gr.State([])
-    parts.stage.use(desk.use_and_keep, fields, [*fields, before], **always)
-    parts.stage.unuse(lambda values: values, before, fields, **always)
+    parts.stage.use(desk.use_settings, fields, parts.filled, **always)
+    parts.stage.unuse(lambda values: values, parts.before, fields, **always)
     page.load(desk.relay, None, parts.stage, **always, postprocess=False)

@@ -35,6 +35,8 @@ COMMON = ("checkpoint", "sampler", "steps", "guidance_scale", "width", "height",
 MODELS_COMPANY = ("vae", "refiner", "refiner_start", "distilled_guidance")
 REMEMBERED = (*COMMON, *MODELS_COMPANY, *HIRES.values(), "strength", "mask_feather", "mask_grow")
 """What a browser keeps from one visit to the next."""
+EASEL = ("resize_mode", "redraw", "padding_mask_crop", "mask_invert", "mask_content", "mask_colour", *SIDES.values())
+"""What it keeps as long as the picture on the easel, which a reload brings back."""
 EXTRAS = ("task", "redraw", "kept", *SIDES.values(), *HIRES.values())
 
 
@@ -62,16 +64,27 @@ def read_form(values: Form, limits: Limits) -> list[GenerationRequest]:
     return [GenerationRequest(**common, image=images[0], **_masked(given, limits))]
 
 
+def check_editing(values: Form) -> None:
+    """Raises RequestError for a value of the EDITING fields that no picture could begin with."""
+    _outpaint(values)
+    own = {name: value for name, value in values.items() if name in EDITING and value != KEEP_SIZE}
+    GenerationRequest(**{name: READERS[name](value) if name in READERS else value for name, value in own.items()})
+
+
 def _masked(given: Form, limits: Limits) -> dict[str, Any]:
     """What inpainting takes beside the picture."""
-    sides = {side: given[name] for side, name in SIDES.items()}
-    outpaint = Outpaint(**sides) if any(sides.values()) else None
+    outpaint = _outpaint(given)
     masks = _pictures("mask", given["mask"], limits)
     if not masks and outpaint is None:
         raise reject("mask", None, "the brush on what should change, or extend the picture")
     padding = given["padding_mask_crop"] if given["redraw"] == "masked" else None
     options = {name: given[name] for name in MASKING}
     return options | {"mask": masks[0] if masks else None, "outpaint": outpaint, "padding_mask_crop": padding}
+
+
+def _outpaint(values: Form) -> Outpaint | None:
+    sides = {side: values.get(name, 0) for side, name in SIDES.items()}
+    return Outpaint(**sides) if any(sides.values()) else None
 
 
 def _pictures(field: str, paths: Sequence[str], limits: Limits) -> list[Image | None]:

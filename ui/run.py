@@ -25,14 +25,14 @@ from core.jobs import FILM_LENGTH, JobQueue, JobState, Status
 from core.line import ENDED
 from core.prompts import SECOND_PROMPTS
 from core.quota import disk_warning
-from core.request import GenerationRequest
+from core.request import GenerationRequest, reject
 from core.resolving import size_warning, with_loras
 from core.samplers import SAMPLERS
 from core.sizes import in_words
 from core.tokens import MOST_CHUNKS
 from ui.controls import NO_REFINER, OWN_VAE
 from ui.editing import extended, outlook
-from ui.form import EDITING, MODELS_COMPANY, REMEMBERED, SIDES, read_form, read_loras, write_form
+from ui.form import EASEL, MODELS_COMPANY, REMEMBERED, SIDES, check_editing, read_form, read_loras, write_form
 from ui.hires import enlarging
 from ui.live import data_uri
 from ui.server import address_of, is_known, owner_of, unread
@@ -103,12 +103,16 @@ def _size(request: GenerationRequest) -> str:
     return f"{width} × {height}{source}"
 
 
+def _steps(count: str) -> str:
+    return "1 step" if count == "1" else f"{count} steps"
+
+
 def frame(job: JobState, preview: str | None) -> dict[str, Any]:
     """One job as the page's script draws it; its text is only ever set as text, never as HTML."""
     request = job.request
     width, height = _outlined_size(request)
     steps = job.total or request.steps_in_all
-    facts = [*([f"{width} × {height}"] if width else []), "1 step" if steps == 1 else f"{steps} steps"]
+    facts = [*([f"{width} × {height}"] if width else []), _steps(str(steps))]
     return {
         "id": job.id,
         "status": job.status.value,
@@ -177,17 +181,21 @@ class Desk:
         image = read_picture(row.read(), max_pixels=self.engine.settings.limits.max_pixels)
         self.submit(enlarging(row, image), request)
 
-    async def use_settings(self, event: gr.EventData, request: gr.Request) -> list[Any]:
-        """A picture's settings, as values of the form's fields."""
+    async def use_settings(self, event: gr.EventData, request: gr.Request, *before: Any) -> list[Any]:
+        """A picture's settings, as values of the form's fields, and last of all what stood there before."""
         with told():
             job = await self._job(event, request)
             used = job.request.replace(seed=self._seed(job, event))
-        return await asyncio.to_thread(write_form, self.fields, dict(used))
+        return [*await asyncio.to_thread(write_form, self.fields, dict(used)), self.kept(before)]
 
-    async def use_and_keep(self, event: gr.EventData, request: gr.Request, *before: Any) -> list[Any]:
-        """The same, and last of all what stood in the form before."""
-        kept = [gr.skip() if name in DRAWN else value for name, value in zip(self.fields, before, strict=True)]
-        return [*await self.use_settings(event, request), kept]
+    def kept(self, before: Sequence[Any]) -> list[Any]:
+        """The form's values, to be written into it again; what the page's own script draws stays as it is then."""
+        return [gr.skip() if name in DRAWN else value for name, value in zip(self.fields, before, strict=True)]
+
+    def written(self, *values: Any) -> list[Any]:
+        """What is said of a form whose prompts change: their length, and the plan."""
+        given = dict(zip(self.fields, values, strict=True))
+        return [self.tokens(given["prompt"], given["checkpoint"]), self.plan(*values)]
 
     def plan(self, *values: Any) -> dict[str, Any]:
         """What Generate would do with the form as it is, or why it would not."""
@@ -196,6 +204,7 @@ class Desk:
         plan: dict[str, Any] = {
             "own": self._own(given["checkpoint"], given["loras"]),
             "examples": list(checkpoint.examples) if checkpoint else [],
+            "most": self.engine.settings.limits.max_pixels,
         }
         try:
             wanted = self.read(given)
@@ -210,10 +219,8 @@ class Desk:
         width, height = request.result_size
         runs = f"{request.steps_run} of {request.steps}" if request.image else f"{request.steps}"
         again = "".join(f" + {run.steps}" for run in request.passes[1:2])
-        words = [TASKS[request.task], _size(request), f"{runs}{again} steps", *pictures, *about]
-        return (
-            plan | drawn | {"words": words, "notes": notes, "width": width, "height": height, "runs": f"{runs} steps"}
-        )
+        words = [TASKS[request.task], _size(request), _steps(runs + again), *pictures, *about]
+        return plan | drawn | {"words": words, "notes": notes, "width": width, "height": height, "runs": _steps(runs)}
 
     def _notes(self, request: GenerationRequest) -> Iterator[str]:
         """What to know before a resolved request runs: its memory, and what may be wrong with it."""
@@ -234,14 +241,23 @@ class Desk:
         return {**count._asdict(), "most": MOST_CHUNKS}
 
     def recall(self, text: str | None) -> list[Any]:
-        """The REMEMBERED fields as this browser had them; as they are if it had none that are allowed here."""
-        with suppress(DarkroomError, ValueError, TypeError, RecursionError):
-            values = dict(zip(REMEMBERED, json.loads(text or ""), strict=True))
-            (request,) = self.read(values | {"task": "text"})
-            GenerationRequest(**{name: values[name] for name in REMEMBERED if name in EDITING})
-            if request.checkpoint and self.engine.resolve(request):
-                return list(values.values())
-        return [gr.skip()] * len(REMEMBERED)
+        """The REMEMBERED fields and those of the EASEL as this browser had them; as they are if it had none that are
+        allowed here.
+        """
+        kept: dict[str, Any] = {}
+        for place, (names, check) in enumerate(((REMEMBERED, self._check_lasting), (EASEL, check_editing))):
+            with suppress(DarkroomError, ValueError, TypeError, LookupError, RecursionError):
+                values = dict(zip(names, json.loads(text or "")[place], strict=True))
+                check(values)
+                kept |= values
+        return [kept.get(name, gr.skip()) for name in (*REMEMBERED, *EASEL)]
+
+    def _check_lasting(self, values: Mapping[str, Any]) -> None:
+        check_editing(values)
+        (request,) = self.read(values | {"task": "text"})
+        if request.checkpoint is None:
+            raise reject("checkpoint", None, "a model")
+        self.engine.resolve(request)
 
     def follow_model(self, name: str | None, loras: str, plan: Mapping[str, Any], *values: Any) -> list[Any]:
         """The MODELS_OWN fields after a change of model: what showed the old one's own value shows the new one's."""

@@ -3,7 +3,7 @@
    It keeps everything at the picture's own size. What the server gets are files, uploaded as soon as a stroke ends;
    their paths stand in the form's hidden fields, see ui/form.py. Generate waits for them, so no mask is ever stale. */
 (() => {
-  const { $, write, type, fetched, chooses, takes } = darkroom;
+  const { $, write, type, fetched, writes, chooses, takes } = darkroom;
   const PAINT = "#ff5a3c"; // the mask as it is seen; what counts is its alpha
   const STEPS_BACK = 20;
   const HINTS = {
@@ -24,6 +24,8 @@
     plan: {},
     back: [], // {layer, pixels, soft} before each stroke
     forth: [],
+    most: Infinity, // pixels that the server takes
+    smaller: false, // the picture had more
     pending: Promise.resolve(), // uploads, one after the other
     unsent: new Map(), // what the server did not take, by the form's field
   };
@@ -38,9 +40,14 @@
     takes($(".board", root), $("[name=pictures]", root), place);
     wireMoving($(".board", root));
     wireCamera($("video", root));
-    document.addEventListener("paste", (event) => {
-      const files = [...(event.clipboardData?.files || [])];
-      if (files.length && root.checkVisibility()) place(files);
+    document.addEventListener("paste", (event) => given(event.clipboardData));
+    document.addEventListener("dragover", (event) => {
+      if (event.dataTransfer.types.includes("Files")) event.preventDefault(); // else the browser leaves for the file
+    });
+    document.addEventListener("drop", (event) => {
+      if (event.defaultPrevented || !event.dataTransfer.files.length) return;
+      event.preventDefault();
+      given(event.dataTransfer);
     });
     document.addEventListener("keydown", pressed);
     document.addEventListener("input", (event) => { // what these change is seen on the source
@@ -53,10 +60,28 @@
     draw();
   }
 
+  /* A picture that was pasted, or dropped beside the places that take one: to steer with, to begin from, or to be read. */
+  function given(data) {
+    const files = [...(data?.files || [])];
+    if (!files.length || $("dialog[open]")) return;
+    if ($("#own-control").checkVisibility()) darkroom.control(files[0]);
+    else if (state.task !== "text" && root.parentElement.checkVisibility()) place(files);
+    else darkroom.readInfo(files[0]);
+  }
+
   /* -- the source ------------------------------------------------------------------------------------------- */
 
-  async function place(files) {
+  /* Generate waits until they are on the easel. */
+  function place(chosen) {
+    const placing = putUp(chosen);
+    wait(placing);
+    return placing;
+  }
+
+  async function putUp(chosen) {
     closeCamera();
+    const files = await Promise.all(chosen.map(fitted));
+    state.smaller = files[0] !== chosen[0];
     state.files = files;
     [state.back, state.forth, state.soft] = [[], [], false];
     const image = $(".layers img", root);
@@ -174,6 +199,18 @@
   }
 
   /* -- files for the server ----------------------------------------------------------------------------------- */
+
+  /* `chosen`, with no more pixels than the server takes. What is no picture comes back as it is. */
+  async function fitted(chosen) {
+    const picture = await createImageBitmap(chosen).catch(() => null);
+    const share = picture ? Math.sqrt(state.most / (picture.width * picture.height)) : 1;
+    if (share >= 1) return chosen;
+    const canvas = new OffscreenCanvas(Math.floor(picture.width * share), Math.floor(picture.height * share));
+    const pen = canvas.getContext("2d");
+    pen.imageSmoothingQuality = "high";
+    pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    return file(canvas);
+  }
 
   async function file(canvas) {
     const blob = await canvas.convertToBlob({ type: "image/png" });
@@ -384,8 +421,7 @@
   }
 
   function pressed(event) {
-    const writing = event.target.matches?.("input, textarea, select, [contenteditable]");
-    if (!root.checkVisibility() || writing || !state.files.length) return;
+    if (!root.checkVisibility() || writes(event.target) || !state.files.length) return;
     const undo = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
     if (undo) DOES[event.shiftKey ? "redo" : "undo"]();
     else if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -407,6 +443,7 @@
     document.documentElement.dataset.task = name;
     document.getElementById("settings").scrollTop = 0;
     look(name === "text" ? "picture" : "source");
+    if (darkroom.touch() && name !== "text" && !state.files.length) scrollTo({ top: 0, behavior: "smooth" }); // where it begins
     return name;
   }
 
@@ -417,6 +454,7 @@
 
   function outlook(plan) {
     state.plan = plan.frame ? plan : {};
+    state.most = plan.most ?? state.most;
     const steps = state.task === "text" ? "" : plan.runs || "";
     document.getElementById("field-strength").dataset.steps = steps;
     draw();
@@ -472,7 +510,8 @@
     layers.inpaint.classList.toggle("hushed", !used.hidden);
     $("[data-does=used]", root).setAttribute("aria-pressed", state.used);
     const more = masking ? 0 : state.files.length - 1;
-    frame.dataset.more = unsent().length ? UNSENT[0] : more > 0 ? `and ${more} more` : "";
+    const size = state.smaller ? `made smaller, to ${layers.image.width} × ${layers.image.height}` : "";
+    frame.dataset.more = unsent().length ? UNSENT[0] : more > 0 ? `and ${more} more` : size;
   }
 
   /* `node` over a box (left, upper, right, lower) of its frame of `size`. */
@@ -486,5 +525,5 @@
     });
   }
 
-  Object.assign(darkroom, { easel, tab, task, look, hint, outlook, settled, wait, lay, begin, send: sent });
+  Object.assign(darkroom, { easel, tab, task, look, hint, outlook, settled, fitted, wait, lay, begin, send: sent });
 })();

@@ -1,7 +1,7 @@
 "use strict";
 /* The History page: what is shown and chosen there. Answers come as the gallery's value; see ui/history.py. */
 (() => {
-  const { $, write, make, choices } = darkroom;
+  const { $, write, make, choices, arrange } = darkroom;
   const view = {
     rows: [], // newest first, as far as they have been asked for
     more: true, // there are older ones
@@ -196,6 +196,7 @@
     else if (["image", "inpaint", "control"].includes(what)) darkroom.send(what, one.id);
     else if (what === "use" || what === "again" || what === "upscale") {
       tell(what, { job: one.job, picture: one.id });
+      if (what === "use") darkroom.undoable(true);
       document.getElementById("create-button").click();
     }
     return draw();
@@ -253,13 +254,11 @@
     const grid = $(".grid", root);
     const old = new Map([...grid.children].map((item) => [item.dataset.id, item]));
     if (!row(view.at)) view.at = view.rows[0]?.id ?? null;
-    view.rows.forEach((one, place) => {
+    arrange(grid, view.rows.map((one) => {
       const item = old.get(one.id) || newTile(one);
-      old.delete(one.id);
       drawTile(item, one);
-      if (grid.children[place] !== item) grid.insertBefore(item, grid.children[place] || null);
-    });
-    old.forEach((item) => item.remove());
+      return item;
+    }));
     grid.hidden = !view.rows.length; // an empty list box is none
   }
 

@@ -4,6 +4,15 @@
   const { $, write, list, takes } = darkroom;
   const NONE = "It says nothing about its making that Darkroom can read.";
 
+  let waiting = null; // a picture that was given before the page was opened for the first time
+
+  /* Read a picture that was given on another page. */
+  function readInfo(file) {
+    waiting = file;
+    document.getElementById("png-info-button").click();
+    darkroom.takeInfo?.();
+  }
+
   function info(element, props, watch, trigger, upload) {
     let path = null;
     let asked = 0; // how many pictures were given; only the last one counts
@@ -31,9 +40,14 @@
     }
 
     takes($(".drop", element), $("input", element), ([file]) => take(file));
-    document.addEventListener("paste", (event) => element.checkVisibility() && take(event.clipboardData.files[0]));
+    darkroom.takeInfo = () => {
+      take(waiting);
+      waiting = null;
+    };
+    darkroom.takeInfo();
     $("[data-does=use]", element).addEventListener("click", () => {
       trigger("use", { path });
+      darkroom.undoable(true);
       document.getElementById("create-button").click();
     });
     $("[data-does=replay]", element).addEventListener("click", () => {
@@ -78,5 +92,5 @@
     }
   }
 
-  Object.assign(darkroom, { info });
+  Object.assign(darkroom, { info, readInfo });
 })();

@@ -1,7 +1,7 @@
 "use strict";
 /* What the keyboard does anywhere on the page. */
 (() => {
-  const { $, make, stop } = darkroom;
+  const { $, make, writes, stop } = darkroom;
   const SHORTCUTS = [
     ["Ctrl + Enter", "Generate"], ["Esc", "Stop"], ["Ctrl + ↑ ↓", "Weight of the word or selection"],
     ["B, E", "Brush, eraser"], ["Ctrl + Z", "Undo a stroke"], ["?", "This list"],
@@ -51,13 +51,13 @@
   document.addEventListener("keydown", (event) => {
     if (event.isComposing) return; // the key is an input method's
     const [at, wide, dialog] = [document.activeElement, event.ctrlKey || event.metaKey, $("dialog[open]")];
-    const writing = at?.matches("input:not([type=range], [type=radio]), textarea, select, [contenteditable]");
+    if (event.key === "Tab" && at?.matches(".wrap-inner input")) event.stopPropagation(); // else gradio opens the list it left
     if (event.key === "Enter" && wide) {
       event.preventDefault();
       if (!dialog && !event.repeat) generate(at);
     } else if (event.key === "Escape" && !dialog && !at?.matches("[type=search]") && at?.getAttribute("aria-expanded") !== "true") {
       stop();
-    } else if (event.key === "?" && !writing && !dialog) {
+    } else if (event.key === "?" && !writes(at) && !dialog) {
       shortcuts();
     } else if (["ArrowUp", "ArrowDown"].includes(event.key) && wide && at?.matches(PROMPTS)) {
       event.preventDefault();

@@ -1,7 +1,7 @@
 "use strict";
 /* The LoRA tab: a list to search, switches, weights. What is on is the JSON in #form-loras, as the request has it. */
 (() => {
-  const { $, write, make, type } = darkroom;
+  const { $, write, make, type, arrange } = darkroom;
   let root, props, follow;
   let on = []; // {name, weight, text_encoder_weight}
   let read = ""; // what of the form is drawn
@@ -68,17 +68,19 @@
       || (!(fits && each.misfit) && `${each.name} ${each.words.join(" ")} ${each.notes}`.toLowerCase().includes(asked)));
     seen.sort((a, b) => Boolean(a.problem || a.misfit) - Boolean(b.problem || b.misfit)); // what cannot be used is last
     const rows = new Map([...$("ul", root).children].map((row) => [row.dataset.key, row]));
-    $("ul", root).replaceChildren(...seen.map((each) => {
+    const at = document.activeElement.closest("#lora li [type=checkbox]")?.value; // its row may be made anew
+    arrange($("ul", root), seen.map((each) => {
       const key = JSON.stringify([each, Boolean(isOn(each))]);
       const row = rows.get(key) || newRow(each, key);
       return settle(row, isOn(each));
     }));
+    if (at && document.activeElement === document.body) [...root.querySelectorAll("li [type=checkbox]")].find((box) => box.value === at)?.focus();
   }
 
   const isOn = ({ name }) => on.find((each) => each.name === name);
 
   function newRow(each, key) {
-    const box = make("input", { type: "checkbox", checked: Boolean(isOn(each)), disabled: Boolean(each.problem || each.misfit) && !isOn(each) });
+    const box = make("input", { type: "checkbox", value: each.name, checked: Boolean(isOn(each)), disabled: Boolean(each.problem || each.misfit) && !isOn(each) });
     box.addEventListener("change", () => change(each.name, box.checked ? {} : null));
     const why = each.problem || each.misfit;
     const texts = [make("b", { textContent: each.name }), make("small", { textContent: why ? `${why[0].toUpperCase()}${why.slice(1)}` : each.facts })];

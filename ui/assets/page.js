@@ -2,7 +2,7 @@
 /* The live parts of the page. Each is given its element once, and draws itself anew whenever its value changes.
    Text from people and files is only ever set as textContent, pictures only as img.src. */
 Object.assign(window.darkroom, (() => {
-  const { $, write, make } = darkroom;
+  const { $, write, make, arrange } = darkroom;
   const help = HELP;
   const view = {
     jobs: [], // newest first: waiting, running, ended; as far back as the film was scrolled
@@ -12,9 +12,11 @@ Object.assign(window.darkroom, (() => {
     plan: {},
     picked: null, // {job, index} of the film's frame that was clicked
     latest: null, // id of the job that last ran while this page was open
+    seen: {}, // {job, preview} that came last: what a stopped run leaves to look at
     missed: 0, // beats of the server's pulse in a row
     stopping: new Set(), // ids of jobs that were asked to stop
     gone: false, // the server does not answer
+    undoable: false, // settings of a picture took the place of others
     known: true, // this browser keeps our cookie
   };
   const parts = {};
@@ -90,6 +92,7 @@ Object.assign(window.darkroom, (() => {
       else follow(props.value);
       const now = running();
       if (now) view.latest = now.id;
+      if (now?.preview) view.seen = { job: now.id, preview: now.preview };
       draw();
     });
     $(".picture", element).addEventListener("error", (event) => {
@@ -150,13 +153,15 @@ Object.assign(window.darkroom, (() => {
     document.documentElement.classList.toggle("gone", view.gone);
   }
 
+  const previewed = (job) => job.preview || (job.status === "cancelled" && view.seen.job === job.id ? view.seen.preview : null);
+
   function drawSheet(now) {
     const root = parts.stage;
     const { width, height } = now ? now.job : view.plan;
     const sheet = $(".sheet", root);
     if (width && height) sheet.style.setProperty("--ar", width / height);
     sheet.dataset.status = now ? now.job.status : "idle";
-    const source = !now ? null : now.job.status === "done" ? `pictures/${now.job.pictures[now.index].id}` : now.job.preview;
+    const source = now && (now.job.status === "done" ? `pictures/${now.job.pictures[now.index].id}` : previewed(now.job));
     const picture = $(".picture", root);
     picture.hidden = !source;
     if (source && picture.getAttribute("src") !== source) picture.setAttribute("src", source);
@@ -203,7 +208,9 @@ Object.assign(window.darkroom, (() => {
     const behind = developing ? waiting().length : 0;
     $(".waiting", root).hidden = !behind;
     write($(".waiting span", root), `${behind} waiting after this`);
-    $(".actions", root).hidden = !ended(job);
+    $(".actions", root).hidden = !ended(job) && !view.undoable;
+    $("[data-does=unuse]", root).hidden = !view.undoable;
+    for (const does of ["use", "again"]) $(`[data-does=${does}]`, root).hidden = !ended(job);
     const download = $("[data-does=download]", root);
     download.hidden = job?.status !== "done";
     for (const send of root.querySelectorAll(".actions .send")) send.hidden = download.hidden;
@@ -268,11 +275,9 @@ Object.assign(window.darkroom, (() => {
       const key = `${frame.job.id}/${frame.index}`;
       const item = old.get(key) || newFrame(key);
       drawFrame(item, frame, now && now.job.id === frame.job.id && now.index === frame.index);
-      old.delete(key);
       return item;
     });
-    old.forEach((item) => item.remove());
-    items.forEach((item, place) => { if (list.children[place] !== item) list.insertBefore(item, list.children[place] || null); });
+    arrange(list, items);
     if (parts.last === items.at(-1)) return;
     parts.end.disconnect();
     parts.last = items.at(-1);
@@ -325,13 +330,20 @@ Object.assign(window.darkroom, (() => {
     if (event.target.closest(".all")) return [...waiting(), running()].forEach((job) => job && cancel(job.id));
     const does = event.target.closest("button[data-does]")?.dataset.does;
     const now = shown();
+    if (does === "unuse") undoable(false);
+    if (does === "unuse") return parts.tell(does);
     if (!does || !now || event.target.closest(".easel")) return undefined;
     if (["image", "inpaint", "control"].includes(does)) return darkroom.send(does, now.job.pictures[now.index].id);
     const picture = $(".picture", parts.stage);
     if (does === "before") return darkroom.before(now.job.pictures[now.index].id, picture.naturalWidth / picture.naturalHeight);
     if (does === "again" || does === "upscale") view.picked = null;
-    if (does === "use" || does === "unuse") $("[data-does=unuse]", parts.stage).hidden = does === "unuse";
+    if (does === "use") undoable(true);
     return parts.tell(does, { job: now.job.id, picture: now.job.pictures[now.index]?.id });
+  }
+
+  function undoable(can) {
+    view.undoable = can;
+    draw();
   }
 
   /* The one on the canvas, among the finished pictures of the film. */
@@ -370,7 +382,7 @@ Object.assign(window.darkroom, (() => {
     $("#go", element).addEventListener("click", async () => {
       if (!await darkroom.settled()) return darkroom.look("source"); // where it says so
       view.picked = null;
-      $("[data-does=unuse]", parts.stage).hidden = true;
+      undoable(false);
       darkroom.look("picture");
       if (touch()) scrollTo({ top: 0, behavior: "smooth" });
       trigger("generate");
@@ -462,5 +474,5 @@ Object.assign(window.darkroom, (() => {
     if (field && help[field.id]) event.target.setAttribute("aria-description", help[field.id]);
   });
 
-  return { stage, dock, machine, tokens, mark() {}, seed, forget, kept, stop, redraw: draw };
+  return { stage, dock, machine, tokens, mark() {}, seed, forget, kept, stop, touch, undoable, redraw: draw };
 })());

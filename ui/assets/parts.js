@@ -51,6 +51,16 @@ window.darkroom = (() => {
     return new File([await answer.blob()], "picture.png", { type: "image/png" });
   }
 
+  /* `list` holds `items` in this order; those that stay are not touched, so what is in use there keeps its focus. */
+  function arrange(list, items) {
+    const staying = new Set(items);
+    for (const item of [...list.children]) if (!staying.has(item)) item.remove();
+    items.forEach((item, place) => { if (list.children[place] !== item) list.insertBefore(item, list.children[place] || null); });
+  }
+
+  /* Whether keys are text there, and no shortcuts. */
+  const writes = (node) => Boolean(node?.matches?.("input:not([type=range], [type=radio], [type=checkbox], [type=color]), textarea, select, [contenteditable]"));
+
   /* `take` gets the files that are chosen with `input`. */
   function chooses(input, take) {
     input.addEventListener("change", () => {
@@ -71,5 +81,5 @@ window.darkroom = (() => {
     chooses(input, take);
   }
 
-  return { $, write, make, list, choices, slid, type, uploadedAt, fetched, chooses, takes };
+  return { $, write, make, list, choices, slid, type, uploadedAt, fetched, arrange, writes, chooses, takes };
 })();

@@ -7,6 +7,7 @@
     ...["loras", "controls"].map((name) => `#form-${name} textarea`),
   ];
   const SETTINGS = "darkroom-settings";
+  const EDITING = "editing";
   const EASEL = "easel";
   let recalled = false;
 
@@ -30,11 +31,14 @@
   /* Model, size and sliders as they were; the server looks at them before they stand in the form, see ui/run.py. */
   function recall() {
     recalled = true;
-    return [kept("localStorage", SETTINGS) || ""];
+    return [`[${kept("localStorage", SETTINGS) || "null"}, ${kept("sessionStorage", EDITING) || "null"}]`];
   }
 
-  function remember(...values) {
-    if (recalled) kept("localStorage", SETTINGS, JSON.stringify(values)); // not before they were looked up
+  /* The first `lasting` of the values from one visit to the next; the others belong to the picture on the easel. */
+  function remember(lasting, values) {
+    if (!recalled) return []; // not before they were looked up
+    kept("localStorage", SETTINGS, JSON.stringify(values.slice(0, lasting)));
+    kept("sessionStorage", EDITING, JSON.stringify(values.slice(lasting)));
     return [];
   }
 

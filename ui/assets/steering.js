@@ -27,12 +27,6 @@
     element.addEventListener("click", clicked);
     takes(root, $("[name=control]", root), ([file]) => place(file));
     $("[name=on]", root).addEventListener("change", (event) => change(unit(), { on: event.target.checked }));
-    document.addEventListener("paste", (event) => {
-      const [file] = event.clipboardData?.files || [];
-      if (!file || !root.checkVisibility()) return;
-      event.stopImmediatePropagation(); // it is not for the easel too
-      place(file);
-    }, true);
     document.addEventListener("input", (event) => { // the source picture and the size are the map's too
       if (event.target.closest?.("#form-image, #form-task, #size, #field-resize_mode")) ask();
     });
@@ -55,11 +49,15 @@
 
   /* -- pictures --------------------------------------------------------------------------------------------- */
 
-  function place(file) {
+  function place(chosen) {
     const one = unit();
-    URL.revokeObjectURL(one.url);
-    change(one, { on: true, own: true, path: "", url: URL.createObjectURL(file) });
-    return send(one, file);
+    const placing = darkroom.fitted(chosen).then((file) => {
+      URL.revokeObjectURL(one.url);
+      change(one, { on: true, own: true, path: "", url: URL.createObjectURL(file) });
+      return send(one, file);
+    });
+    darkroom.wait(placing);
+    return placing;
   }
 
   /* Upload a unit's picture. Generate waits for it. Another that came meanwhile is not overwritten. */
@@ -309,5 +307,5 @@
     for (const button of node.querySelectorAll("button")) button.setAttribute("aria-pressed", button.dataset.value === value);
   }
 
-  Object.assign(darkroom, { steering, steer, takeControl: take });
+  Object.assign(darkroom, { steering, steer, control: place, takeControl: take });
 })();
