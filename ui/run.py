@@ -252,7 +252,7 @@ class Desk:
                 kept |= values
         return [kept.get(name, gr.skip()) for name in (*REMEMBERED, *EASEL)]
 
-    def _check_lasting(self, values: Mapping[str, Any]) -> None:
+    def _check_lasting(self, values: dict[str, Any]) -> None:
         check_editing(values)
         (request,) = self.read(values | {"task": "text"})
         if request.checkpoint is None:

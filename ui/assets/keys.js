@@ -51,7 +51,10 @@
   document.addEventListener("keydown", (event) => {
     if (event.isComposing) return; // the key is an input method's
     const [at, wide, dialog] = [document.activeElement, event.ctrlKey || event.metaKey, $("dialog[open]")];
-    if (event.key === "Tab" && at?.matches(".wrap-inner input")) event.stopPropagation(); // else gradio opens the list it left
+    if (event.key === "Tab" && at?.matches(".wrap-inner input")) {
+      event.stopPropagation(); // else gradio opens the list that it left
+      for (const options of document.querySelectorAll("ul[role=listbox]")) options.tabIndex = -1; // what scrolls is a stop of Tab's
+    }
     if (event.key === "Enter" && wide) {
       event.preventDefault();
       if (!dialog && !event.repeat) generate(at);
