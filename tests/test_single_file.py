@@ -154,6 +154,16 @@ def test_every_tensor_is_diffusers_own(saved, tmp_path):
         assert part.parameters == sum(tensor.numel() for key, tensor in ours.items() if key != absent)
 
 
+def test_a_vae_inside_a_whole_file_may_have_diffusers_names(tmp_path):
+    made = pipeline("sd1")
+    state = {key: t for key, t in ldm.state_dict(made, "sd1").items() if not key.startswith("first_stage_model.")}
+    state |= {f"first_stage_model.{key}": tensor for key, tensor in made.vae.state_dict().items()}
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / "mine.safetensors")
+    (found,) = scan(tmp_path)
+    vae = load_part(next(part for part in found.parts if part.name == "vae"), "cpu", "float32").state_dict()
+    assert all(torch.equal(vae[key], tensor) for key, tensor in made.vae.state_dict().items())
+
+
 def test_all_of_a_part_is_where_it_is_loaded_to(saved):
     """Its buffers too, which no file has. The meta device stands for a GPU."""
     _, _, folder = saved
