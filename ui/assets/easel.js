@@ -80,7 +80,8 @@
 
   async function putUp(chosen) {
     closeCamera();
-    const files = await Promise.all(chosen.map(fitted));
+    const files = [];
+    for (const one of chosen) files.push(await fitted(one)); // in turns: many large ones at once would fill the memory
     state.smaller = files[0] !== chosen[0];
     state.files = files;
     [state.back, state.forth, state.soft] = [[], [], false];
@@ -203,13 +204,14 @@
   /* `chosen`, with no more pixels than the server takes. What is no picture comes back as it is. */
   async function fitted(chosen) {
     const picture = await createImageBitmap(chosen).catch(() => null);
-    const share = picture ? Math.sqrt(state.most / (picture.width * picture.height)) : 1;
-    if (share >= 1) return chosen;
+    if (!picture) return chosen;
+    const share = Math.min(1, Math.sqrt(state.most / (picture.width * picture.height)));
     const canvas = new OffscreenCanvas(Math.floor(picture.width * share), Math.floor(picture.height * share));
     const pen = canvas.getContext("2d");
     pen.imageSmoothingQuality = "high";
-    pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
-    return file(canvas);
+    if (share < 1) pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    picture.close();
+    return share < 1 ? file(canvas) : chosen;
   }
 
   async function file(canvas) {
