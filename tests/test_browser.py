@@ -420,6 +420,18 @@ def test_the_layout_on_a_phone(browser: Browser, app_url: str) -> None:
     context.close()
 
 
+def test_a_fields_help_is_told_by_touch(browser: Browser, app_url: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    open_page(page, app_url)
+    page.locator("#field-guidance_scale").get_by_text("Guidance", exact=True).tap()
+    told = page.get_by_role("note")
+    expect(told).to_have_text("how strictly to follow the prompt; 1 or less switches guidance off", ignore_case=True)
+    page.locator("#stage .sheet").tap(position={"x": 5, "y": 5})
+    expect(told).to_be_hidden()
+    context.close()
+
+
 def test_everything_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None:
     nameless = page.evaluate("""() => [...document.querySelectorAll("button, a[href], input, textarea, [role=tab]")]
       .filter((node) => node.checkVisibility())

@@ -459,6 +459,14 @@ Object.assign(window.darkroom, (() => {
     draw();
   }
 
+  function tell(text, { left, bottom }) {
+    const told = $("#told") || make("p", { id: "told", popover: "auto", role: "note" });
+    if (!told.isConnected) document.body.append(told);
+    told.textContent = text;
+    Object.assign(told.style, { left: `${left}px`, top: `${Math.min(bottom + 4, innerHeight - 140)}px` });
+    told.showPopover();
+  }
+
   /* gradio puts this script into the page when it has loaded, so there is a body already. */
   new MutationObserver(paint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   setInterval(pulse, 5000);
@@ -468,6 +476,13 @@ Object.assign(window.darkroom, (() => {
   document.addEventListener("pointerover", (event) => { // a field's help, as the request declares it
     const field = event.target.closest?.("[id^=field-]");
     if (field && help[field.id] && !field.title) field.title = help[field.id];
+  });
+  document.addEventListener("click", (event) => { // where nothing hovers, its label tells it
+    const label = event.target.closest?.("[id^=field-] [data-testid=block-info]");
+    const text = label && help[label.closest("[id^=field-]").id];
+    if (!text || matchMedia("(hover: hover)").matches) return;
+    event.preventDefault(); // of the field, which would call the keyboard
+    tell(text, label.getBoundingClientRect());
   });
   document.addEventListener("focusin", (event) => {
     const field = event.target.closest?.("[id^=field-]");
