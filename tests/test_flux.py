@@ -115,6 +115,8 @@ def test_long_prompts_are_read_to_their_end():
 
 
 def test_what_it_cannot_do_is_refused_by_name(engine):
+    with pytest.raises(RequestError, match="Prompt: “3 chunks of tokens” is not allowed; use at most 2"):
+        draw(engine, prompt="red " * 1_100)
     with pytest.raises(RequestError, match=r"Sampler: “Heun” is not allowed; use one of Euler, DPM\+\+ 2M, UniPC"):
         engine.resolve(GenerationRequest(sampler="Heun"))
     with pytest.raises(RequestError, match=r"Clip skip: 2 is not allowed; use at most 1"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core import Engine, Finished, GenerationRequest, Notice, Settings, Step
-from core.decoding import picture
+from core.decoding import empty_caches, picture
 from core.errors import DarkroomError
 from core.families.sd import Components, StableDiffusion
 from core.loading import Loader
@@ -145,6 +145,15 @@ def test_a_vae_that_overflows_decodes_again_in_float32(model):
 def test_latents_without_numbers_are_an_error_in_words(model):
     with pytest.raises(DarkroomError, match="only NaN"):
         tiny.finish(picture(model, torch.full((1, 4, 8, 8), float("nan"))))
+
+
+def test_memory_is_given_back_without_what_only_cuda_has(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: given.append(True))
+    monkeypatch.setattr(torch.accelerator, "empty_host_cache", lambda: pytest.fail("it ends the process on a Mac"))
+    empty_caches()
+    assert given
 
 
 def test_the_last_runs_peak_is_measured_beside_what_was_foretold(engine):

@@ -26,6 +26,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T
 from core import Engine, Finished, GenerationRequest, Settings
 from core.checkpoints import named, scan
 from core.errors import CheckpointError, DarkroomError
+from core.headers import models_in
 from core.layouts import identify, noise_schedule, pieces
 from core.parts import load_part
 from core.shapes import transformer_config, unet_config
@@ -322,6 +323,21 @@ def test_four_bits_are_refused(tmp_path):
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / "mine.safetensors")
     (found,) = scan(tmp_path)
     assert found.problem == "its weights have 4 bits, which Darkroom does not read"
+
+
+def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
+    for name in ("lost+found", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.safetensors").touch()
+    real = Path.iterdir
+
+    def refusing(folder):  # as for anybody but root
+        if folder.name == "lost+found":
+            raise PermissionError
+        return real(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    assert list(models_in(tmp_path)) == ["mine/a.safetensors"]
 
 
 def test_models_lie_in_folders_of_their_owners_making(tmp_path):
