@@ -205,13 +205,18 @@
   async function fitted(chosen) {
     const picture = await createImageBitmap(chosen).catch(() => null);
     if (!picture) return chosen;
-    const share = Math.min(1, Math.sqrt(state.most / (picture.width * picture.height)));
+    const share = Math.sqrt(state.most / (picture.width * picture.height));
+    const smaller = share < 1 ? scaled(picture, share) : null;
+    picture.close();
+    return smaller ? file(smaller) : chosen;
+  }
+
+  function scaled(picture, share) {
     const canvas = new OffscreenCanvas(Math.floor(picture.width * share), Math.floor(picture.height * share));
     const pen = canvas.getContext("2d");
     pen.imageSmoothingQuality = "high";
-    if (share < 1) pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
-    picture.close();
-    return share < 1 ? file(canvas) : chosen;
+    pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    return canvas;
   }
 
   async function file(canvas) {

@@ -330,8 +330,10 @@ Object.assign(window.darkroom, (() => {
     if (event.target.closest(".all")) return [...waiting(), running()].forEach((job) => job && cancel(job.id));
     const does = event.target.closest("button[data-does]")?.dataset.does;
     const now = shown();
-    if (does === "unuse") undoable(false);
-    if (does === "unuse") return parts.tell(does);
+    if (does === "unuse") {
+      undoable(false);
+      return parts.tell(does);
+    }
     if (!does || !now || event.target.closest(".easel")) return undefined;
     if (["image", "inpaint", "control"].includes(does)) return darkroom.send(does, now.job.pictures[now.index].id);
     const picture = $(".picture", parts.stage);
