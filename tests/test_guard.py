@@ -120,21 +120,6 @@ def test_two_origins_are_one_too_many(local: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
-    [
-        "file=https://example.com/",
-        "file=%68ttp://example.com/",
-        "file/https://example.com/",
-        "proxy=https://a.hf.space/",
-        "process_recording",
-        "vibe-code/",
-    ],
-)
-def test_no_file_of_another_server_is_fetched(local: TestClient, path: str) -> None:
-    assert local.get(f"/gradio_api/{path}").status_code == 403
-
-
-@pytest.mark.parametrize(
     ("noted", "address"),
     [
         ("6.6.6.6, 93.184.216.34", "93.184.216.34"),  # the first is what the visitor wrote

@@ -24,7 +24,6 @@ from core.jobs import JobQueue, JobState, Status
 from core.parameters import PICTURES
 from core.request import GenerationRequest
 from ui.archive import file_name
-from ui.run import told
 from ui.server import address_of, owner_of
 from ui.uploads import read_controls, read_upload
 
@@ -41,11 +40,10 @@ def add_endpoint(engine: Engine, queue: JobQueue, history: History) -> None:
             wanted = _read(dict(zip(FIELDS, values, strict=True)), engine)
             return queue.submit(engine.resolve(wanted), owner, address_of(request))
 
-        with told():
-            job = await asyncio.to_thread(submit)  # pictures are read and masks are made, while pages are served
-            async for state in queue.attach(job.id, owner):
-                job = state
-            files = await asyncio.to_thread(_files, job, history, owner)
+        job = await asyncio.to_thread(submit)  # pictures are read and masks are made, while pages are served
+        async for state in queue.attach(job.id, owner):
+            job = state
+        files = await asyncio.to_thread(_files, job, history, owner)
         return files, await asyncio.to_thread(job.request.model_dump, mode="json")
 
     gr.on(

@@ -32,6 +32,7 @@ from ui.memory import build_memory, wire_memory
 from ui.png_info import Reader, build_info, wire_info
 from ui.presets import Cabinet, build_presets, wire_presets
 from ui.presets import Rows as PresetRows
+from ui.refusals import Page
 from ui.run import MODELS_OWN, OFFERED, TASKS, Desk, own_values
 from ui.steering import wire_steering
 from ui.tabs import TABS
@@ -94,7 +95,7 @@ class Parts:
 def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
     """The whole page, its events and the endpoint `/generate`. To be launched with HEAD and THEME."""
     presets = Presets(ROOT / "presets", engine.settings.data / "presets")
-    with gr.Blocks(title="Darkroom", fill_width=True, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
+    with Page(title="Darkroom", fill_width=True, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         parts = _build(engine, presets)
         desk = Desk(engine, queue, history, list(parts.fields))
         add_endpoint(engine, queue, history)  # first: gradio gives names in order, and an event's method is one too

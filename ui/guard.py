@@ -31,10 +31,6 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")  # secrets.token_urlsafe(32)
 NO_COOKIE = "no cookie"  # the address of programs that have none: else each of their calls would be a new visitor
 YEAR = 365 * 24 * 3600
 SAFE_METHODS = ("GET", "HEAD")
-NOT_OURS = re.compile(
-    r"/gradio_api/(file=https?:|file/|proxy=|process_recording|dev/|(undo-)?vibe|profiling)", re.IGNORECASE
-)
-"""Where gradio would fetch from other servers, keep files that it never clears, or show its own workshop."""
 UPLOAD = "/gradio_api/upload"
 OPEN_PATHS = ("/livez", "/readyz", "/gradio_api/startup-events")  # without a login; the last one gradio asks itself
 FRAMES = {"space": "'self' https://huggingface.co https://*.hf.space"}  # by mode; else only our own pages
@@ -104,8 +100,6 @@ class Guard:
             return PlainTextResponse(text, 421)
         if not self._is_own_page(request):
             return PlainTextResponse("Requests from other websites are not answered here.", 403)
-        if NOT_OURS.match(request.scope["path"]):
-            return PlainTextResponse("This is not served here; files of other servers are not fetched.", 403)
         return None
 
     def _is_own_host(self, host: str) -> bool:

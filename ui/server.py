@@ -33,8 +33,10 @@ from core.inpaint import Canvas
 from core.jobs import JobQueue
 from core.settings import VERSION, Settings
 from ui.archive import file_name, zip_route
+from ui.gate import Gate
 from ui.guard import Guard
 from ui.login import Login
+from ui.outbound import nothing_fetched
 
 LINK_SECONDS = 60.0  # how long to wait for a public link, which takes a few where it comes at all
 POLL_SECONDS = 0.02  # gradio's queue looks for work every millisecond: an eighth of a core, taken from the engine
@@ -99,6 +101,7 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     """The page on its port, for as long as the context lasts."""
     settings = engine.settings
     page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL_SECONDS
+    ours = routes(queue, history, engine.detectors)
     login = Login.for_mode(settings)
     guard = Guard(settings, login)
 
@@ -106,12 +109,13 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     async def in_front(app: Starlette) -> AsyncIterator[None]:
         # Middleware given to `launch` would stand behind gradio's; here, at the start, the whole can still be wrapped
         assert app.middleware_stack
-        app.middleware_stack = guard.protect(app.middleware_stack)
+        gate = Gate(app.middleware_stack, page, ours, settings.limits.upload_bytes)
+        app.middleware_stack = guard.protect(gate)
         yield
 
     launch = partial(
         page.launch,
-        app_kwargs={"routes": routes(queue, history, engine.detectors), "lifespan": in_front, "openapi_url": None},
+        app_kwargs={"routes": ours, "lifespan": in_front, "openapi_url": None},
         server_name=_bracketed(settings.address),
         server_port=settings.port,
         share=settings.mode == "share",
@@ -128,16 +132,17 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
         num_workers=0,  # gradio's extra processes would serve files beside our gate
         **look,
     )
-    try:
-        link = _launch_with_link(launch) if settings.mode == "share" else launch()[2]
-    except OSError as error:  # somebody was faster than us
-        raise _cannot_listen(settings, error) from None
-    if link:
-        guard.allow(str(urlsplit(link).hostname))
-    try:
-        yield Running(str(page.local_url).rstrip("/"), link, login)
-    finally:
-        _close(page)
+    with nothing_fetched():
+        try:
+            link = _launch_with_link(launch) if settings.mode == "share" else launch()[2]
+        except OSError as error:  # somebody was faster than us
+            raise _cannot_listen(settings, error) from None
+        if link:
+            guard.allow(str(urlsplit(link).hostname))
+        try:
+            yield Running(str(page.local_url).rstrip("/"), link, login)
+        finally:
+            _close(page)
 
 
 def _close(page: gr.Blocks) -> None:
