@@ -39,14 +39,14 @@ def started(folder: Path, *flags: str) -> Iterator[str]:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(process, url, folder / "log")
+        wait_until_ready(process, url, folder / "log")
         yield url
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
         try:

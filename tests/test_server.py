@@ -131,9 +131,8 @@ def test_a_foreign_website_cannot_drive_a_local_server(local: httpx.Client) -> N
         local.get("/gradio_api/queue/data?session_hash=s", headers=evil),
         local.post("/gradio_api/upload", files={"files": b"x"}, headers={"Sec-Fetch-Site": "cross-site"}),
         local.options("/gradio_api/queue/join", headers=preflight),
-        local.get("/gradio_api/file=http://example.com/"),
     ]
-    assert [answer.status_code for answer in answers] == [403] * 5
+    assert [answer.status_code for answer in answers] == [403] * 4
     assert not [name for answer in answers for name in answer.headers if name.startswith("access-control-")]
     own = local.get("/config", headers={"Origin": str(local.base_url).rstrip("/")})
     assert own.status_code == 200

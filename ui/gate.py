@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from core.errors import DarkroomError, RequestError
 from core.sizes import MB
 from ui.calls import Body, Calls
-from ui.refusals import refusal, status_of
+from ui.refusals import refusal, refused
 
 SMALL = 2**16  # bytes: for what has no reason to be larger
 EVENT = 1 * MB
@@ -88,7 +88,7 @@ class Gate:
         except ClientDisconnect:
             return
         except DarkroomError as error:
-            await refusal(status_of(error), str(error))(scope, receive, send)
+            await refused(error)(scope, receive, send)
             return
         about = {b"content-type": b"application/json", b"content-length": str(len(body)).encode()}
         scope["headers"] = [*(pair for pair in scope["headers"] if pair[0] not in about), *about.items()]

@@ -9,11 +9,16 @@ from typing import Any
 import gradio as gr
 from starlette.responses import JSONResponse
 
-from core.errors import DarkroomError, NotFound, QueueFull, StorageError
+from core.errors import DarkroomError, NotFound, QueueFull, RequestError, StorageError
 
 log = logging.getLogger(__name__)
 
-STATUSES: tuple[tuple[type[DarkroomError], int], ...] = ((NotFound, 404), (QueueFull, 429), (StorageError, 507))
+STATUSES: tuple[tuple[type[DarkroomError], int], ...] = (
+    (RequestError, 422),
+    (NotFound, 404),
+    (QueueFull, 429),
+    (StorageError, 507),
+)
 FAILED = "Something went wrong; the server's log says what."
 
 
@@ -22,8 +27,16 @@ def status_of(error: DarkroomError) -> int:
 
 
 def refusal(status: int, text: str) -> JSONResponse:
-    """As gradio's clients look for it: "error" after an event that is answered at once, "detail" after any other."""
+    """As gradio's clients look for it: "error" after an event that answers at once, else "detail"."""
     return JSONResponse({"error": text, "detail": text}, status)
+
+
+def refused(error: DarkroomError) -> JSONResponse:
+    """The same for a call; gradio's clients read the reason of a 422 as they do that of one of gradio's validators."""
+    if not isinstance(error, RequestError):
+        return refusal(status_of(error), str(error))
+    reason = {"__type__": "validate", "is_valid": False, "parameter_name": error.field, "message": str(error)}
+    return JSONResponse({"error": str(error), "detail": [reason]}, status_of(error))
 
 
 class Page(gr.Blocks):  # type: ignore[misc]

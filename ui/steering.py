@@ -5,7 +5,7 @@ the form. Here it gets what units can hold, and the map that a unit would make.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import gradio as gr
 from gradio.components import Component
@@ -45,7 +45,7 @@ def wire_steering(
 
 
 class Unit(Sent):
-    unit: Annotated[int, Field(ge=0, lt=MOST_CONTROLS)] = Field(title="Unit")
+    unit: int = Field(ge=0, le=MOST_CONTROLS - 1, title="Unit")
     serial: Serial
     control: dict[str, Any] = Field(title="ControlNet")  # as the request checks it
 
