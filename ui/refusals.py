@@ -27,7 +27,7 @@ def status_of(error: DarkroomError) -> int:
 
 
 def refusal(status: int, text: str) -> JSONResponse:
-    """As gradio's clients look for it: "error" after an event that answers at once, else "detail"."""
+    """As gradio's clients look for it: "error" after an event that answers at once, "detail" after others."""
     return JSONResponse({"error": text, "detail": text}, status)
 
 
