@@ -32,7 +32,7 @@ def refusal(status: int, text: str) -> JSONResponse:
 
 
 def refused(error: DarkroomError) -> JSONResponse:
-    """The same for a call; gradio's clients read the reason of a 422 as they do that of one of gradio's validators."""
+    """The same for a call; gradio's clients read the reason of a 422 like that of gradio's validators."""
     if not isinstance(error, RequestError):
         return refusal(status_of(error), str(error))
     reason = {"__type__": "validate", "is_valid": False, "parameter_name": error.field, "message": str(error)}
