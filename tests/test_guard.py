@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
+from core.errors import StorageError
 from core.settings import LIMITS, Settings
 from ui import cookies
 from ui.cookies import AT_ONCE, AT_ONCE_IN_ALL, NEW_SECONDS, OWNER_COOKIE, SECONDS_EACH, SECONDS_IN_ALL, Owners
@@ -66,7 +67,8 @@ def client(data: Path, owned: set[str], clock: Clock) -> Start:
     def start(
         settings: Settings, login: Login | None = None, base: str = "http://localhost:7860", peer: str = "127.0.0.1"
     ) -> TestClient:
-        owners = Owners(data, owned.__contains__, clock) if settings.mode != "local" else None
+        settings = settings.model_copy(update={"data": data})
+        owners = Owners(settings, owned.__contains__, clock) if settings.mode != "local" else None
         guard = Guard(settings, login, owners)
         guard.allow("abc.gradio.live")
         return TestClient(guard.protect(app), base_url=base, client=(peer, 5000))
@@ -338,6 +340,24 @@ def test_without_a_login_only_health_is_told(client: Start) -> None:
     assert shared.get("/livez").status_code == 200
     assert shared.post("/login", data={"username": "friend", "password": "secret"}).is_success
     assert shared.get("/config").status_code == 200
+
+
+def test_what_was_signed_for_everybody_is_no_friends_cookie(space: TestClient, data: Path) -> None:
+    cookie = space.get("/").cookies[OWNER_COOKIE]
+    everybody, friends = (Owners(Settings(data=data, auth=auth), lambda _: False) for auth in (None, "ann:pw"))
+    assert everybody.signed(cookie)
+    assert not friends.signed(cookie)
+
+
+def test_where_the_history_cannot_be_read_an_old_cookie_is_not_replaced(data: Path) -> None:
+    def owns(_: str) -> bool:
+        raise StorageError("The data folder cannot be read or written.")
+
+    settings = Settings(host="0.0.0.0", data=data)
+    visitor = TestClient(Guard(settings, None, Owners(settings, owns)).protect(app), "http://localhost")
+    answer = visitor.get("/", headers={"Cookie": f"{OWNER_COOKIE}={'x' * 43}"})
+    assert (answer.status_code, answer.text) == (503, "The data folder cannot be read or written.")
+    assert "Set-Cookie" not in answer.headers
 
 
 @pytest.mark.parametrize("path", ["/login", "/logout", "/login/", "/login/huggingface"])

@@ -10,7 +10,7 @@ from starlette.types import Scope
 from core.settings import Settings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-FORWARDING = ("forwarded", "via", "x-real-ip", "x-forwarded-")  # how the names of proxies' headers begin
+FORWARDING = ("forwarded", "via", "x-real-ip")  # what proxies add, beside all that begins with x-forwarded-
 
 
 class Addresses:
@@ -67,7 +67,8 @@ def is_forwarded(scope: Scope) -> bool:
 
 
 def is_forwarding(header: bytes) -> bool:
-    return header.decode("latin-1").lower().startswith(FORWARDING)
+    name = header.decode("latin-1").lower()
+    return name in FORWARDING or name.startswith("x-forwarded-")
 
 
 def _peer(scope: Scope) -> str:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.settings import Settings
 from core.storage import storage
 from ui.rates import Rate
 
@@ -46,13 +47,14 @@ class Visitor:
 class Owners:
     """Reads and gives owners' cookies. `owns` says whether the history has anything of an owner.
 
-    Raises StorageError if the key in `folder` can neither be read nor made.
+    Raises StorageError if the key in the data folder can neither be read nor made.
     """
 
     def __init__(
-        self, folder: Path, owns: Callable[[str], bool], clock: Callable[[], float] = time.monotonic
+        self, settings: Settings, owns: Callable[[str], bool], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._key = _key(folder / KEY_FILE)
+        # what was signed while nobody had to log in does not say that somebody once knew the password
+        self._key = _key(settings.data / KEY_FILE) + (b"login" if settings.has_login else b"")
         self._owns = owns
         self._from_each = Rate(AT_ONCE, SECONDS_EACH, clock)
         self._from_nowhere = Rate(AT_ONCE_IN_ALL, SECONDS_IN_ALL, clock)
@@ -70,7 +72,8 @@ class Owners:
     async def visitor(self, cookie: str) -> Visitor:
         """Who has this cookie; a new visitor for none, and for one that we did not sign and that owns nothing.
 
-        One that owns something was ours before cookies were signed, or before the key was lost.
+        One that owns something was ours before cookies were signed, or before the key was lost. Raises StorageError
+        if the history cannot tell.
         """
         if signed := self.signed(cookie):
             return signed

@@ -20,9 +20,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from core.errors import StorageError
 from core.settings import HOST_OWNER, Settings, is_loopback
 from ui.addresses import Addresses, is_forwarded, is_forwarding
-from ui.cookies import OWNER_COOKIE, Owners
+from ui.cookies import OWNER_COOKIE, Owners, Visitor
 from ui.login import Login
 from ui.uploads import make_way
 
@@ -165,16 +166,27 @@ class Guard:
         if self._owners is None:
             state["owner"], state["is_known"], state["is_newcomer"] = HOST_OWNER, True, False
             return None
-        visitor = await self._owners.visitor(cookie)
+        try:
+            visitor = await self._owners.visitor(cookie)
+        except StorageError as error:
+            return PlainTextResponse(str(error), 503)
         state["owner"], state["is_known"] = visitor.owner, visitor.is_known
         state["is_newcomer"] = visitor.is_new and not address
         if not visitor.is_known:
             state["address"] = address or NO_COOKIE
-        if visitor.is_signed or request.scope["path"] != "/":  # only the page itself gives cookies; whoever sends
-            return None  # none owns what this one request makes, and nothing else
-        if not visitor.is_known and (wait := self._owners.wait(address)):
+        return self._welcome(self._owners, visitor, request)
+
+    def _welcome(self, owners: Owners, visitor: Visitor, request: Request) -> Response | None:
+        """Note the cookie for who opens the page without one of ours; or an answer, where too many are new.
+
+        Only the page itself gives cookies: whoever sends none owns what this one request makes, and nothing else.
+        """
+        if visitor.is_signed or request.scope["path"] != "/":
+            return None
+        address = self._addresses.of(request.scope)
+        if not visitor.is_known and (wait := owners.wait(address)):
             return _crowded(request, int(wait) + 1)
-        state["cookie"] = self._owners.cookie(visitor, address)
+        request.scope["state"]["cookie"] = owners.cookie(visitor, address)
         return None
 
     def _cookie(self, request: Request) -> dict[str, str]:

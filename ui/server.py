@@ -101,7 +101,7 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     settings = engine.settings
     page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL_SECONDS
     login = Login.for_mode(settings)
-    guard = Guard(settings, login, Owners(settings.data, history.owns) if settings.mode != "local" else None)
+    guard = Guard(settings, login, Owners(settings, history.owns) if settings.mode != "local" else None)
     os.environ["FORWARDED_ALLOW_IPS"] = ""  # uvicorn believes what this machine forwards; here the gate alone does
 
     @asynccontextmanager
