@@ -159,6 +159,10 @@ class History:
         with self._transaction() as database:
             return self._job_row(self._job(database, job, owner))
 
+    def owns(self, owner: str) -> bool:
+        """Whether anything here is of `owner`."""
+        return bool(self._rows("SELECT 1 FROM jobs WHERE owner = ? LIMIT 1", owner))
+
     def kept(self, job: str) -> dict[int, str]:
         """The ids, by their place in the batch, of a job's pictures that could not be saved and are in memory."""
         with self._lock:

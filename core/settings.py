@@ -23,6 +23,8 @@ Mode = Literal["local", "lan", "share", "space"]
 VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent.parent
 HOST_OWNER = "local"  # whose pictures are made at the machine itself; everybody else is a visitor
+NEWCOMERS = "newcomers"  # the address of visitors who came just now and whom no address tells apart
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
@@ -37,6 +39,9 @@ class Limits(BaseModel):
     jobs_per_owner: int = Field(description="open jobs of one visitor")
     jobs_per_address: float = Field(
         inf, description="open jobs of one internet address, or of all programs that keep no cookie"
+    )
+    jobs_of_newcomers: float = Field(
+        inf, description="open jobs of all who came within ten minutes, where no address tells them apart"
     )
     jobs_in_all: int = Field(description="open jobs in all")
     upload_bytes: int = Field(description="upload")
@@ -78,6 +83,7 @@ LIMITS: dict[Mode, Limits] = {
         max_steps=150,
         jobs_per_owner=8,
         jobs_per_address=16,
+        jobs_of_newcomers=75,
         jobs_in_all=100,
         upload_bytes=64 * MB,
         uploads_in_all=16 * GB,
@@ -89,7 +95,8 @@ LIMITS: dict[Mode, Limits] = {
         max_pixels=2**20,
         max_steps=50,
         jobs_per_owner=2,
-        jobs_per_address=4,
+        jobs_per_address=16,
+        jobs_of_newcomers=24,
         jobs_in_all=32,
         upload_bytes=32 * MB,
         uploads_in_all=2 * GB,
@@ -102,6 +109,7 @@ LIMITS: dict[Mode, Limits] = {
         max_steps=50,
         jobs_per_owner=1,
         jobs_per_address=4,
+        jobs_of_newcomers=24,
         jobs_in_all=32,
         upload_bytes=32 * MB,
         uploads_in_all=2 * GB,
@@ -128,7 +136,13 @@ class Settings(BaseSettings):
 
     port: int = Field(7860, ge=1, le=65535, description="port of the page")
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback a login is required")
-    hosts: str = Field("", description="more names to answer to, with commas between, for a server behind a proxy")
+    hosts: str = Field(
+        "",
+        description="more names to answer to, with commas between, for a server behind a proxy; a login is required",
+    )
+    trusted_proxy: str = Field(
+        "", description="addresses or networks, with commas between, of proxies that tell where visitors come from"
+    )
     share: bool = Field(False, description="a public link for friends; a login is made if --auth gives none")
     auth: str | None = Field(None, description="user:password that visitors must give", repr=False)
     models: Path = Field(
@@ -163,6 +177,15 @@ class Settings(BaseSettings):
             raise ValueError("host names, with commas between")
         return hosts
 
+    @field_validator("trusted_proxy")
+    @classmethod
+    def _networks(cls, proxies: str) -> str:
+        try:
+            _read_networks(proxies)
+        except ValueError:
+            raise ValueError("addresses or networks, such as 127.0.0.1 or 10.0.0.0/8, with commas between") from None
+        return proxies
+
     @classmethod
     def from_command_line(cls, arguments: Sequence[str]) -> Self:
         """The settings that flags and DARKROOM_* variables ask for; an unknown flag or --help ends the program.
@@ -185,13 +208,25 @@ class Settings(BaseSettings):
         return frozenset(_split(f"{self.hosts},{os.environ.get('SPACE_HOST', '')}"))
 
     @property
+    def proxies(self) -> tuple[Network, ...]:
+        """The proxies of the host's own that may say where a visitor comes from."""
+        return _read_networks(self.trusted_proxy)
+
+    @property
     def mode(self) -> Mode:
-        """Who may come: local (this machine), lan (this network), share (a link), space (anyone)."""
+        """Who may come: local (this machine), lan (this network, or whoever a proxy brings), share (a link), space
+        (anyone).
+        """
         if os.environ.get("SPACE_ID"):
             return "space"
         if self.share:
             return "share"
-        return "local" if is_loopback(self.host) else "lan"
+        return "local" if is_loopback(self.host) and not _split(self.hosts) else "lan"
+
+    @property
+    def has_login(self) -> bool:
+        """Whether visitors must log in; where strangers of a network or a link may come, always."""
+        return self.auth is not None or self.mode in ("lan", "share")
 
     @property
     def limits(self) -> Limits:
@@ -211,6 +246,10 @@ def _explain(error: ValidationError) -> RequestError:
 
 def _split(names: str) -> list[str]:
     return [name for name in (part.strip().lower() for part in names.split(",")) if name]
+
+
+def _read_networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part) for part in _split(text))
 
 
 def is_loopback(host: str) -> bool:

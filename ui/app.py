@@ -133,6 +133,8 @@ def _build(engine: Engine, presets: Presets) -> Parts:
         with gr.Tab("This machine", elem_id="this-machine") as memory_tab:
             memory = build_memory()
             hub = build_hub()
+            if engine.settings.has_login:
+                gr.HTML((ASSETS / "logout.html").read_text("utf-8"), apply_default_css=False, elem_id="logout")
     return Parts(
         **settings,
         rescan=rescan,

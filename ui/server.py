@@ -31,8 +31,9 @@ from core.errors import DarkroomError, NotFound
 from core.history import History
 from core.inpaint import Canvas
 from core.jobs import JobQueue
-from core.settings import VERSION, Settings
+from core.settings import HOST_OWNER, NEWCOMERS, VERSION, Settings
 from ui.archive import file_name, zip_route
+from ui.cookies import Owners
 from ui.gate import Gate
 from ui.guard import Guard
 from ui.login import Login
@@ -50,8 +51,8 @@ def owner_of(request: gr.Request) -> str:
 
 
 def address_of(request: gr.Request) -> str:
-    """Where the visitor of a Space asks from; empty elsewhere, and where the proxy does not say."""
-    return str(request.state.address)
+    """Where a job is asked from, for the limits; empty where nothing tells, once the visitor is no newcomer."""
+    return NEWCOMERS if request.state.is_newcomer and request.state.is_known else str(request.state.address)
 
 
 def is_known(request: gr.Request) -> bool:
@@ -90,7 +91,7 @@ def serve(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     with running(page, engine, queue, history, **look) as server:
-        print(_greeting(server, engine.settings), flush=True)
+        print(_greeting(server, engine.settings, history.owns(HOST_OWNER)), flush=True)
         while not stop.wait(1):  # Windows hears Ctrl+C only between waits
             pass
         queue.close()  # first, so that the open pages' streams end and the server need not wait for them
@@ -103,7 +104,8 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL_SECONDS
     ours = routes(queue, history, engine.detectors)
     login = Login.for_mode(settings)
-    guard = Guard(settings, login)
+    guard = Guard(settings, login, Owners(settings, history.owns) if settings.mode != "local" else None)
+    os.environ["FORWARDED_ALLOW_IPS"] = ""  # uvicorn believes what this machine forwards; here the gate alone does
 
     @asynccontextmanager
     async def in_front(app: Starlette) -> AsyncIterator[None]:
@@ -195,8 +197,10 @@ def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _greeting(server: Running, settings: Settings) -> str:
-    """What one wants to know at the start: where the page is, how to get in, where models and pictures lie."""
+def _greeting(server: Running, settings: Settings, has_own: bool) -> str:
+    """What one wants to know at the start: where the page is, how to get in, where models and pictures lie, and where
+    those are that the host `has_own`, made when nobody else could come.
+    """
     rows = {"Page": server.url}
     if settings.address in ("0.0.0.0", "::"):
         own = [a.address for net in psutil.net_if_addrs().values() for a in net if a.family == socket.AF_INET]
@@ -206,7 +210,13 @@ def _greeting(server: Running, settings: Settings) -> str:
     if server.login:
         user, _, password = server.login.user_and_password.partition(":")
         rows["Login"] = f"{user} / {password}" if settings.auth is None else f"{user}, with your password"
+    if settings.hosts and not settings.trusted_proxy and settings.mode == "lan":
+        rows["Proxy"] = "name its address with --trusted-proxy, or all whom it brings count as one visitor's network"
     rows |= {"Models": str(settings.models), "Pictures": str(settings.data)}
+    if has_own and settings.mode != "local":
+        rows["Your own"] = (
+            "pictures made on this machine alone: start it without --host, --hosts and --share to see them"
+        )
     lines = [f"  {name:9} {value}" for name, value in rows.items() if value]
     return "\n".join([f"Darkroom {VERSION}", *lines, "Ctrl+C stops it; waiting pictures go on at the next start."])
 
