@@ -6,14 +6,12 @@ that has not come through here.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import ipaddress
 import re
 import secrets
 import socket
 from contextlib import suppress
-from math import inf
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,8 +21,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.settings import HOST_OWNER, Settings, is_loopback
+from ui.belongings import Belongings
 from ui.login import Login
-from ui.uploads import make_way
 
 OWNER_COOKIE = "darkroom_owner"
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")  # secrets.token_urlsafe(32)
@@ -32,10 +30,11 @@ NO_COOKIE = "no cookie"  # the address of programs that have none: else each of 
 YEAR = 365 * 24 * 3600
 SAFE_METHODS = ("GET", "HEAD")
 NOT_OURS = re.compile(
-    r"/gradio_api/(file=https?:|file/|proxy=|process_recording|dev/|(undo-)?vibe|profiling)", re.IGNORECASE
+    r"/gradio_api/(file=https?:|file/|proxy=|stream/|component_server|process_recording|dev/|(undo-)?vibe|profiling)",
+    re.IGNORECASE,
 )
-"""Where gradio would fetch from other servers, keep files that it never clears, or show its own workshop."""
-UPLOAD = "/gradio_api/upload"
+"""Where gradio would fetch from other servers, keep files that it never clears, or show its own workshop; and what
+our page has no use for: media streams, and methods of components."""
 OPEN_PATHS = ("/livez", "/readyz", "/gradio_api/startup-events")  # without a login; the last one gradio asks itself
 FRAMES = {"space": "'self' https://huggingface.co https://*.hf.space"}  # by mode; else only our own pages
 
@@ -69,7 +68,7 @@ class Guard:
 
     def protect(self, app: ASGIApp) -> ASGIApp:
         """`app` behind this gate."""
-        limited = RequestBodyLimitMiddleware(app, self._limits.upload_bytes)
+        limited = RequestBodyLimitMiddleware(Belongings().protect(app), self._limits.upload_bytes)
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan":
@@ -86,7 +85,7 @@ class Guard:
             scope["scheme"] = "https"
         request = Request(scope)
         headers = dict(self._headers)
-        inner = self._refusal(request) or self._login_first(request) or await self._full(request) or app
+        inner = self._refusal(request) or self._login_first(request) or app
         if inner is app:
             headers |= self._identify(request)
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"origin"]  # or gradio reflects it
@@ -134,13 +133,6 @@ class Guard:
         if self._login is None or path in OPEN_PATHS:
             return None
         return None if self._login.is_done(request) and path != self._login.path else self._login
-
-    async def _full(self, request: Request) -> Response | None:
-        """An answer to an upload for which there is no room."""
-        most = self._limits.uploads_in_all
-        if request.scope["path"] != UPLOAD or most == inf or await asyncio.to_thread(make_way, most):
-            return None
-        return PlainTextResponse("This server has no room for more pictures now; try again in ten minutes.", 507)
 
     def _identify(self, request: Request) -> dict[str, str]:
         """Note whose request this is, from where, and whether our cookie says so.

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from math import inf
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
 import psutil
+from gradio import networking
 from gradio.context import LocalContext
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -31,10 +33,12 @@ from core.errors import DarkroomError, NotFound
 from core.history import History
 from core.inpaint import Canvas
 from core.jobs import JobQueue
+from core.room import CACHES
 from core.settings import VERSION, Settings
 from ui.archive import file_name, zip_route
 from ui.guard import Guard
 from ui.login import Login
+from ui.uploads import Reception
 
 LINK_SECONDS = 60.0  # how long to wait for a public link, which takes a few where it comes at all
 POLL_SECONDS = 0.02  # gradio's queue looks for work every millisecond: an eighth of a core, taken from the engine
@@ -111,7 +115,11 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
 
     launch = partial(
         page.launch,
-        app_kwargs={"routes": routes(queue, history, engine.detectors), "lifespan": in_front, "openapi_url": None},
+        app_kwargs={
+            "routes": [*Reception(settings.limits).routes(), *routes(queue, history, engine.detectors)],
+            "lifespan": in_front,
+            "openapi_url": None,
+        },
         server_name=_bracketed(settings.address),
         server_port=settings.port,
         share=settings.mode == "share",
@@ -129,7 +137,11 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
         **look,
     )
     try:
-        link = _launch_with_link(launch) if settings.mode == "share" else launch()[2]
+        link = (
+            _launch_with_link(launch, settings.data / CACHES / "share.pem")
+            if settings.mode == "share"
+            else launch()[2]
+        )
     except OSError as error:  # somebody was faster than us
         raise _cannot_listen(settings, error) from None
     if link:
@@ -168,8 +180,9 @@ def _cannot_listen(settings: Settings, error: OSError) -> DarkroomError:
     )
 
 
-def _launch_with_link(launch: Callable[[], tuple[Any, str, str | None]]) -> str | None:
+def _launch_with_link(launch: Callable[[], tuple[Any, str, str | None]], certificate: Path) -> str | None:
     """Launch with a public link. The page is up on this machine even if none comes within LINK_SECONDS."""
+    networking.CERTIFICATE_PATH = str(certificate)  # else in the working directory, where nothing may be written
     print("Asking for a public link, which may take a minute …", flush=True)
     launched: Future[str | None] = Future()
 
