@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import closing
-from tempfile import TemporaryDirectory
 
 from core.errors import DarkroomError
+from core.room import empty_room, sweep
 from core.settings import Settings
 
 
@@ -18,8 +17,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     try:
-        with TemporaryDirectory(prefix="darkroom-", ignore_cleanup_errors=True) as uploads:
-            os.environ["GRADIO_TEMP_DIR"] = uploads  # or people of one machine would share gradio's folder
+        with empty_room(settings.data):
             run(settings)
     except DarkroomError as error:
         print(error, file=sys.stderr)
@@ -41,6 +39,7 @@ def run(settings: Settings) -> None:
         closing(History(settings.data)) as history,
         closing(JobQueue(engine.generate, history, settings.limits, prepare=engine.prepare)) as queue,
     ):
+        sweep(settings.data)
         page = build_page(engine, queue, history)
         serve(page, engine, queue, history, head=HEAD, theme=THEME)
 

@@ -45,6 +45,10 @@ class Limits(BaseModel):
     )
     jobs_in_all: int = Field(description="open jobs in all")
     upload_bytes: int = Field(description="upload")
+    uploads_per_owner: float = Field(inf, description="uploads kept for one visitor")
+    uploads_per_address: float = Field(
+        inf, description="uploads kept for one internet address, or for all programs that keep no cookie"
+    )
     uploads_in_all: float = Field(inf, description="uploads kept in all, for a day at most")
     disk_per_owner: float = Field(inf, description="kept on disk for one visitor")
     disk_in_all: float = Field(inf, description="kept on disk in all")
@@ -86,6 +90,8 @@ LIMITS: dict[Mode, Limits] = {
         jobs_of_newcomers=75,
         jobs_in_all=100,
         upload_bytes=64 * MB,
+        uploads_per_owner=2 * GB,
+        uploads_per_address=4 * GB,
         uploads_in_all=16 * GB,
         disk_per_owner=16 * GB,
         disk_in_all=64 * GB,
@@ -99,6 +105,8 @@ LIMITS: dict[Mode, Limits] = {
         jobs_of_newcomers=24,
         jobs_in_all=32,
         upload_bytes=32 * MB,
+        uploads_per_owner=256 * MB,
+        uploads_per_address=512 * MB,
         uploads_in_all=2 * GB,
         disk_per_owner=1 * GB,
         disk_in_all=8 * GB,
@@ -112,6 +120,8 @@ LIMITS: dict[Mode, Limits] = {
         jobs_of_newcomers=24,
         jobs_in_all=32,
         upload_bytes=32 * MB,
+        uploads_per_owner=128 * MB,
+        uploads_per_address=256 * MB,
         uploads_in_all=2 * GB,
         disk_per_owner=256 * MB,
         disk_in_all=8 * GB,
@@ -157,6 +167,12 @@ class Settings(BaseSettings):
     idle_unload: float = Field(
         0, ge=0, le=10_080, description="minutes without a picture after which models leave the memory; 0: never"
     )
+
+    @field_validator("models", "data")
+    @classmethod
+    def _absolute(cls, folder: Path) -> Path:
+        """As it is meant where the program is started; a server then stands elsewhere, see core/room.py."""
+        return folder.absolute()
 
     @field_validator("auth")
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -34,9 +33,8 @@ def started(folder: Path, *flags: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--data", str(folder / "data"), *flags]
-    environment = os.environ | {"GRADIO_TEMP_DIR": str(folder / "cache")}
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(process, url, folder / "log")

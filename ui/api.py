@@ -14,8 +14,6 @@ from typing import Any
 import gradio as gr
 from gradio.components.api_component import Api
 from gradio.data_classes import FileData, ListFiles
-from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
 
 from core.engine import Engine
 from core.errors import DarkroomError
@@ -23,9 +21,11 @@ from core.history import History
 from core.jobs import JobQueue, JobState, Status
 from core.parameters import PICTURES
 from core.request import GenerationRequest
+from core.storage import write_file
 from ui.archive import file_name
+from ui.belongings import Visitor
 from ui.server import address_of, owner_of
-from ui.uploads import read_controls, read_upload
+from ui.uploads import new_folder, read_controls, read_upload
 
 FIELDS = GenerationRequest.model_fields
 
@@ -43,7 +43,7 @@ def add_endpoint(engine: Engine, queue: JobQueue, history: History) -> None:
         job = await asyncio.to_thread(submit)  # pictures are read and masks are made, while pages are served
         async for state in queue.attach(job.id, owner):
             job = state
-        files = await asyncio.to_thread(_files, job, history, owner)
+        files = await asyncio.to_thread(_files, job, history, Visitor.of(request))
         return files, await asyncio.to_thread(job.request.model_dump, mode="json")
 
     gr.on(
@@ -92,11 +92,12 @@ def _read(values: dict[str, Any], engine: Engine) -> GenerationRequest:
     return GenerationRequest(**values)
 
 
-def _files(job: JobState, history: History, owner: str) -> list[dict[str, Any]]:
-    """A done job's pictures as downloads: copies in gradio's cache, which it clears by itself."""
+def _files(job: JobState, history: History, visitor: Visitor) -> list[dict[str, Any]]:
+    """A done job's pictures as downloads: copies among the uploads, which gradio clears by itself."""
     if job.status is not Status.DONE:
         raise DarkroomError(job.error or f"The job was {job.status.value}.")
-    rows = [history.picture(id, owner) for id in job.pictures.values()]
-    cache = get_upload_folder()
-    paths = [save_bytes_to_cache(row.read(), file_name(row), cache) for row in rows]
-    return [FileData(path=path).model_dump() for path in paths]
+    rows = [history.picture(id, visitor.owner) for id in job.pictures.values()]
+    folder = new_folder(visitor)
+    for row in rows:
+        write_file(folder / file_name(row), row.read())
+    return [FileData(path=str(folder / file_name(row))).model_dump() for row in rows]

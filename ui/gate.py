@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
+from gradio.context import LocalContext
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Match, Route
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import DarkroomError, RequestError
 from core.sizes import MB
+from ui.belongings import again
 from ui.calls import Body, Calls
 from ui.refusals import refusal, refused
 
@@ -73,12 +75,12 @@ class Gate:
         await self._find(scope)(scope, receive, send)
 
     def _find(self, scope: Scope) -> ASGIApp:
-        if any(route.matches(scope)[0] is not Match.NONE for route in self._ours):
-            return self._small
         there = [each for each in self._ways if each[0].fullmatch(scope["path"])]
         for _, way, app in there:
             if scope["method"] in way.methods:
                 return app
+        if any(route.matches(scope)[0] is not Match.NONE for route in self._ours):
+            return self._small
         return refusal(405, "This cannot be done here.") if there else refusal(404, "There is nothing here.")
 
     async def _called(self, way: Way, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,10 +100,11 @@ class Gate:
                 message["status"] = scope["state"].get("status", 500)
             await send(message)
 
-        await self._app(scope, _replay(body, receive), send_named)
+        await self._app(scope, again(body, receive), send_named)
 
     async def _read(self, way: Way, request: Request) -> bytes:
         """The body that gradio gets. Raises DarkroomError for what it must not get."""
+        LocalContext.request.set(request)  # as in gradio's events: `uploaded` asks whose a file may be
         found = re.fullmatch(way.path, request.scope["path"], re.DOTALL)
         assert way.read and found
         try:
@@ -111,13 +114,3 @@ class Gate:
         if not isinstance(body, dict):
             raise RequestError("body", body, "a JSON object", "Body")
         return json.dumps(way.read(self._calls, body, **found.groupdict())).encode()
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that has `body` for the request's own, and then what comes after it."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replayed() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return replayed

@@ -6,11 +6,8 @@ that has not come through here.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
-import re
 import socket
-from math import inf
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,14 +22,11 @@ from core.settings import HOST_OWNER, Settings, is_loopback
 from ui.addresses import Addresses, is_forwarded, is_forwarding
 from ui.cookies import OWNER_COOKIE, Owners, Visitor
 from ui.login import Login
-from ui.uploads import make_way
 
 CROWDED = (Path(__file__).parent / "assets" / "crowded.html").read_text("utf-8")
 NO_COOKIE = "no cookie"  # the address of programs that have none: else each of their calls would be a new visitor
 YEAR = 365 * 24 * 3600
 SAFE_METHODS = ("GET", "HEAD")
-GRADIOS_LOGIN = re.compile(r"/log(in|out)(/|$)")  # its own routes, of which ours are the only ones that serve
-UPLOAD = "/gradio_api/upload"
 OPEN_PATHS = ("/livez", "/readyz", "/gradio_api/startup-events")  # without a login; the last one gradio asks itself
 FRAMES = {"space": "'self' https://huggingface.co https://*.hf.space"}  # by mode; else only our own pages
 
@@ -86,7 +80,7 @@ class Guard:
             scope["scheme"] = "https"
         request = Request(scope)
         headers = dict(self._headers)
-        inner = self._refusal(request) or await self._identify(request) or await self._full(request) or app
+        inner = self._refusal(request) or await self._identify(request) or app
         if inner is app:
             headers |= self._cookie(request)
             scope["headers"] = self._inward(request)
@@ -134,17 +128,9 @@ class Guard:
 
     def _login_first(self, request: Request) -> ASGIApp | None:
         path = request.scope["path"]
-        is_open = path in OPEN_PATHS or (self._login and self._login.is_done(request) and path not in Login.paths)
-        if self._login and not is_open:
-            return self._login
-        return PlainTextResponse("There is no such page.", 404) if GRADIOS_LOGIN.match(path) else None
-
-    async def _full(self, request: Request) -> Response | None:
-        """An answer to an upload for which there is no room."""
-        most = self._limits.uploads_in_all
-        if request.scope["path"] != UPLOAD or most == inf or await asyncio.to_thread(make_way, most):
+        if self._login is None or path in OPEN_PATHS:
             return None
-        return PlainTextResponse("This server has no room for more pictures now; try again in ten minutes.", 507)
+        return None if self._login.is_done(request) and path not in Login.paths else self._login
 
     async def _identify(self, request: Request) -> ASGIApp | None:
         """Note whose request this is, from where, and whether our cookie says so. An answer to who must log in first,

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from math import inf
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
 import psutil
+from gradio import networking
 from gradio.context import LocalContext
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -31,13 +33,16 @@ from core.errors import DarkroomError, NotFound
 from core.history import History
 from core.inpaint import Canvas
 from core.jobs import JobQueue
+from core.room import CACHES
 from core.settings import HOST_OWNER, NEWCOMERS, VERSION, Settings
 from ui.archive import file_name, zip_route
+from ui.belongings import Belongings
 from ui.cookies import Owners
 from ui.gate import Gate
 from ui.guard import Guard
 from ui.login import Login
 from ui.outbound import nothing_fetched
+from ui.uploads import Reception
 
 LINK_SECONDS = 60.0  # how long to wait for a public link, which takes a few where it comes at all
 POLL_SECONDS = 0.02  # gradio's queue looks for work every millisecond: an eighth of a core, taken from the engine
@@ -102,7 +107,7 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     """The page on its port, for as long as the context lasts."""
     settings = engine.settings
     page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL_SECONDS
-    ours = routes(queue, history, engine.detectors)
+    ours = [*Reception(settings.limits).routes(), *routes(queue, history, engine.detectors)]
     login = Login.for_mode(settings)
     guard = Guard(settings, login, Owners(settings, history.owns) if settings.mode != "local" else None)
     os.environ["FORWARDED_ALLOW_IPS"] = ""  # uvicorn believes what this machine forwards; here the gate alone does
@@ -111,7 +116,7 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     async def in_front(app: Starlette) -> AsyncIterator[None]:
         # Middleware given to `launch` would stand behind gradio's; here, at the start, the whole can still be wrapped
         assert app.middleware_stack
-        gate = Gate(app.middleware_stack, page, ours, settings.limits.upload_bytes)
+        gate = Gate(Belongings().protect(app.middleware_stack), page, ours, settings.limits.upload_bytes)
         app.middleware_stack = guard.protect(gate)
         yield
 
@@ -136,7 +141,11 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     )
     with nothing_fetched():
         try:
-            link = _launch_with_link(launch) if settings.mode == "share" else launch()[2]
+            link = (
+                _launch_with_link(launch, settings.data / CACHES / "share.pem")
+                if settings.mode == "share"
+                else launch()[2]
+            )
         except OSError as error:  # somebody was faster than us
             raise _cannot_listen(settings, error) from None
         if link:
@@ -175,8 +184,9 @@ def _cannot_listen(settings: Settings, error: OSError) -> DarkroomError:
     )
 
 
-def _launch_with_link(launch: Callable[[], tuple[Any, str, str | None]]) -> str | None:
+def _launch_with_link(launch: Callable[[], tuple[Any, str, str | None]], certificate: Path) -> str | None:
     """Launch with a public link. The page is up on this machine even if none comes within LINK_SECONDS."""
+    networking.CERTIFICATE_PATH = str(certificate)  # else in the working directory, where nothing may be written
     print("Asking for a public link, which may take a minute …", flush=True)
     launched: Future[str | None] = Future()
 
