@@ -33,7 +33,9 @@ from core.inpaint import Canvas
 from core.jobs import JobQueue
 from core.settings import VERSION, Settings
 from ui.archive import file_name, zip_route
+from ui.connections import watched
 from ui.guard import Guard
+from ui.log import sparing_log
 from ui.login import Login
 
 LINK_SECONDS = 60.0  # how long to wait for a public link, which takes a few where it comes at all
@@ -107,7 +109,8 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
         # Middleware given to `launch` would stand behind gradio's; here, at the start, the whole can still be wrapped
         assert app.middleware_stack
         app.middleware_stack = guard.protect(app.middleware_stack)
-        yield
+        with sparing_log():
+            yield
 
     launch = partial(
         page.launch,
@@ -129,7 +132,8 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
         **look,
     )
     try:
-        link = _launch_with_link(launch) if settings.mode == "share" else launch()[2]
+        with watched(page):
+            link = _launch_with_link(launch) if settings.mode == "share" else launch()[2]
     except OSError as error:  # somebody was faster than us
         raise _cannot_listen(settings, error) from None
     if link:
