@@ -57,7 +57,7 @@ def test_it_remembers_only_so_many_kinds(log: logging.Logger, caplog: pytest.Log
     assert len(caplog.messages) == MOST_KEPT + 2
 
 
-def test_it_holds_while_a_server_runs(caplog: pytest.LogCaptureFixture) -> None:
+def test_it_holds_for_the_server_and_for_us_until_its_end(caplog: pytest.LogCaptureFixture) -> None:
     from core import jobs
 
     loggers = [logging.getLogger("asyncio"), logging.getLogger("uvicorn.error"), jobs.log]

@@ -33,10 +33,8 @@ class Patience:
     """How long, in seconds, and with how many at a time the server waits for the rest of a request."""
 
     head: float = 10.0
-    body: float = 30.0  # for each `step` of it, and for what is left
-    step: int = (
-        2**14
-    )  # bytes: a body that brings less in that time stands still, or a byte now and then would hold it
+    body: float = 30.0  # for each `step` of it and for what is left: a byte now and then is standing still, too
+    step: int = 2**14  # bytes
     each: int = 64  # of one address; behind a share link or a proxy that is everybody's
     in_all: int = MOST_HANDLES // 4  # an upload holds two handles, and others want some
     grace: float = 1.0  # no connection is one too many before this, so that what comes at once comes through
@@ -188,7 +186,7 @@ def raise_handles() -> int:
 
 
 def _network(address: str) -> str:
-    """What one household has of `address`: all of IPv4, the half of IPv6."""
+    """What one household has: the whole `address` of IPv4, the first half of one of IPv6."""
     if ":" not in address:
         return address
     return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
