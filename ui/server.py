@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from math import inf
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,9 +36,11 @@ from core.room import CACHES
 from core.settings import HOST_OWNER, NEWCOMERS, VERSION, Settings
 from ui.archive import file_name, zip_route
 from ui.belongings import Belongings
+from ui.connections import watched
 from ui.cookies import Owners
 from ui.gate import Gate
 from ui.guard import Guard
+from ui.log import sparing_log
 from ui.login import Login
 from ui.outbound import nothing_fetched
 from ui.uploads import Reception
@@ -118,7 +119,8 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
         assert app.middleware_stack
         gate = Gate(Belongings().protect(app.middleware_stack), page, ours, settings.limits.upload_bytes)
         app.middleware_stack = guard.protect(gate)
-        yield
+        with sparing_log():
+            yield
 
     launch = partial(
         page.launch,
@@ -141,11 +143,8 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     )
     with nothing_fetched():
         try:
-            link = (
-                _launch_with_link(launch, settings.data / CACHES / "share.pem")
-                if settings.mode == "share"
-                else launch()[2]
-            )
+            with watched(page):
+                link = _launch_with_link(launch, settings) if settings.mode == "share" else launch()[2]
         except OSError as error:  # somebody was faster than us
             raise _cannot_listen(settings, error) from None
         if link:
@@ -184,9 +183,10 @@ def _cannot_listen(settings: Settings, error: OSError) -> DarkroomError:
     )
 
 
-def _launch_with_link(launch: Callable[[], tuple[Any, str, str | None]], certificate: Path) -> str | None:
+def _launch_with_link(launch: Callable[[], tuple[Any, str, str | None]], settings: Settings) -> str | None:
     """Launch with a public link. The page is up on this machine even if none comes within LINK_SECONDS."""
-    networking.CERTIFICATE_PATH = str(certificate)  # else in the working directory, where nothing may be written
+    # else in the working directory, where nothing may be written
+    networking.CERTIFICATE_PATH = str(settings.data / CACHES / "share.pem")
     print("Asking for a public link, which may take a minute …", flush=True)
     launched: Future[str | None] = Future()
 
