@@ -16,7 +16,7 @@ from core.history import History
 from core.jobs import JobQueue
 from core.settings import Settings
 from tests.test_app import free_port
-from ui import run
+from ui import places
 from ui.app import build_page
 from ui.server import running
 
@@ -25,7 +25,7 @@ from ui.server import running
 def page_and_visitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[gr.Blocks, httpx.Client]]:
     """A server that notices at once what takes it a minute otherwise."""
     monkeypatch.setattr(jobs, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(run, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(places, "PATIENCE_SECONDS", 0.1)
     settings = Settings(port=free_port(), data=tmp_path)
     engine, history = Engine(settings), History(tmp_path)
     queue = JobQueue(engine.generate, history, settings.limits)
@@ -69,4 +69,4 @@ def test_a_page_that_never_reads_holds_no_place(page_and_visitor: tuple[gr.Block
     assert places_become(1, page, visitor)
     assert places_become(0, page, visitor)
     with visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": "asleep"}) as stream:
-        assert any('"over":true' in line for line in stream.iter_lines())  # so it loads anew when it wakes
+        assert any('"over":"asleep"' in line for line in stream.iter_lines())  # so it loads anew when it wakes
