@@ -26,6 +26,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from core.settings import Limits
+
 SLOTS = 1000  # events that run at a time: gradio's queue has one for each thread that it may start
 PATIENCE_SECONDS = 60.0  # with who does not fetch what it asked for
 MOST_UNREAD = 4  # messages that wait for a page that reads slowly
@@ -33,7 +35,7 @@ SWEEP_SECONDS = 5.0
 POLL_SECONDS = 0.02  # gradio's queue looks for work every millisecond: an eighth of a core, taken from the engine
 STREAM = "/gradio_api/queue/data"
 CALL = re.compile(r"/gradio_api/call/(?:v2/)?[^/]+/([0-9a-f]{32})")
-TOO_MANY = "Too much is open from here at once; close a page, or wait for something to end."
+TOO_MANY = "Too much is asked for at once; close a page, or wait for something to end."
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Share:
     """How many places one owner, one address and all together may hold at once."""
 
     owner: int
-    address: int
+    address: float
     in_all: int
 
     def has_room(self, held: Collection[Place], one: Place) -> bool:
@@ -82,8 +84,8 @@ class Share:
         return own < self.owner and near < self.address and len(held) < self.in_all
 
 
-EVENTS = Share(owner=150, address=300, in_all=2000)  # more than the jobs and the pages that one may have
 PAGES = Share(owner=20, address=50, in_all=800)  # open ones, each with a slot; the other slots are for what they ask
+PAGES_EVENTS = 3  # that a page asks for while it loads, or has asked for when it was left
 
 
 def place_of(request: gr.Request) -> Place:
@@ -95,8 +97,13 @@ def place_of(request: gr.Request) -> Place:
 class Places:
     """gradio's queue of `page`, with a bound. `left` is called with the owner of whoever closes a stream."""
 
-    def __init__(self, page: gr.Blocks, left: Callable[[str], None]) -> None:
+    def __init__(self, page: gr.Blocks, limits: Limits, left: Callable[[str], None]) -> None:
         self._queue, self._left = page._queue, left
+        self._most = Share(
+            owner=limits.jobs_per_owner + PAGES_EVENTS * PAGES.owner,
+            address=limits.jobs_per_address + PAGES_EVENTS * PAGES.address,
+            in_all=2 * SLOTS,
+        )
         self._push, self._clean_events = page._queue.push, page._queue.clean_events
         self._held: dict[str, Place] = {}  # by their events' ids, in the order in which they came
         self._readers: Counter[str] = Counter()  # streams that are open now, by session
@@ -159,7 +166,7 @@ class Places:
         self._count()
         who = request.state
         asked = Place(who.owner, who.address, body.session_hash or "", body.fn_index, self)
-        if not EVENTS.has_room(self._held.values(), asked):
+        if not self._most.has_room(self._held.values(), asked):
             raise HTTPException(429, TOO_MANY)
         success, told, state = await self._push(body, request, username)
         if success:

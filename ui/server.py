@@ -88,7 +88,7 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     """The page on its port, for as long as the context lasts."""
     settings = engine.settings
     login = Login.for_mode(settings)
-    guard, places = Guard(settings, login), Places(page, queue.wake)
+    guard, places = Guard(settings, login), Places(page, settings.limits, queue.wake)
 
     @asynccontextmanager
     async def in_front(app: Starlette) -> AsyncIterator[None]:
