@@ -56,8 +56,8 @@ class Viewer:
             with suppress(RuntimeError):  # its loop is closed
                 self._loop.call_soon_threadsafe(self._news.set)
 
-    async def news(self, patience: float | None = None) -> None:
-        """Wait until there is some, or for `patience` seconds."""
+    async def news(self, patience: float) -> None:
+        """Wait until there is some, for `patience` seconds at most."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), patience)
         self._news.clear()
@@ -165,7 +165,9 @@ class JobQueue:
                 await viewer.news(BEAT_SECONDS)
 
     async def attach(self, job_id: str, owner: str) -> AsyncIterator[JobState]:
-        """One job, with its whole request: its latest state at once and then live, to the last when it has ended."""
+        """One job, with its whole request: its latest state at once, then as `follow` tells, to the last when it has
+        ended.
+        """
         with self._watch(owner) as (viewer, _):
             with self._lock:
                 job = self._find(job_id, owner)
@@ -174,16 +176,19 @@ class JobQueue:
                 row = await asyncio.to_thread(self._history.job, job_id, owner)
                 yield replace(JobState.of(row), request=request)
                 return
-            shown = None
             while not self._closed:
                 with self._lock:
                     state = self._state(job)
-                if state is not shown:
-                    yield replace(state, request=request)
-                shown = state
+                yield replace(state, request=request)
                 if state.status in ENDED:
                     return
-                await viewer.news()
+                await viewer.news(BEAT_SECONDS)
+
+    def wake(self, owner: str) -> None:
+        """Tell an owner's viewers the latest again, as one of them may have gone and notices only when it is told."""
+        with self._lock:
+            if film := self._films.get(owner):
+                film.tell()
 
     def wait(self, job_id: str, owner: str) -> JobState:
         """Block until a job has ended. Raises DarkroomError if the queue is closed before that."""

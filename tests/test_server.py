@@ -72,7 +72,7 @@ def history(tmp_path: Path) -> SimpleNamespace:
 
 @pytest.fixture
 def queue() -> SimpleNamespace:
-    return SimpleNamespace(ready=False)
+    return SimpleNamespace(ready=False, wake=lambda owner: None)
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from core.request import GenerationRequest
 from core.storage import write_file
 from ui.archive import file_name
 from ui.belongings import Visitor
-from ui.server import address_of, owner_of
+from ui.places import place_of
+from ui.server import address_of, is_known, owner_of
 from ui.uploads import new_folder, read_controls, read_upload
 
 FIELDS = GenerationRequest.model_fields
@@ -34,15 +35,21 @@ def add_endpoint(engine: Engine, queue: JobQueue, history: History) -> None:
     """Add `/generate` to the page being built. It submits and waits; any number of calls may wait at once."""
 
     async def generate(request: gr.Request, *values: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        owner = owner_of(request)
+        owner, place = owner_of(request), place_of(request)
 
         def submit() -> JobState:
             wanted = _read(dict(zip(FIELDS, values, strict=True)), engine)
             return queue.submit(engine.resolve(wanted), owner, address_of(request))
 
         job = await asyncio.to_thread(submit)  # pictures are read and masks are made, while pages are served
-        async for state in queue.attach(job.id, owner):
-            job = state
+        try:
+            async for state in queue.attach(job.id, owner):
+                job = state
+                if place.has_left and not is_known(request):
+                    break
+        finally:
+            if not is_known(request):  # if it goes on, nobody could ever find its pictures
+                queue.cancel(job.id, owner)
         files = await asyncio.to_thread(_files, job, history, Visitor.of(request))
         return files, await asyncio.to_thread(job.request.model_dump, mode="json")
 

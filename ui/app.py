@@ -33,7 +33,7 @@ from ui.png_info import Reader, build_info, wire_info
 from ui.presets import Cabinet, build_presets, wire_presets
 from ui.presets import Rows as PresetRows
 from ui.refusals import Page
-from ui.run import MODELS_OWN, OFFERED, TASKS, Desk, own_values
+from ui.run import DRAWN, MODELS_OWN, OFFERED, TASKS, Desk, own_values
 from ui.steering import wire_steering
 from ui.tabs import TABS
 from ui.theme import make_theme
@@ -77,7 +77,6 @@ class Parts:
     dock: gr.HTML
     tokens: gr.HTML
     stage: gr.HTML
-    before: gr.State  # what stood in the fields until a picture's settings took their place
     presets: PresetRows
     gallery: gr.HTML
     info: gr.HTML
@@ -87,9 +86,9 @@ class Parts:
     memory_tab: gr.Tab
 
     @property
-    def filled(self) -> list[Component]:
-        """What an event writes that uses a picture's settings."""
-        return [*self.fields.values(), self.before]
+    def undoable(self) -> list[Component]:
+        """What takes back that a picture's settings were used; what the page's own script draws stays as it is."""
+        return [field for name, field in self.fields.items() if name not in DRAWN]
 
 
 def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
@@ -103,13 +102,18 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
         _wire(page, parts, desk)
         _wire_live(page, parts, desk, cabinet)
         wire_presets(page, parts.presets, parts.aspect, cabinet, parts.fields)
-        wire_gallery(page, parts.gallery, Shelf(engine, history), desk, parts.filled)
-        wire_info(parts.info, Reader(desk), parts.filled)
+        for used in (parts.stage.use, parts.gallery.use, parts.info.use):
+            used(None, parts.undoable, None, js="darkroom.keepForm", **QUIET)  # before it is filled, next
+            used(
+                None, None, parts.presets.styles, js="() => [[]]", **QUIET
+            )  # the picture's prompt has its styles in it
+        parts.stage.unuse(None, None, parts.undoable, js="darkroom.keptForm", **QUIET)
+        parts.stage.use(desk.use_settings, None, list(parts.fields.values()), **QUIET)
+        wire_gallery(page, parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
+        wire_info(parts.info, Reader(desk), list(parts.fields.values()))
         wire_memory(parts.memory_tab, parts.memory, desk)
         wire_hub(parts.memory_tab, parts.hub, desk)
         add_compare()
-        for used in (parts.stage.use, parts.gallery.use, parts.info.use):  # its prompt has its styles in it
-            used(None, None, parts.presets.styles, js="() => [[]]", **QUIET)
     return page
 
 
@@ -139,7 +143,6 @@ def _build(engine: Engine, presets: Presets) -> Parts:
         **settings,
         rescan=rescan,
         stage=stage,
-        before=gr.State([]),
         gallery=gallery,
         info=info,
         memory=memory,
@@ -277,6 +280,4 @@ def _wire_live(page: gr.Blocks, parts: Parts, desk: Desk, cabinet: Cabinet) -> N
     parts.stage.again(desk.new_seed, **always)
     parts.stage.upscale(desk.upscale, **always)
     parts.stage.older(desk.older, None, parts.stage, **AT_ONCE)
-    parts.stage.use(desk.use_settings, fields, parts.filled, **always)
-    parts.stage.unuse(lambda values: values, parts.before, fields, **always)
     page.load(desk.relay, None, parts.stage, **always, postprocess=False)

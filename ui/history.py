@@ -38,7 +38,7 @@ def build_gallery() -> gr.HTML:
     return live("gallery", "search", "favourite", "remove", "use", "again", "upscale")
 
 
-def wire_gallery(page: gr.Blocks, grid: gr.HTML, shelf: Shelf, desk: Desk, filled: list[Component]) -> None:
+def wire_gallery(page: gr.Blocks, grid: gr.HTML, shelf: Shelf, desk: Desk, fields: list[Component]) -> None:
     page.load(shelf.tell_notices, **QUIET)
     several = AT_ONCE | {"trigger_mode": "multiple"}
     for event, answer in (
@@ -47,7 +47,7 @@ def wire_gallery(page: gr.Blocks, grid: gr.HTML, shelf: Shelf, desk: Desk, fille
         (grid.remove, shelf.remove),
     ):
         event(answer, None, grid, **several)
-    grid.use(desk.use_settings, filled[:-1], filled, **several)
+    grid.use(desk.use_settings, None, fields, **several)
     grid.again(desk.new_seed, **several)
     grid.upscale(desk.upscale, **several)
 

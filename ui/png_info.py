@@ -34,9 +34,9 @@ def build_info() -> gr.HTML:
     return live("info", "read", "replay", "use")
 
 
-def wire_info(info: gr.HTML, reader: Reader, filled: list[Component]) -> None:
+def wire_info(info: gr.HTML, reader: Reader, fields: list[Component]) -> None:
     info.read(reader.read, None, info, **AT_ONCE, trigger_mode="multiple")
-    info.use(reader.use, filled[:-1], filled, **AT_ONCE)
+    info.use(reader.use, None, fields, **AT_ONCE)
     info.replay(reader.replay, None, info, **QUIET, concurrency_limit=None, trigger_mode="multiple")
 
 
@@ -64,10 +64,8 @@ class Reader:
             "replay": info.request is not None,
         }
 
-    def use(self, asked: OfFile, request: gr.Request, *before: Any) -> list[Any]:
-        """Values of the form's fields: the picture's where it has valid ones, else what stands there; and as
-        `Desk.use_settings` what stood there before.
-        """
+    def use(self, asked: OfFile, request: gr.Request) -> list[Any]:
+        """Values of the form's fields: the picture's where it has valid ones, else what stands there."""
         info = self._info(asked, request)
         fields = _own_fields(info)
         for model in ("checkpoint", "refiner"):
@@ -76,7 +74,7 @@ class Reader:
                 fields |= {model: found.name} if found else {}
         if fields.get("hires") and self._lacks(fields["hires"]):
             fields["hires"] = fields["hires"].replace(upscaler=LANCZOS)
-        return [*write_form(self._desk.fields, fields), self._desk.kept(before)]
+        return write_form(self._desk.fields, fields)
 
     async def replay(self, asked: OfFile, request: gr.Request) -> AsyncIterator[Answer]:
         """Make the whole batch again and compare this picture. First tells that it runs, then how it came out."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -35,8 +34,9 @@ from ui.editing import extended, outlook
 from ui.form import EASEL, MODELS_COMPANY, REMEMBERED, SIDES, check_editing, read_form, read_loras, write_form
 from ui.hires import enlarging
 from ui.live import data_uri
+from ui.places import place_of
 from ui.sent import Id, OfJob, OfPicture, Sent
-from ui.server import address_of, is_known, owner_of, unread
+from ui.server import address_of, is_known, owner_of
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
 OFFERED = ("sampler", *MODELS_COMPANY, "hires.upscaler")  # by model, and by what lies on disk
@@ -44,20 +44,8 @@ OFFERED = ("sampler", *MODELS_COMPANY, "hires.upscaler")  # by model, and by wha
 MODELS_OWN = ("width", "height", "sampler", "guidance_scale", "steps")
 DRAWN = ("task", "image", "mask", "kept")  # fields that follow the canvas
 FRAME_SECONDS = 1 / 15  # a page draws at most this often
-MOST_UNREAD = 4  # frames that wait for a page that reads slowly
-PATIENCE_SECONDS = 60.0  # with a page that does not read
 PREVIEW_SIDE = 256  # pixels; one pixel a latent, enlarged by a browser, would have visible edges
 TITLE_LENGTH = 200  # characters of a prompt that name a picture in the film
-
-
-async def _is_read(request: gr.Request) -> bool:
-    """Whether an open page fetches what it is told, within PATIENCE_SECONDS."""
-    asked = time.monotonic()
-    while unread(request) > MOST_UNREAD:
-        if time.monotonic() - asked > PATIENCE_SECONDS:
-            return False
-        await asyncio.sleep(1)
-    return True
 
 
 def own_values(checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -173,15 +161,11 @@ class Desk:
         image = read_picture(row.read(), max_pixels=self.engine.settings.limits.max_pixels)
         self.submit(enlarging(row, image), request)
 
-    async def use_settings(self, asked: OfPicture, request: gr.Request, *before: Any) -> list[Any]:
-        """A picture's settings, as values of the form's fields, and last of all what stood there before."""
+    async def use_settings(self, asked: OfPicture, request: gr.Request) -> list[Any]:
+        """A picture's settings, as values of the form's fields."""
         job = await self._job(asked.job, request)
         used = job.request.replace(seed=_seed(job, asked.picture))
-        return [*await asyncio.to_thread(write_form, self.fields, dict(used)), self.kept(before)]
-
-    def kept(self, before: Sequence[Any]) -> list[Any]:
-        """The form's values, to be written into it again; what the page's own script draws stays as it is then."""
-        return [gr.skip() if name in DRAWN else value for name, value in zip(self.fields, before, strict=True)]
+        return await asyncio.to_thread(write_form, self.fields, dict(used))
 
     def written(self, *values: Any) -> list[Any]:
         """What is said of a form whose prompts change: their length, and the plan."""
@@ -310,14 +294,18 @@ class Desk:
     async def relay(self, request: gr.Request) -> AsyncIterator[dict[str, Any]]:
         """One page's live view: its owner's jobs, and the machine as it is when a job begins or ends.
 
-        It goes on until the page has gone. One that reads slowly gets the latest later; one that has not read for
-        PATIENCE_SECONDS is told so, and loads anew if it ever reads that.
+        It goes on until the page has gone. One that reads slowly gets the latest later; one that has not read for too
+        long is told so, and loads anew if it ever reads that. One too many is told that, and has no live view.
         """
+        place = place_of(request)
+        if not place.may_stay:
+            yield {"over": "too many"}
+            return
         before: list[Status] | None = None
         machine: dict[str, Any] = {}
         async for jobs in self.queue.follow(owner_of(request)):
-            if not await _is_read(request):
-                yield {"over": True}
+            if not await place.is_read():
+                yield {"over": "asleep"}
                 return
             statuses = [job.status for job in jobs]
             if statuses != before:

@@ -13,14 +13,12 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
 import psutil
 from gradio import networking
-from gradio.context import LocalContext
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -43,11 +41,10 @@ from ui.guard import Guard
 from ui.log import sparing_log
 from ui.login import Login
 from ui.outbound import nothing_fetched
+from ui.places import SLOTS, Places
 from ui.uploads import Reception
 
 LINK_SECONDS = 60.0  # how long to wait for a public link, which takes a few where it comes at all
-POLL_SECONDS = 0.02  # gradio's queue looks for work every millisecond: an eighth of a core, taken from the engine
-OPEN_PAGES = 1000  # gradio's queue has a slot for each thread it may start, and each open page's relay holds one
 KEEP = {"Cache-Control": "private, max-age=31536000, immutable"}  # an id never stands for another picture
 
 
@@ -64,14 +61,6 @@ def address_of(request: gr.Request) -> str:
 def is_known(request: gr.Request) -> bool:
     """Whether the visitor's browser keeps our cookie; each request of one that does not has an owner of its own."""
     return bool(request.state.is_known)
-
-
-def unread(request: gr.Request) -> float:
-    """How many messages an open page has not fetched yet; infinite for one that has gone."""
-    blocks = LocalContext.blocks.get()
-    assert blocks and request.session_hash
-    messages = blocks._queue.pending_messages_per_session.get(request.session_hash)
-    return inf if messages is None else messages.qsize()
 
 
 @dataclass(frozen=True)
@@ -107,20 +96,21 @@ def serve(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **
 def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **look: Any) -> Iterator[Running]:
     """The page on its port, for as long as the context lasts."""
     settings = engine.settings
-    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL_SECONDS
     ours = [*Reception(settings.limits).routes(), *routes(queue, history, engine.detectors)]
     login = Login.for_mode(settings)
     guard = Guard(settings, login, Owners(settings, history.owns) if settings.mode != "local" else None)
+    places = Places(page, settings.limits, queue.wake)
     os.environ["FORWARDED_ALLOW_IPS"] = ""  # uvicorn believes what this machine forwards; here the gate alone does
 
     @asynccontextmanager
     async def in_front(app: Starlette) -> AsyncIterator[None]:
         # Middleware given to `launch` would stand behind gradio's; here, at the start, the whole can still be wrapped
         assert app.middleware_stack
-        gate = Gate(Belongings().protect(app.middleware_stack), page, ours, settings.limits.upload_bytes)
-        app.middleware_stack = guard.protect(gate)
+        known = Belongings().protect(places.protect(app.middleware_stack))
+        app.middleware_stack = guard.protect(Gate(known, page, ours, settings.limits.upload_bytes))
         with sparing_log():
-            yield
+            async with places.kept(app):
+                yield
 
     launch = partial(
         page.launch,
@@ -137,7 +127,7 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
         ssr_mode=False,
         mcp_server=False,
         footer_links=[],
-        max_threads=OPEN_PAGES,
+        max_threads=SLOTS,
         num_workers=0,  # gradio's extra processes would serve files beside our gate
         **look,
     )
