@@ -37,7 +37,6 @@ NOT_OURS = re.compile(
 """Where gradio would fetch from other servers, keep files that it never clears, or show its own workshop."""
 UPLOAD = "/gradio_api/upload"
 OPEN_PATHS = ("/livez", "/readyz", "/gradio_api/startup-events")  # without a login; the last one gradio asks itself
-FRAMES = {"space": "'self' https://huggingface.co https://*.hf.space"}  # by mode; else only our own pages
 
 
 class Guard:
@@ -59,7 +58,6 @@ class Guard:
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "same-origin",  # not stricter: browsers would send "Origin: null" with our own POSTs
             "Cross-Origin-Resource-Policy": "same-origin",
-            "Content-Security-Policy": "frame-ancestors " + FRAMES.get(settings.mode, "'self'"),
         }
 
     def allow(self, host: str) -> None:

@@ -33,13 +33,14 @@ from core.inpaint import Canvas
 from core.jobs import JobQueue
 from core.settings import VERSION, Settings
 from ui.archive import file_name, zip_route
+from ui.bundle import KEEP, file_route, use_own_template
 from ui.guard import Guard
 from ui.login import Login
+from ui.policy import with_policy
 
 LINK_SECONDS = 60.0  # how long to wait for a public link, which takes a few where it comes at all
 POLL_SECONDS = 0.02  # gradio's queue looks for work every millisecond: an eighth of a core, taken from the engine
 OPEN_PAGES = 1000  # gradio's queue has a slot for each thread it may start, and each open page's relay holds one
-KEEP = {"Cache-Control": "private, max-age=31536000, immutable"}  # an id never stands for another picture
 
 
 def owner_of(request: gr.Request) -> str:
@@ -75,7 +76,7 @@ class Running:
 
 
 def serve(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **look: Any) -> None:
-    """Serve the page until Ctrl+C or SIGTERM; a second one ends at once. `look`: theme, css, head … of `launch`.
+    """Serve the page until Ctrl+C or SIGTERM; a second one ends at once. `look`: theme … of `launch`.
 
     Raises DarkroomError if the address cannot be listened on.
     """
@@ -101,12 +102,13 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL_SECONDS
     login = Login.for_mode(settings)
     guard = Guard(settings, login)
+    use_own_template()
 
     @asynccontextmanager
     async def in_front(app: Starlette) -> AsyncIterator[None]:
         # Middleware given to `launch` would stand behind gradio's; here, at the start, the whole can still be wrapped
         assert app.middleware_stack
-        app.middleware_stack = guard.protect(app.middleware_stack)
+        app.middleware_stack = with_policy(guard.protect(app.middleware_stack), settings.mode)
         yield
 
     launch = partial(
@@ -244,6 +246,7 @@ def routes(queue: JobQueue, history: History, detectors: Detectors) -> list[Rout
         return PlainTextResponse("ok") if queue.ready else PlainTextResponse("starting", 503)
 
     return [
+        file_route(),
         zip_route(history),
         Route("/pictures/{id}", _or_missing(picture)),
         Route("/pictures/{id}/thumbnail", _or_missing(thumbnail)),
