@@ -30,7 +30,7 @@ def run(settings: Settings) -> None:
     from core.engine import Engine
     from core.history import History
     from core.jobs import JobQueue
-    from ui.app import HEAD, THEME, build_page  # gradio takes seconds to import: --help and wrong flags go without
+    from ui.app import THEME, build_page  # gradio takes seconds to import: --help and wrong flags go without
     from ui.server import check_address, serve
 
     check_address(settings)
@@ -41,7 +41,7 @@ def run(settings: Settings) -> None:
     ):
         sweep(settings.data)
         page = build_page(engine, queue, history)
-        serve(page, engine, queue, history, head=HEAD, theme=THEME)
+        serve(page, engine, queue, history, theme=THEME)
 
 
 if __name__ == "__main__":

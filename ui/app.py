@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +18,13 @@ from core.settings import ROOT
 from core.sizes import in_words
 from ui.api import add_endpoint
 from ui.compare import add_compare
-from ui.controls import HELP, control
+from ui.controls import control
 from ui.editing import build_editing, build_form_only
 from ui.form import EASEL, KEEP_SIZE, REMEMBERED, SIDES
 from ui.hires import build_hires
 from ui.history import Shelf, build_gallery, wire_gallery
 from ui.hub import build_hub, wire_hub
-from ui.live import ASSETS, AT_ONCE, QUIET, live
+from ui.live import AT_ONCE, QUIET, live
 from ui.lora import LoraDesk, wire_lora
 from ui.memory import build_memory, wire_memory
 from ui.png_info import Reader, build_info, wire_info
@@ -39,25 +37,6 @@ from ui.tabs import TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-PARTS = ("chips", "easel", "compare", "large", "history", "info", "memory", "hub", "presets", "steering", "lora")
-STYLES = ("style", *PARTS)
-SCRIPTS = ("parts", "page", "keys", "remember", *PARTS)
-
-
-def _head() -> str:
-    """Style, script and font, inline: the page needs nothing from anywhere else."""
-    font = base64.b64encode((ASSETS / "geist.woff2").read_bytes()).decode()
-    style = _joined(STYLES, "css").replace("geist.woff2", f"data:font/woff2;base64,{font}")
-    script = _joined(SCRIPTS, "js").replace("HELP", json.dumps(HELP))
-    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">'
-    return f"{viewport}<style>{style}</style><script>{script}</script>"
-
-
-def _joined(names: tuple[str, ...], kind: str) -> str:
-    return "\n".join((ASSETS / f"{name}.{kind}").read_text("utf-8") for name in names)
-
-
-HEAD = _head()
 THEME = make_theme()
 
 
@@ -92,7 +71,7 @@ class Parts:
 
 
 def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
-    """The whole page, its events and the endpoint `/generate`. To be launched with HEAD and THEME."""
+    """The whole page, its events and the endpoint `/generate`. To be launched with THEME."""
     presets = Presets(ROOT / "presets", engine.settings.data / "presets")
     with Page(title="Darkroom", fill_width=True, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         parts = _build(engine, presets)

@@ -28,7 +28,6 @@ NO_COOKIE = "no cookie"  # the address of programs that have none: else each of 
 YEAR = 365 * 24 * 3600
 SAFE_METHODS = ("GET", "HEAD")
 OPEN_PATHS = ("/livez", "/readyz", "/gradio_api/startup-events")  # without a login; the last one gradio asks itself
-FRAMES = {"space": "'self' https://huggingface.co https://*.hf.space"}  # by mode; else only our own pages
 
 
 class Guard:
@@ -53,7 +52,6 @@ class Guard:
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "same-origin",  # not stricter: browsers would send "Origin: null" with our own POSTs
             "Cross-Origin-Resource-Policy": "same-origin",
-            "Content-Security-Policy": "frame-ancestors " + FRAMES.get(settings.mode, "'self'"),
         }
 
     def allow(self, host: str) -> None:

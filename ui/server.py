@@ -34,6 +34,7 @@ from core.room import CACHES
 from core.settings import HOST_OWNER, NEWCOMERS, VERSION, Settings
 from ui.archive import file_name, zip_route
 from ui.belongings import Belongings
+from ui.bundle import KEEP, file_route, use_own_template
 from ui.connections import watched
 from ui.cookies import Owners
 from ui.gate import Gate
@@ -42,10 +43,10 @@ from ui.log import sparing_log
 from ui.login import Login
 from ui.outbound import nothing_fetched
 from ui.places import SLOTS, Places
+from ui.policy import with_policy
 from ui.uploads import Reception
 
 LINK_SECONDS = 60.0  # how long to wait for a public link, which takes a few where it comes at all
-KEEP = {"Cache-Control": "private, max-age=31536000, immutable"}  # an id never stands for another picture
 
 
 def owner_of(request: gr.Request) -> str:
@@ -73,7 +74,7 @@ class Running:
 
 
 def serve(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **look: Any) -> None:
-    """Serve the page until Ctrl+C or SIGTERM; a second one ends at once. `look`: theme, css, head … of `launch`.
+    """Serve the page until Ctrl+C or SIGTERM; a second one ends at once. `look`: theme … of `launch`.
 
     Raises DarkroomError if the address cannot be listened on.
     """
@@ -101,13 +102,15 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     guard = Guard(settings, login, Owners(settings, history.owns) if settings.mode != "local" else None)
     places = Places(page, settings.limits, queue.wake)
     os.environ["FORWARDED_ALLOW_IPS"] = ""  # uvicorn believes what this machine forwards; here the gate alone does
+    use_own_template()
 
     @asynccontextmanager
     async def in_front(app: Starlette) -> AsyncIterator[None]:
         # Middleware given to `launch` would stand behind gradio's; here, at the start, the whole can still be wrapped
         assert app.middleware_stack
         known = Belongings().protect(places.protect(app.middleware_stack))
-        app.middleware_stack = guard.protect(Gate(known, page, ours, settings.limits.upload_bytes))
+        gate = Gate(known, page, ours, settings.limits.upload_bytes)
+        app.middleware_stack = with_policy(guard.protect(gate), settings.mode)
         with sparing_log():
             async with places.kept(app):
                 yield
@@ -259,6 +262,7 @@ def routes(queue: JobQueue, history: History, detectors: Detectors) -> list[Rout
         return PlainTextResponse("ok") if queue.ready else PlainTextResponse("starting", 503)
 
     return [
+        file_route(),
         zip_route(history),
         Route("/pictures/{id}", _or_missing(picture)),
         Route("/pictures/{id}/thumbnail", _or_missing(thumbnail)),

@@ -471,7 +471,7 @@ Object.assign(window.darkroom, (() => {
     told.showPopover();
   }
 
-  /* gradio puts this script into the page when it has loaded, so there is a body already. */
+  /* This script runs once the page is read, so there is a body already. */
   new MutationObserver(paint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   setInterval(pulse, 5000);
   document.addEventListener("visibilitychange", () => {
