@@ -24,7 +24,7 @@ from ui.form import EASEL, KEEP_SIZE, REMEMBERED, SIDES
 from ui.hires import build_hires
 from ui.history import Shelf, build_gallery, wire_gallery
 from ui.hub import build_hub, wire_hub
-from ui.live import AT_ONCE, QUIET, live
+from ui.live import ASSETS, AT_ONCE, QUIET, live
 from ui.lora import LoraDesk, wire_lora
 from ui.memory import build_memory, wire_memory
 from ui.png_info import Reader, build_info, wire_info

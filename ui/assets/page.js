@@ -329,7 +329,7 @@ Object.assign(window.darkroom, (() => {
     const item = event.target.closest(".film li");
     if (item && event.target.closest(".cross")) return cancel(item.dataset.key.split("/")[0]);
     if (item) return pick(...item.dataset.key.split("/"));
-    if (event.target.closest(".all")) return [...waiting(), running()].forEach((job) => job && cancel(job.id));
+    if (event.target.closest(".all")) return cancelAll();
     const does = event.target.closest("button[data-does]")?.dataset.does;
     const now = shown();
     if (does === "unuse") {
@@ -413,6 +413,10 @@ Object.assign(window.darkroom, (() => {
     view.stopping.add(job);
     parts.tell("cancel", { job });
     draw();
+  }
+
+  function cancelAll() {
+    for (const job of [...waiting(), running()]) if (job) cancel(job.id);
   }
 
   function machine(element) {
