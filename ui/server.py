@@ -214,7 +214,7 @@ def _greeting(server: Running, settings: Settings, has_own: bool) -> str:
         user, _, password = server.login.user_and_password.partition(":")
         rows["Login"] = f"{user} / {password}" if settings.auth is None else f"{user}, with your password"
     if settings.hosts and not settings.trusted_proxy and settings.mode == "lan":
-        rows["Proxy"] = "name its address with --trusted-proxy, or all whom it brings count as one visitor's network"
+        rows["Proxy"] = "name its address with --trusted-proxy, so that the visitors it brings are told apart"
     rows |= {"Models": str(settings.models), "Pictures": str(settings.data)}
     if has_own and settings.mode != "local":
         rows["Your own"] = (
