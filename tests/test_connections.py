@@ -157,20 +157,22 @@ async def lives(port: int) -> float:
     return time.monotonic() - began
 
 
+async def until_closed(port: int, half: bytes) -> float:
+    """How long, in seconds, the server waits for the rest."""
+    began = time.monotonic()
+    async with connected(port, half) as (reader, _):
+        await ended(reader)
+    return time.monotonic() - began
+
+
 def run(trial: Callable[[int], Coroutine[Any, Any, None]], patience: Patience = QUICK) -> None:
     with served(patience) as port:
         asyncio.run(trial(port))
 
 
 def test_what_never_comes_whole_is_closed() -> None:
-    async def seconds(port: int, half: bytes) -> float:
-        began = time.monotonic()
-        async with connected(port, half) as (reader, _):
-            await ended(reader)
-        return time.monotonic() - began
-
     async def trial(port: int) -> None:
-        lasted = await asyncio.gather(*[seconds(port, half) for half in HALVES.values()])
+        lasted = await asyncio.gather(*[until_closed(port, half) for half in HALVES.values()])
         assert [half for half, time in zip(HALVES, lasted, strict=True) if time < QUICK.head] == []
 
     run(trial)
@@ -311,6 +313,21 @@ def test_all_addresses_together_have_a_share() -> None:
         assert await which_live(lines, 3) == [2, 3, 4]
 
     run(trial, replace(LONG, each=60, in_all=3))
+
+
+def test_none_is_one_too_many_at_once() -> None:
+    """Each has its time, also where the server looks through them just after it came."""
+    patience = Patience(each=0, grace=0.3)
+
+    async def trial(port: int) -> None:
+        end = time.monotonic() + 2 * patience.grace
+        waits = []
+        while time.monotonic() < end:
+            waits.append(asyncio.create_task(until_closed(port, HEAD)))
+            await lives(port)
+        assert patience.grace <= min(await asyncio.gather(*waits))
+
+    run(trial, patience)
 
 
 def test_many_at_once_that_come_whole_are_all_answered() -> None:
