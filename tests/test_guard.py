@@ -345,12 +345,6 @@ def test_where_the_history_cannot_be_read_an_old_cookie_is_not_replaced(data: Pa
     assert "Set-Cookie" not in answer.headers
 
 
-@pytest.mark.parametrize("path", ["/login", "/logout", "/login/", "/login/huggingface"])
-def test_gradios_own_login_is_never_reached(local: TestClient, space: TestClient, path: str) -> None:
-    for visitor in (local, space):
-        assert {visitor.request(method, path).status_code for method in ("GET", "POST")} == {404}
-
-
 def test_a_cookie_of_before_they_were_signed_keeps_its_owner_and_is_signed(client: Start, owned: set[str]) -> None:
     old = "x" * 43
     owner = cookies.Visitor(old).owner

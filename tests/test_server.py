@@ -6,10 +6,11 @@ import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import gradio as gr
 import httpx
@@ -110,9 +111,10 @@ def local(start: Any) -> Iterator[httpx.Client]:
 
 def whoami(visitor: httpx.Client, event: int = 0) -> str:
     """Ask the page's event as the browser does: the queue, then its stream."""
-    asked = {"data": [], "fn_index": event, "session_hash": "s"}
+    session = uuid4().hex  # a name belongs to who used it first
+    asked = {"data": [], "fn_index": event, "session_hash": session}
     visitor.post("/gradio_api/queue/join", json=asked).raise_for_status()
-    with visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": "s"}) as stream:
+    with visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
         for line in stream.iter_lines():
             if "process_completed" in line:
                 return str(httpx.Response(200, text=line.removeprefix("data: ")).json()["output"]["data"][0])
@@ -280,8 +282,9 @@ def test_a_forwarded_address_counts_behind_a_named_proxy_alone(start: Any, flags
 
 def test_behind_a_link_friends_are_never_counted_as_one(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradio.networking.setup_tunnel", lambda **_: "http://abc.gradio.live")
-    with start(share=True) as at:
-        friends = [httpx.Client(base_url=at.url, headers={"Host": "abc.gradio.live"}) for _ in range(30)]
+    with start(share=True) as at, ExitStack() as opened:
+        named = {"Host": "abc.gradio.live"}
+        friends = [opened.enter_context(httpx.Client(base_url=at.url, headers=named)) for _ in range(30)]
         for friend in friends:
             assert log_in(friend, at, "wrong") == 401
             assert log_in(friend, at) == 200
@@ -290,8 +293,6 @@ def test_behind_a_link_friends_are_never_counted_as_one(start: Any, monkeypatch:
             keep_cookies(friend)
         assert len({whoami(friend) for friend in friends[:3]}) == 3
         assert whoami(friends[0], event=2) == NEWCOMERS
-        for friend in friends:
-            friend.close()
 
 
 def keep_cookies(visitor: httpx.Client) -> None:
