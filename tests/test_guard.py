@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from starlette.requests import Request
@@ -12,7 +9,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from core.settings import LIMITS, Settings
+from core.settings import Settings
 from ui.guard import NO_COOKIE, OWNER_COOKIE, Guard
 from ui.login import Login
 
@@ -154,26 +151,6 @@ def test_elsewhere_addresses_are_not_noted_and_programs_without_a_cookie_are_one
     noted, lan = {"X-Forwarded-For": "93.184.216.34"}, client(Settings(host="0.0.0.0"))
     assert local.get("/", headers=noted).json()["address"] == ""
     assert [lan.get("/", headers=noted).json()["address"] for _ in range(2)] == [NO_COOKIE, ""]
-
-
-def test_when_uploads_fill_their_share_the_oldest_make_way_and_fresh_ones_stay(
-    space: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    assert space.post("/gradio_api/upload").status_code == 200
-    files = [tmp_path / name / "a.png" for name in ("old", "older", "fresh")]
-    for age, file in zip((3600, 7200, 0), files, strict=True):
-        file.parent.mkdir()
-        with file.open("wb") as opened:
-            opened.truncate(int(LIMITS["space"].uploads_in_all) // 2)  # a hole: it needs no disk
-        os.utime(file, (time.time() - age,) * 2)
-    assert space.post("/gradio_api/upload").status_code == 200
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["fresh"]
-    with (tmp_path / "another").open("wb") as opened:
-        opened.truncate(int(LIMITS["space"].uploads_in_all))
-    answer = space.post("/gradio_api/upload")
-    assert answer.status_code == 507 and "no room" in answer.text
-    assert space.get("/").status_code == 200
 
 
 def test_a_body_may_be_as_large_as_the_mode_allows(space: TestClient) -> None:

@@ -24,7 +24,8 @@ def test_every_flag() -> None:
     flags = "--port 1 --host ::1 --hosts a.b,C.d --share --auth u:p:q --models m --data d --device cuda:1"
     settings = Settings.from_command_line(flags.split())
     assert (settings.port, settings.host, settings.share, settings.auth) == (1, "::1", True, "u:p:q")
-    assert (settings.models, settings.data, settings.device) == (Path("m"), Path("d"), "cuda:1")
+    here = Path.cwd()  # where flags are meant; the server will stand elsewhere
+    assert (settings.models, settings.data, settings.device) == (here / "m", here / "d", "cuda:1")
     assert settings.names == {"a.b", "c.d"}
 
 
