@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -27,14 +28,14 @@ def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @contextmanager
-def started(folder: Path, *flags: str) -> Iterator[str]:
-    """`python app.py` with these flags, its history and its log in `folder`."""
+def started(folder: Path, *flags: str, cwd: Path = ROOT, **variables: str) -> Iterator[str]:
+    """`python app.py` from `cwd` with these flags and variables, its history and its log in `folder`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--data", str(folder / "data"), *flags]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=cwd, env=os.environ | variables, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(process, url, folder / "log")

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+<<<<<<< HEAD
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+=======
+from collections.abc import Iterator
+>>>>>>> uploads
 
 import pytest
 from starlette.requests import Request
@@ -12,11 +16,16 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
+<<<<<<< HEAD
 from core.errors import StorageError
 from core.settings import LIMITS, Settings
 from ui import cookies
 from ui.cookies import AT_ONCE, AT_ONCE_IN_ALL, NEW_SECONDS, OWNER_COOKIE, SECONDS_EACH, SECONDS_IN_ALL, Owners
 from ui.guard import NO_COOKIE, Guard
+=======
+from core.settings import Settings
+from ui.guard import NO_COOKIE, OWNER_COOKIE, Guard
+>>>>>>> uploads
 from ui.login import Login
 
 Start = Callable[..., TestClient]
@@ -218,26 +227,6 @@ def test_a_spaces_proxy_may_say_our_name_and_no_other(space: TestClient) -> None
 
     assert host("a-b.hf.space") == "a-b.hf.space"
     assert host("evil.example") == "10.1.2.3:7860"
-
-
-def test_when_uploads_fill_their_share_the_oldest_make_way_and_fresh_ones_stay(
-    space: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    assert space.post("/gradio_api/upload").status_code == 200
-    files = [tmp_path / name / "a.png" for name in ("old", "older", "fresh")]
-    for age, file in zip((3600, 7200, 0), files, strict=True):
-        file.parent.mkdir()
-        with file.open("wb") as opened:
-            opened.truncate(int(LIMITS["space"].uploads_in_all) // 2)  # a hole: it needs no disk
-        os.utime(file, (time.time() - age,) * 2)
-    assert space.post("/gradio_api/upload").status_code == 200
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["fresh"]
-    with (tmp_path / "another").open("wb") as opened:
-        opened.truncate(int(LIMITS["space"].uploads_in_all))
-    answer = space.post("/gradio_api/upload")
-    assert answer.status_code == 507 and "no room" in answer.text
-    assert space.get("/").status_code == 200
 
 
 def test_a_body_may_be_as_large_as_the_mode_allows(space: TestClient) -> None:
