@@ -74,6 +74,7 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
     """The whole page, its events and the endpoint `/generate`. To be launched with THEME."""
     presets = Presets(ROOT / "presets", engine.settings.data / "presets")
     with Page(title="Darkroom", fill_width=True, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
+        page.space_id = None  # or gradio would draw a bar of the hub's, with fonts of Google's, over a Space's page
         parts = _build(engine, presets)
         desk = Desk(engine, queue, history, list(parts.fields))
         add_endpoint(engine, queue, history)  # first: gradio gives names in order, and an event's method is one too
