@@ -29,7 +29,7 @@ from core.quota import make_room
 from core.records import JobRow
 from core.records import Status as Status
 from core.request import GenerationRequest
-from core.settings import Limits
+from core.settings import NEWCOMERS, Limits
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +233,11 @@ class JobQueue:
         if own >= self._limits.jobs_per_owner:
             jobs = "1 open job" if own == 1 else f"{own} open jobs"
             raise QueueFull(f"You have {jobs}, as many as this server allows; wait for one to end, or cancel one.")
-        if near >= self._limits.jobs_per_address:
+        if address == NEWCOMERS and near >= self._limits.jobs_of_newcomers:
+            raise QueueFull(
+                f"{near} jobs of new visitors are open, as many as are allowed at once; try again in a few minutes."
+            )
+        if address != NEWCOMERS and near >= self._limits.jobs_per_address:
             raise QueueFull(
                 f"{near} jobs of your network, or of programs without a cookie, are open, as many as are allowed; "
                 "try again later."

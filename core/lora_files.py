@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -18,12 +17,13 @@ from core.cache import Key
 from core.checkpoints import Checkpoint
 from core.errors import CheckpointError, LoraError, RequestError
 from core.families import BY_CONTEXT_WIDTH, FAMILIES
-from core.hashes import SHORT
+from core.hashes import hash_files
 from core.headers import MALFORMED, PICKLES, read_metadata, read_shapes, refuse
 from core.lora_names import Place, read_key
 from core.shapes import Shapes
 from core.storage import storage, write_file
 from core.units import Lora
+from core.weights import Changed, opened
 
 if TYPE_CHECKING:
     from core.lora_delta import Factors
@@ -136,7 +136,7 @@ class LoraShelf:
         target = _path(self.folder, stem, number)
         with storage():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_file(target, file.read_bytes())
+            write_file(target, file.read_bytes(), 0o666)  # as any other model: other programs may share the folder
         self.scan()
         return self.find(target.name.removesuffix(ENDING))
 
@@ -338,20 +338,20 @@ def _text(path: str) -> str:
 def read_lora(info: LoraInfo) -> LoraFile:
     """Its tensors, checked: finite, complete, of a rank and alpha that make sense. Raises LoraError."""
     from safetensors import SafetensorError
-    from safetensors.torch import load
 
     from core.lora_delta import Misfit
 
     try:
-        content = info.path.read_bytes()  # once, so that the hash is of what is merged
-        tensors = load(content)
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError):
+        with opened([info.path]) as stored:  # its hash and what its header says are of what is merged
+            tensors = {key: each.to() for key, each in stored.items()}
+            digest, metadata = hash_files([info.path]), read_metadata(info.path)
+    except Changed:
+        raise LoraError(f"LoRA: {info.name} changed on disk while it was read; try again.") from None
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, CheckpointError):
         raise _unusable(info, "it is damaged, or no longer there") from None
-    digest = hashlib.sha256(content).hexdigest()[:SHORT]
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     read = {key: found for key in tensors if (found := read_key(key))}
     try:
-        factors = _grouped(tensors, read, header.get("__metadata__") or {})
+        factors = _grouped(tensors, read, metadata)
     except Misfit as error:
         raise _unusable(info, str(error)) from None
     return LoraFile(info.name, digest, factors, tuple(sorted(tensors.keys() - read.keys())))

@@ -21,6 +21,7 @@ DATABASE = "history.sqlite"
 BUSY_SECONDS = 5.0  # to wait for whoever looks into the database from outside
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 FOLDERS = ("pictures", "thumbnails", "inputs")
+PRIVATE = 0o600  # a file's rights: nobody else on this machine reads it
 
 # Step k takes the database from version k to k + 1 of its schema; a step that was released never changes.
 # No table is WITHOUT ROWID: quick_check of SQLite 3.40 sees damage in sound ones.
@@ -86,9 +87,18 @@ def _plain_words(error: OSError | sqlite3.Error) -> str:
     return "The data folder is full; it needs more room." if full else "The data folder cannot be read or written."
 
 
+def private_folder(folder: Path) -> None:
+    """Make `folder`, for its owner alone. One that is there with wider rights is tightened, but nothing in it: what
+    lies behind a closed door needs no second one.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(OSError):  # a folder of somebody else's, or of a system without such rights
+        folder.chmod(0o700)
+
+
 def claim(folder: Path) -> FileLock:
     """The right to use `folder`, for as long as this process lives or until released."""
-    lock = FileLock(folder / "lock", thread_local=False)
+    lock = FileLock(folder / "lock", thread_local=False, mode=PRIVATE)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -113,6 +123,7 @@ def put_aside_if_damaged(folder: Path) -> list[str]:
 
 def _schema_version(database: Path) -> int | None:
     """0 for a new database, None for a damaged one."""
+    database.touch(PRIVATE)  # sqlite's own would be open to all; what it keeps beside it has the same rights
     with closing(sqlite3.connect(database)) as connection:
         try:
             sound = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
@@ -126,6 +137,7 @@ def _schema_version(database: Path) -> int | None:
 
 def connect(path: Path) -> sqlite3.Connection:
     """The database in its newest form."""
+    path.touch(PRIVATE)
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     connection.create_function("has_words", 2, _has_words, deterministic=True)
@@ -144,11 +156,11 @@ def _has_words(prompt: str, words: str) -> bool:
     return all(word in prompt for word in words.split())
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, rights: int = PRIVATE) -> None:
     """A file that is there as a whole or not at all, whenever the power goes."""
     temporary = path.with_suffix(".tmp")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, rights)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -33,7 +33,7 @@ from core.units import Hires
 from tests.browser import open_page, visit
 from tests.test_app import free_port
 from tests.test_browser import HOSTILE
-from ui.app import HEAD, THEME, build_page
+from ui.app import THEME, build_page
 from ui.archive import zip_route
 from ui.server import running
 
@@ -83,7 +83,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         engine = Engine(settings)
         with closing(JobQueue(engine.generate, history, settings.limits, prepare=engine.prepare)) as queue:
             page = build_page(engine, queue, history)
-            with running(page, engine, queue, history, head=HEAD, theme=THEME) as server:
+            with running(page, engine, queue, history, theme=THEME) as server:
                 yield Studio(server.url, history, queue, data)
 
 

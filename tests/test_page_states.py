@@ -20,7 +20,7 @@ from core.request import GenerationRequest
 from core.settings import Settings
 from tests.browser import open_page
 from tests.test_app import free_port
-from ui.app import HEAD, THEME, build_page
+from ui.app import THEME, build_page
 from ui.server import running
 
 pytestmark = [  # gradio's own, of pandas
@@ -48,7 +48,7 @@ def space(data: Path, port: int) -> Iterator[str]:
         history = opened.enter_context(closing(History(data)))
         queue = opened.enter_context(closing(JobQueue(fails, history, settings.limits)))
         page = build_page(engine, queue, history)
-        opened.enter_context(running(page, engine, queue, history, head=HEAD, theme=THEME))
+        opened.enter_context(running(page, engine, queue, history, theme=THEME))
         yield f"http://127.0.0.1:{port}/"
 
 

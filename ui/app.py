@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +18,7 @@ from core.settings import ROOT
 from core.sizes import in_words
 from ui.api import add_endpoint
 from ui.compare import add_compare
-from ui.controls import HELP, control
+from ui.controls import control
 from ui.editing import build_editing, build_form_only
 from ui.form import EASEL, KEEP_SIZE, REMEMBERED, SIDES
 from ui.hires import build_hires
@@ -32,31 +30,13 @@ from ui.memory import build_memory, wire_memory
 from ui.png_info import Reader, build_info, wire_info
 from ui.presets import Cabinet, build_presets, wire_presets
 from ui.presets import Rows as PresetRows
+from ui.refusals import Page
 from ui.run import DRAWN, MODELS_OWN, OFFERED, TASKS, Desk, own_values
 from ui.steering import wire_steering
 from ui.tabs import TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-PARTS = ("chips", "easel", "compare", "large", "history", "info", "memory", "hub", "presets", "steering", "lora")
-STYLES = ("style", *PARTS)
-SCRIPTS = ("parts", "page", "keys", "remember", *PARTS)
-
-
-def _head() -> str:
-    """Style, script and font, inline: the page needs nothing from anywhere else."""
-    font = base64.b64encode((ASSETS / "geist.woff2").read_bytes()).decode()
-    style = _joined(STYLES, "css").replace("geist.woff2", f"data:font/woff2;base64,{font}")
-    script = _joined(SCRIPTS, "js").replace("HELP", json.dumps(HELP))
-    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">'
-    return f"{viewport}<style>{style}</style><script>{script}</script>"
-
-
-def _joined(names: tuple[str, ...], kind: str) -> str:
-    return "\n".join((ASSETS / f"{name}.{kind}").read_text("utf-8") for name in names)
-
-
-HEAD = _head()
 THEME = make_theme()
 
 
@@ -91,9 +71,9 @@ class Parts:
 
 
 def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
-    """The whole page, its events and the endpoint `/generate`. To be launched with HEAD and THEME."""
+    """The whole page, its events and the endpoint `/generate`. To be launched with THEME."""
     presets = Presets(ROOT / "presets", engine.settings.data / "presets")
-    with gr.Blocks(title="Darkroom", fill_width=True, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
+    with Page(title="Darkroom", fill_width=True, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         parts = _build(engine, presets)
         desk = Desk(engine, queue, history, list(parts.fields))
         add_endpoint(engine, queue, history)  # first: gradio gives names in order, and an event's method is one too
@@ -136,6 +116,8 @@ def _build(engine: Engine, presets: Presets) -> Parts:
         with gr.Tab("This machine", elem_id="this-machine") as memory_tab:
             memory = build_memory()
             hub = build_hub()
+            if engine.settings.has_login:
+                gr.HTML((ASSETS / "logout.html").read_text("utf-8"), apply_default_css=False, elem_id="logout")
     return Parts(
         **settings,
         rescan=rescan,

@@ -329,7 +329,7 @@ Object.assign(window.darkroom, (() => {
     const item = event.target.closest(".film li");
     if (item && event.target.closest(".cross")) return cancel(item.dataset.key.split("/")[0]);
     if (item) return pick(...item.dataset.key.split("/"));
-    if (event.target.closest(".all")) return [...waiting(), running()].forEach((job) => job && cancel(job.id));
+    if (event.target.closest(".all")) return cancelAll();
     const does = event.target.closest("button[data-does]")?.dataset.does;
     const now = shown();
     if (does === "unuse") {
@@ -415,6 +415,10 @@ Object.assign(window.darkroom, (() => {
     draw();
   }
 
+  function cancelAll() {
+    for (const job of [...waiting(), running()]) if (job) cancel(job.id);
+  }
+
   function machine(element) {
     parts.machine = element;
     $("#help", element).addEventListener("click", () => darkroom.shortcuts());
@@ -471,7 +475,7 @@ Object.assign(window.darkroom, (() => {
     told.showPopover();
   }
 
-  /* gradio puts this script into the page when it has loaded, so there is a body already. */
+  /* This script runs once the page is read, so there is a body already. */
   new MutationObserver(paint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   setInterval(pulse, 5000);
   document.addEventListener("visibilitychange", () => {
