@@ -1,8 +1,8 @@
 """Does a server's memory stay where it was? Its resident size over calls of `/generate`, each by a new session.
 
 The server is the whole one, as on a Space, in a process of its own; its engine is scripted, as `bench jobs` measures
-the real one. The calls are what gradio_client sends without a cookie: for the page's config, a heartbeat, the call and
-its stream. Sizes are read as the system tells them; nothing is collected or trimmed for them.
+the real one. The calls are those of gradio_client without a cookie: the page's config, a heartbeat, the call and its
+stream. Sizes are read as the system tells them; nothing is collected or trimmed for them.
 """
 
 from __future__ import annotations
