@@ -25,7 +25,7 @@ from core import Engine, GenerationRequest, Settings
 from core.history import History
 from core.jobs import JobQueue
 from tests import darkroom
-from ui.app import HEAD, THEME, build_page
+from ui.app import THEME, build_page
 from ui.server import serve
 
 PORT = 7868
@@ -71,7 +71,7 @@ def _serve(folder: Path) -> None:
         closing(History(folder)) as history,
         closing(JobQueue(darkroom.Engine().run, history, settings.limits)) as queue,
     ):
-        serve(build_page(engine, queue, history), engine, queue, history, head=HEAD, theme=THEME)
+        serve(build_page(engine, queue, history), engine, queue, history, theme=THEME)
 
 
 def _size_after_one(http: httpx.Client, server: psutil.Process, seed: int) -> float:

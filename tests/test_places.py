@@ -27,7 +27,7 @@ from tests import darkroom
 from tests.browser import new_tab
 from tests.test_app import free_port
 from ui import places
-from ui.app import HEAD, THEME, build_page
+from ui.app import THEME, build_page
 from ui.places import PAGES, PAGES_EVENTS
 from ui.server import running
 
@@ -74,7 +74,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         engine, history, scripted = Engine(settings), History(tmp_path), darkroom.Engine(gated)
         queue = JobQueue(scripted.run, history, settings.limits)
         page = build_page(engine, queue, history)
-        server = running(page, engine, queue, history, head=HEAD, theme=THEME)
+        server = running(page, engine, queue, history, theme=THEME)
         opened.extend((history, server, queue, scripted))
         return Server(page, queue, scripted, server.__enter__().url)
 
