@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -103,9 +104,9 @@ def local(start: Any) -> Iterator[httpx.Client]:
 
 def whoami(visitor: httpx.Client) -> str:
     """Ask the page's event as the browser does: the queue, then its stream."""
-    asked = {"data": [], "fn_index": 0, "session_hash": "s"}
+    asked = {"data": [], "fn_index": 0, "session_hash": (session := secrets.token_hex(5))}
     visitor.post("/gradio_api/queue/join", json=asked).raise_for_status()
-    with visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": "s"}) as stream:
+    with visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
         for line in stream.iter_lines():
             if "process_completed" in line:
                 return str(httpx.Response(200, text=line.removeprefix("data: ")).json()["output"]["data"][0])
