@@ -66,7 +66,7 @@ def test_no_file_of_the_host_is_given_out(url: str, start: Path, canary: Path) -
         assert httpx.get(f"{url}/gradio_api/file={path}").status_code == 404
 
 
-def test_nor_are_the_history_and_what_visitors_see_not(url: str, start: Path) -> None:
+def test_nor_the_history_nor_the_installation(url: str, start: Path) -> None:
     for path in (start / "data" / "history.sqlite", ROOT / "README.md", start / "hub"):
         assert "gradio_api/file=" not in echoed(url, path)
         assert httpx.get(f"{url}/gradio_api/file={path}").status_code == 404
