@@ -199,7 +199,7 @@ def test_a_page_goes_on_whatever_others_asked_for_meanwhile(start: Callable[...,
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_who_has_no_cookie_and_hangs_up_has_no_job(start: Callable[..., Server], reads: bool) -> None:
-    server = start(gated=True)
+    server = start(gated=True, patience=60.0 if reads else 0.1)
     with server.visitor(has_cookie=False) as program:
         event = call(program, **SMALL)
         assert soon(lambda: bool(server.engine.ran))
@@ -238,8 +238,10 @@ def test_with_a_cookie_a_job_outlives_who_asked_for_it(start: Callable[..., Serv
     with server.visitor() as visitor:
         event = call(visitor, **SMALL)
         assert soon(lambda: bool(server.engine.ran))
+        asked = server.page._queue.event_ids_to_events[event]
         with visitor.stream("GET", f"/gradio_api/call/generate/{event}"):
             pass
+        assert soon(lambda: not asked.alive)
         server.engine.let_pass(100)
         assert soon(lambda: not server.queue._open)
         server.join(visitor, "relay", "later").raise_for_status()
