@@ -24,6 +24,7 @@ from tqdm import tqdm
 from core import Engine, GenerationRequest, Settings
 from core.history import History
 from core.jobs import JobQueue
+from core.room import empty_room
 from tests import darkroom
 from ui.app import THEME, build_page
 from ui.server import serve
@@ -64,10 +65,11 @@ def _server() -> Iterator[tuple[psutil.Process, httpx.Client]]:
 
 def _serve(folder: Path) -> None:
     """In the server's own process, until it is terminated."""
-    os.environ |= {"SPACE_ID": "soak", "GRADIO_TEMP_DIR": str(folder / "uploads")}
+    os.environ["SPACE_ID"] = "soak"
     settings = Settings(data=folder, port=PORT)
     engine = Engine(settings)
     with (
+        empty_room(folder),
         closing(History(folder)) as history,
         closing(JobQueue(darkroom.Engine().run, history, settings.limits)) as queue,
     ):

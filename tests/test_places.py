@@ -136,36 +136,36 @@ def test_one_visitor_holds_no_more_pages_than_a_share_and_others_go_on(start: Ca
     server = start(patience=60.0)
     with server.visitor() as hog, server.visitor() as other:
         for number in range(PAGES.owner + 5):
-            server.join(hog, "relay", f"page {number}").raise_for_status()
+            server.join(hog, "relay", f"page-{number}").raise_for_status()
         assert soon(lambda: server.running() == PAGES.owner)
-        last = told(hog, f"page {PAGES.owner + 4}")
+        last = told(hog, f"page-{PAGES.owner + 4}")
         assert any(message.get("output", {}).get("data") == [{"over": "too many"}] for message in last)
         assert last[-1]["msg"] == "close_stream"
-        server.join(other, "relay", "another's").raise_for_status()
+        server.join(other, "relay", "another").raise_for_status()
         assert soon(lambda: server.running() == PAGES.owner + 1)
 
 
 def test_what_is_asked_for_is_bounded_and_free_again_once_it_was_fetched(start: Callable[..., Server]) -> None:
     server, most = start(patience=60.0), LIMITS["space"].jobs_per_owner + PAGES_EVENTS * PAGES.owner
     with server.visitor() as hog, server.visitor() as other:
-        answers = [server.join(hog, "cancel", f"unread {number}") for number in range(most + 1)]
+        answers = [server.join(hog, "tell_notices", f"unread-{number}") for number in range(most + 1)]
         assert [answer.status_code for answer in answers] == [200] * most + [429]
         assert "too much is asked for at once" in answers[-1].text.lower()
-        assert server.join(other, "cancel", "another's").status_code == 200
-        assert told(hog, "unread 0")[-1]["msg"] == "close_stream"
-        assert server.join(hog, "cancel", "again").status_code == 200
+        assert server.join(other, "tell_notices", "another").status_code == 200
+        assert told(hog, "unread-0")[-1]["msg"] == "close_stream"
+        assert server.join(hog, "tell_notices", "again").status_code == 200
 
 
 def test_nothing_is_left_of_sessions_that_ended_were_closed_or_never_read(start: Callable[..., Server]) -> None:
     server = start(sweep=0.05)
     with server.visitor() as visitor:
         for number in range(10):
-            server.join(visitor, "relay", f"closed {number}").raise_for_status()
-            with stream(visitor, f"closed {number}") as lines:
+            server.join(visitor, "relay", f"closed-{number}").raise_for_status()
+            with stream(visitor, f"closed-{number}") as lines:
                 next(lines.iter_lines())
-            server.join(visitor, "cancel", f"unread {number}").raise_for_status()
-            server.join(visitor, "cancel", f"read {number}").raise_for_status()
-            told(visitor, f"read {number}")
+            server.join(visitor, "tell_notices", f"unread-{number}").raise_for_status()
+            server.join(visitor, "tell_notices", f"read-{number}").raise_for_status()
+            told(visitor, f"read-{number}")
     for seed in range(10):
         with server.visitor(has_cookie=False) as program:
             program.get(f"/gradio_api/call/generate/{call(program, **SMALL, seed=seed)}").raise_for_status()
@@ -193,13 +193,13 @@ def test_a_page_goes_on_whatever_others_asked_for_meanwhile(start: Callable[...,
             next(said)
             for number in range(2100):  # gradio's own memory is of 2,000
                 server.page._queue.pending_messages_per_session[f"{number}"] = None
-            server.join(others, "cancel", "another's").raise_for_status()
+            server.join(others, "tell_notices", "another").raise_for_status()
             assert [next(said) for _ in range(3)]
 
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_who_has_no_cookie_and_hangs_up_has_no_job(start: Callable[..., Server], reads: bool) -> None:
-    server = start(gated=True)
+    server = start(gated=True, patience=60.0 if reads else 0.1)
     with server.visitor(has_cookie=False) as program:
         event = call(program, **SMALL)
         assert soon(lambda: bool(server.engine.ran))
@@ -238,8 +238,10 @@ def test_with_a_cookie_a_job_outlives_who_asked_for_it(start: Callable[..., Serv
     with server.visitor() as visitor:
         event = call(visitor, **SMALL)
         assert soon(lambda: bool(server.engine.ran))
+        asked = server.page._queue.event_ids_to_events[event]
         with visitor.stream("GET", f"/gradio_api/call/generate/{event}"):
             pass
+        assert soon(lambda: not asked.alive)
         server.engine.let_pass(100)
         assert soon(lambda: not server.queue._open)
         server.join(visitor, "relay", "later").raise_for_status()
@@ -256,7 +258,7 @@ def test_one_page_too_many_says_so_and_stays(start: Callable[..., Server], brows
         tab.goto(f"{server.url}/livez")
         with httpx.Client(base_url=server.url, cookies=cookies) as hog:
             for number in range(PAGES.owner):
-                server.join(hog, "relay", f"page {number}").raise_for_status()
+                server.join(hog, "relay", f"page-{number}").raise_for_status()
             assert soon(lambda: server.running() == PAGES.owner)
             tab.goto(server.url, wait_until="domcontentloaded")
             expect(tab.locator("#stage .words b")).to_have_text("Too many pages are open", timeout=30_000)
