@@ -6,6 +6,7 @@ The libraries' own functions rename the tensors; they open no file themselves.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from diffusers.loaders.single_file_utils import (
     convert_sd3_transformer_checkpoint_to_diffusers,
 )
 
+from core.headers import read_json
 from core.shapes import DIFFUSERS_VAE
 from core.upscalers import esrgan_names
 from core.weights import Stored, opened
@@ -28,6 +30,7 @@ from core.weights import Stored, opened
 if TYPE_CHECKING:
     from core.parts import Part
 
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # transformers reads four tensors at once else, and holds them in RAM
 State = dict[str, Any]
 
 
@@ -77,6 +80,8 @@ def load_component(part: Part, library: str, device: str, dtype: torch.dtype) ->
 
     Raises ValueError or RuntimeError if they are not those it has, Changed if a file changed while it was read.
     """
+    if not part.source and "quantization_config" in read_json(part.folder / "config.json"):
+        raise ValueError("its weights are quantized")
     model_class = getattr(importlib.import_module(library), part.class_name)
     load = _of_transformers if library == "transformers" else _of_diffusers
     with opened(part.files) as stored:
@@ -103,8 +108,6 @@ def _of_transformers(part: Part, model_class: Any, stored: dict[str, Stored], de
 
 def _of_diffusers(part: Part, model_class: Any, stored: dict[str, Stored], device: str, dtype: torch.dtype) -> Any:
     config = dict(part.source.config if part.source else model_class.load_config(part.folder, local_files_only=True))
-    if config.get("quantization_config"):
-        raise ValueError("its weights are quantized")
     with init_empty_weights():
         model = model_class.from_config(config)
     state = model._fix_state_dict_keys_on_load(_renamed(part, model.config, stored, device, dtype))
@@ -112,7 +115,8 @@ def _of_diffusers(part: Part, model_class: Any, stored: dict[str, Stored], devic
     bad = [key for key, shape in wanted.items() if key not in state or state[key].shape != shape]
     if bad:
         raise ValueError(f"{len(bad)} tensors are missing or of another shape, {bad[0]} the first")
-    model.load_state_dict({key: state[key].to(device, dtype) for key in wanted}, assign=True)
+    largest_first = sorted(wanted, key=lambda key: -wanted[key].numel())  # what is cast exists twice for a moment
+    model.load_state_dict({key: state[key].to(device, dtype) for key in largest_first}, assign=True)
     return model
 
 
