@@ -30,8 +30,8 @@ def main() -> int:
 def run(settings: Settings) -> None:
     """Everything, put together, until Ctrl+C."""
     from core.engine import Engine
-    from core.history import History
-    from core.jobs import JobQueue
+    from core.jobs.history import History
+    from core.jobs.queue import JobQueue
     from ui.app import HEAD, THEME, build_page  # gradio takes seconds to import: --help and wrong flags go without
     from ui.server import check_address, serve
 

@@ -72,9 +72,9 @@ def plain(pipeline: StableDiffusionPipeline, request: GenerationRequest) -> Imag
 
 def _prompt_ratio(engine: Engine, request: GenerationRequest, pairs: int) -> float:
     """Seconds to encode the two prompts of a run, over seconds to find them in the cache."""
+    from core.diffusion.prompting import PromptCache
     from core.families.sd import Components, StableDiffusion
-    from core.grammar import Time, parse
-    from core.prompts import PromptCache
+    from core.prompts.grammar import Time, parse
 
     folder = engine.settings.models / "checkpoints" / str(request.checkpoint)
     parts = Components(

@@ -15,8 +15,8 @@ from playwright.sync_api import Page, sync_playwright
 from tqdm import tqdm
 
 from core import Engine, Finished, GenerationRequest, Settings
-from core.history import History
-from core.jobs import JobQueue
+from core.jobs.history import History
+from core.jobs.queue import JobQueue
 from tests.browser import CHROMIUM, open_page
 from ui.app import HEAD, THEME, build_page
 from ui.server import running

@@ -10,8 +10,8 @@ import psutil
 from tqdm import tqdm
 
 from core import Engine, GenerationRequest
-from core.history import History
-from core.jobs import JobQueue
+from core.jobs.history import History
+from core.jobs.queue import JobQueue
 
 WARM_UP = 50
 

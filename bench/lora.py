@@ -12,8 +12,8 @@ from diffusers import StableDiffusionPipeline
 from bench.engine import POCKET, PROMPT, draw
 from bench.measure import compare
 from core import Engine, GenerationRequest, Lora, Settings
-from core.lora import Merger
-from core.lora_files import LoraShelf, read_lora
+from core.library.loras import LoraShelf, read_lora
+from core.lora.merging import Merger
 from tests import loras
 
 STEPS = 10

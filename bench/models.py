@@ -15,10 +15,10 @@ from diffusers import StableDiffusionPipeline
 from bench.engine import save_middle_size
 from bench.measure import compare
 from core import Engine, GenerationRequest, Settings
-from core.checkpoints import Checkpoint, scan
-from core.loading import Loader
-from core.machine import PeakMeter, resident
-from core.parts import load_part
+from core.library.checkpoints import Checkpoint, scan
+from core.library.loading import Loader
+from core.library.parts import load_part
+from core.memory.machine import PeakMeter, resident
 from tests import ldm
 from tests.test_single_file import pipeline
 

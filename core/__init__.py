@@ -2,9 +2,9 @@
 
 from core.engine import Engine
 from core.events import Event, Finished, Loading, Notice, Step
-from core.request import GenerationRequest
+from core.request.generation import GenerationRequest
+from core.request.units import Control, Hires, Lora, Outpaint
 from core.settings import Settings
-from core.units import Control, Hires, Lora, Outpaint
 
 __all__ = [
     "Control",

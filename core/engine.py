@@ -14,34 +14,37 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from core import embeddings, machine, memory, networks, prompts, text_encoders, vaes
-from core.cache import Loaded, ModelCache
-from core.checkpoints import Checkpoint, scan
-from core.detectors import Detectors
+from core.control.detectors import Detectors
+from core.diffusion import prompting as prompts
+from core.diffusion.prompting import PromptCache, Prompts, TokenCount
 from core.errors import CheckpointError, EngineBusy, OutOfMemory
 from core.events import HASH_OF, LORA_HASH, Event, Finished
 from core.families import FAMILIES
-from core.hashes import Hashes
-from core.loading import Loader
-from core.lora_files import LoraInfo, LoraShelf
-from core.lora_tags import take_tags, without_tags
-from core.machine import Machine, PeakMeter, resident
-from core.memory import MemoryPlan, RunMemory
-from core.networks import Network
-from core.parts import Part, load_part
-from core.prompts import PromptCache, Prompts, TokenCount
-from core.request import SEED_LIMIT, GenerationRequest, reject
-from core.resolving import check_with, size_with, with_loras
+from core.library import embeddings, networks, text_encoders, vaes
+from core.library.checkpoints import Checkpoint, scan
+from core.library.hashes import Hashes
+from core.library.loading import Loader
+from core.library.loras import LoraInfo, LoraShelf
+from core.library.networks import Network
+from core.library.parts import Part, load_part
+from core.library.resolving import check_with, size_with, with_loras
+from core.library.upscalers import find_upscaler, list_upscalers
+from core.memory import machine
+from core.memory import planning as memory
+from core.memory.cache import Loaded, ModelCache
+from core.memory.machine import Machine, PeakMeter, resident
+from core.memory.planning import MemoryPlan, RunMemory
+from core.request.generation import SEED_LIMIT, GenerationRequest, reject
+from core.request.tags import take_tags, without_tags
 from core.settings import VERSION, Settings
-from core.upscalers import find_upscaler, list_upscalers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from core.diffusion.preview import Previewer
+    from core.diffusion.start import Refining
     from core.families.sd import StableDiffusion
-    from core.lora import LoraReport, Merged, Merger
-    from core.preview import Previewer
-    from core.start import Refining
+    from core.lora.merging import LoraReport, Merged, Merger
 
 log = logging.getLogger(__name__)
 CACHE_SHARE = 0.6  # of the RAM that is free when the engine starts
@@ -68,7 +71,7 @@ class Engine:
 
     @functools.cached_property
     def _merger(self) -> Merger:
-        from core.lora import Merger
+        from core.lora.merging import Merger
 
         return Merger()
 
@@ -189,9 +192,9 @@ class Engine:
             import transformers
 
             for module in (
-                "core.attention",
-                "core.lora",
-                "core.passes",
+                "core.families.attention",
+                "core.lora.merging",
+                "core.diffusion.passes",
                 *(family.module for family in FAMILIES.values()),
             ):
                 importlib.import_module(module)
@@ -227,7 +230,7 @@ class Engine:
         self._upscaler(resolved)
         self.settings.limits.check(resolved)
         if resolved.image or resolved.hires:
-            from core.inpaint import check_pictures
+            from core.pictures.canvas import check_pictures
 
             check_pictures(resolved)
         return resolved
@@ -268,10 +271,10 @@ class Engine:
     def _run(self, request: GenerationRequest, checkpoint: Checkpoint, plan: MemoryPlan) -> Iterator[Event]:
         """One try. `request` is resolved."""
         self.prepare()
-        from core.decoding import vae_as
-        from core.passes import Passes
-        from core.placing import Placed, placed
-        from core.start import Company
+        from core.diffusion.decoding import vae_as
+        from core.diffusion.passes import Passes
+        from core.diffusion.start import Company
+        from core.memory.placing import Placed, placed
 
         peak = PeakMeter(self._machine.device, resident() - self._held)
         refiner = self._refiner(request, checkpoint)
@@ -305,7 +308,7 @@ class Engine:
             yield Finished(images, request, made_with, merged.reports)
 
     def _refining(self, loader: Loader, refiner: Checkpoint | None) -> Generator[Event, None, Refining | None]:
-        from core.start import Refining
+        from core.diffusion.start import Refining
 
         if refiner is None:
             return None
@@ -338,7 +341,7 @@ class Engine:
 
     def _previewer(self, loader: Loader, checkpoint: Checkpoint) -> Generator[Event, None, Previewer]:
         """With the tiny decoder of the checkpoint's family, where a GPU makes it quick enough."""
-        from core.preview import Previewer, find_decoder
+        from core.diffusion.preview import Previewer, find_decoder
 
         if not self.settings.previews:
             return Previewer(None)
@@ -381,7 +384,7 @@ class Engine:
 
     def _free(self) -> None:
         """Give back all memory that is not in use."""
-        from core.decoding import empty_caches
+        from core.diffusion.decoding import empty_caches
 
         self._prompts.clear()
         self._models.clear()

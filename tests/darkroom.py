@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 
 from core.events import Event, Finished, Loading, Step
-from core.history import History
-from core.jobs import JobQueue, JobState
-from core.request import GenerationRequest
+from core.jobs.history import History
+from core.jobs.queue import JobQueue, JobState
+from core.request.generation import GenerationRequest
 from core.settings import Limits
 
 PATIENT = 20  # seconds, after which a test that waits has failed

@@ -14,8 +14,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from core.images import fingerprint
-from core.request import GenerationRequest
+from core.pictures.images import fingerprint
+from core.request.generation import GenerationRequest
 
 SMALL: dict[str, Any] = {"prompt": "a red circle on a blue background", "steps": 2, "width": 64, "height": 64}
 

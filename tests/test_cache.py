@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.cache import Key, ModelCache
+from core.diffusion.prompting import PromptCache
 from core.families.sd import EncodedPrompt
-from core.prompts import PromptCache
+from core.memory.cache import Key, ModelCache
 
 
 def key(name: str, changed: int = 0) -> Key:

@@ -8,11 +8,11 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from core import Control, Engine, GenerationRequest, Outpaint, Settings
-from core.control import ControlUnit
-from core.inpaint import Canvas
-from core.passes import second_pass
-from core.preprocess import control_map
-from core.units import Hires
+from core.control.unit import ControlUnit
+from core.diffusion.passes import second_pass
+from core.pictures.canvas import Canvas
+from core.request.preprocessors import control_map
+from core.request.units import Hires
 from tests.edits import differing, draw, finish, mask_of, untouched
 from tests.tiny import FILTERS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gradio as gr
 import pytest
 
-from core.request import GenerationRequest
-from core.units import Outpaint
+from core.request.generation import GenerationRequest
+from core.request.units import Outpaint
 from ui.controls import HELP, control
 
 FIELDS = GenerationRequest.model_fields

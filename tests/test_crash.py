@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from core.history import MOST_STARTS, History
-from core.images import fingerprint
-from core.records import Status
+from core.jobs.history import MOST_STARTS, History
+from core.jobs.records import Status
+from core.pictures.images import fingerprint
 from core.storage import DATABASE
 from tests.crashing import live
 from tests.darkroom import draw

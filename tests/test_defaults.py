@@ -11,9 +11,9 @@ import diffusers
 import pytest
 
 from core import Engine, GenerationRequest, Lora, Settings
-from core.checkpoints import scan
-from core.defaults import few_steps
 from core.errors import RequestError
+from core.library.checkpoints import scan
+from core.library.few_steps import few_steps
 from core.samplers import SAMPLERS, SGM_UNIFORM, ZERO_SNR, usable
 from tests import ldm, tiny
 from tests.test_single_file import pipeline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from core.denoise import Blend
+from core.diffusion.denoise import Blend
 
 
 class Noiseless:

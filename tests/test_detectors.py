@@ -23,10 +23,10 @@ from transformers import (
 )
 
 from core import Control, Engine, GenerationRequest, Settings
-from core.cache import ModelCache
-from core.detectors import Detectors
+from core.control.detectors import Detectors
+from core.control.learned import skeleton
 from core.errors import CheckpointError
-from core.learned import skeleton
+from core.memory.cache import ModelCache
 from tests import tiny
 from tests.edits import finish
 

@@ -9,8 +9,8 @@ import torch
 
 from core import Engine, Finished, GenerationRequest, Settings
 from core.errors import RequestError
-from core.grammar import Time, parse
-from core.tokens import split_tokens
+from core.prompts.grammar import Time, parse
+from core.prompts.tokens import split_tokens
 from tests import loras, tiny
 
 QUICK = {"seed": 7, "steps": 1, "width": 64, "height": 64}

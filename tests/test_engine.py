@@ -136,10 +136,10 @@ def test_closing_cancels_from_another_thread_and_leaves_inference_mode(engine, e
 
 
 PLACES = {
-    "load": "core.loading.load_part",
+    "load": "core.library.loading.load_part",
     "encode": "core.families.sd.StableDiffusion.encode_prompt",
     "step": "core.families.sd.StableDiffusion.predict",
-    "decode": "core.decoding.decode",
+    "decode": "core.diffusion.decoding.decode",
 }
 
 
@@ -147,7 +147,7 @@ PLACES = {
 @pytest.mark.parametrize("times", [1, 9])
 def test_out_of_memory_is_retried_once_and_never_sticks(monkeypatch, expected, place, times):
     """torch's own error, raised at the outermost call of each stage, `times` in a row."""
-    import core.decoding  # noqa: F401 - the places to patch
+    import core.diffusion.decoding  # noqa: F401 - the places to patch
 
     engine = Engine(Settings())
     target, _, name = PLACES[place].rpartition(".")

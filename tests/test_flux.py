@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from core import Engine, Finished, GenerationRequest, Settings
-from core.dialects import a1111
-from core.dialects.found import check
 from core.errors import RequestError
-from core.grammar import Time, parse
-from core.memory import WAYS
-from core.units import Lora
+from core.memory.planning import WAYS
+from core.pictures.dialects import a1111
+from core.pictures.dialects.found import check
+from core.prompts.grammar import Time, parse
+from core.request.units import Lora
 from tests import loras, tiny
 from tests.test_parity import model_of
 from ui.run import OFFERED, Desk

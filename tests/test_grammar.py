@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.grammar import WEIGHT_LIMIT, Time, compose, parse
+from core.prompts.grammar import WEIGHT_LIMIT, Time, compose, parse
 
 STEPS = 20
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from core.checkpoints import Checkpoint
-from core.hashes import FILE, Hashes
-from core.parts import Part
+from core.library.checkpoints import Checkpoint
+from core.library.hashes import FILE, Hashes
+from core.library.parts import Part
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from PIL import Image
 
 from core.errors import DarkroomError, NotFound, RequestError, StorageError
 from core.events import Finished
-from core.history import MOST_KEPT, MOST_STARTS, History
-from core.images import fingerprint
-from core.inputs import KEEPABLE_MODES, Inputs
-from core.metadata import read_text
-from core.records import Filters, Status
-from core.request import GenerationRequest
+from core.jobs.history import MOST_KEPT, MOST_STARTS, History
+from core.jobs.inputs import KEEPABLE_MODES, Inputs
+from core.jobs.records import Filters, Status
+from core.pictures.images import fingerprint
+from core.pictures.metadata import read_text
+from core.request.generation import GenerationRequest
+from core.request.units import Control
 from core.storage import DATABASE, MIGRATIONS
-from core.units import Control
 from tests.darkroom import draw, request
 
 SOURCE = Image.radial_gradient("L").convert("RGB").resize((70, 50))

@@ -25,11 +25,11 @@ from starlette.types import Receive, Scope, Send
 
 from core.engine import Engine
 from core.events import Finished
-from core.history import History
-from core.jobs import JobQueue
-from core.request import GenerationRequest
+from core.jobs.history import History
+from core.jobs.queue import JobQueue
+from core.request.generation import GenerationRequest
+from core.request.units import Hires
 from core.settings import Settings
-from core.units import Hires
 from tests.browser import open_page, visit
 from tests.test_app import free_port
 from tests.test_browser import HOSTILE

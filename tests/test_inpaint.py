@@ -8,10 +8,10 @@ from PIL import Image
 
 from core import Engine, GenerationRequest, Hires, Outpaint, Settings
 from core.errors import RequestError
-from core.inpaint import Canvas, extend_to
-from core.metadata import read_text
-from core.parameters import allowed
-from core.records import Encoded
+from core.jobs.records import Encoded
+from core.pictures.canvas import Canvas, extend_to
+from core.pictures.metadata import read_text
+from core.request.parameters import allowed
 
 
 @pytest.fixture(scope="module")

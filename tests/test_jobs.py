@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from core.errors import CheckpointError, DarkroomError, NotFound, QueueFull, RequestError, StorageError
-from core.images import fingerprint
-from core.jobs import FILM_LENGTH, JobQueue, JobState, Status
-from core.line import PATIENCE, Job, Line, Pace
+from core.jobs.line import PATIENCE, Job, Line, Pace
+from core.jobs.queue import FILM_LENGTH, JobQueue, JobState, Status
+from core.pictures.images import fingerprint
 from core.storage import DATABASE
 from tests.darkroom import LIMITS, PATIENT, Darkroom, Engine, draw, request
 

@@ -13,12 +13,12 @@ from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from core import lora_names
 from core.errors import LoraError
-from core.lora import Merger
-from core.lora_delta import Factors
-from core.lora_files import LoraShelf, read_lora
-from core.units import Lora
+from core.library.loras import LoraShelf, read_lora
+from core.lora import names as lora_names
+from core.lora.delta import Factors
+from core.lora.merging import Merger
+from core.request.units import Lora
 from tests import ldm, loras, tiny
 
 CONVS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")

@@ -12,9 +12,9 @@ from PIL import Image, ImageFilter
 
 from core import Control, Engine, Finished, GenerationRequest, Lora, Settings
 from core.errors import DarkroomError, LoraError, RequestError
-from core.memory import WAYS
-from core.metadata import encode_png, read_text
-from core.replay import compare
+from core.memory.planning import WAYS
+from core.pictures.metadata import encode_png, read_text
+from core.pictures.replay import compare
 from tests import loras, tiny
 
 QUICK = {"prompt": "a red circle", "seed": 7, "steps": 2, "width": 64, "height": 64}
@@ -139,7 +139,7 @@ def test_what_is_loaded_is_listed_beside_a_lora(engine):
 def test_a_lora_already_seen_is_not_read_again(engine, monkeypatch):
     expected = pixels(engine, Lora(name="ink"))
     pixels(engine)
-    monkeypatch.setattr("core.loading.read_lora", lambda info: pytest.fail("read again"))
+    monkeypatch.setattr("core.library.loading.read_lora", lambda info: pytest.fail("read again"))
     assert pixels(engine, Lora(name="ink")) == expected
 
 
@@ -182,7 +182,7 @@ def test_a_cancelled_run_leaves_nothing(engine, base):
 def test_running_out_of_memory_while_merging_is_tried_again(engine, monkeypatch, base):
     expected = pixels(engine, Lora(name="ink"))
     pixels(engine)
-    from core.lora_delta import Factors
+    from core.lora.delta import Factors
 
     real, calls = Factors.delta, []
 

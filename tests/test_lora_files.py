@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from core.checkpoints import Checkpoint
 from core.errors import LoraError, RequestError
-from core.lora_files import LoraInfo, LoraShelf, read_lora
-from core.units import Lora
+from core.library.checkpoints import Checkpoint
+from core.library.loras import LoraInfo, LoraShelf, read_lora
+from core.request.units import Lora
 from tests import loras
 
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

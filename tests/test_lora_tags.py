@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from core.errors import RequestError
-from core.lora_tags import tag, take_tags, without_tags
-from core.request import GenerationRequest
-from core.units import Lora
+from core.request.generation import GenerationRequest
+from core.request.tags import tag, take_tags, without_tags
+from core.request.units import Lora
 
 
 def test_tags_become_loras_and_leave_no_text() -> None:

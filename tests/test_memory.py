@@ -10,8 +10,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from bench.memory import CARDS, MODELS, card, table
 from core.errors import DarkroomError, OutOfMemory
-from core.machine import BYTES, Machine, inspect
-from core.memory import (
+from core.memory.machine import BYTES, Machine, inspect
+from core.memory.planning import (
     FLUX_VALUES,
     GB,
     ROUNDED,
@@ -24,8 +24,8 @@ from core.memory import (
     plan,
     plans,
 )
-from core.request import GenerationRequest
-from core.units import Lora
+from core.request.generation import GenerationRequest
+from core.request.units import Lora
 from tests.peaks import SD1, SD35, SDXL, flux_peak, transformer_peak, unet_peak, vae_peak
 
 SD15, XL, SD35_MEDIUM = (model.footprint for model in MODELS)
@@ -217,7 +217,7 @@ def test_this_machine_has_memory_and_threads() -> None:
 
 def test_a_container_is_as_full_as_its_own_use_says(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"memory.max": f"{2**30}", "memory.current": f"{2**29}", "memory.stat": f"anon 1\ninactive_file {2**28}"}
-    monkeypatch.setattr("core.machine._cgroup", lambda name, default: told.get(name, default))
+    monkeypatch.setattr("core.memory.machine._cgroup", lambda name, default: told.get(name, default))
     machine = inspect("cpu")
     assert (machine.memory_total, machine.memory_free) == (2**30, 2**30 - 2**29 + 2**28)
 

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from core import Engine, GenerationRequest, Settings
-from core.machine import Machine
-from core.memory import GB, plan
+from core.memory.machine import Machine
+from core.memory.planning import GB, plan
 from tests.test_memory import XL, gpu, request
 from ui.memory import Room
 

@@ -19,13 +19,13 @@ from PIL import Image
 from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 
-from core.checkpoints import Checkpoint, named
 from core.errors import DarkroomError, NotFound, RequestError
-from core.images import fingerprint
-from core.metadata import TEXT_LIMIT, PictureInfo, encode_png, read_text
-from core.request import GenerationRequest
+from core.library.checkpoints import Checkpoint, named
+from core.pictures.images import fingerprint
+from core.pictures.metadata import TEXT_LIMIT, PictureInfo, encode_png, read_text
+from core.request.generation import GenerationRequest
+from core.request.units import Control, Lora
 from core.samplers import SAMPLERS
-from core.units import Control, Lora
 
 BLANK = Image.new("RGB", (512, 768), "red")
 FULL = GenerationRequest(

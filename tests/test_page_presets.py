@@ -9,9 +9,9 @@ from typing import Any, cast
 import gradio as gr
 import pytest
 
-from core.checkpoints import Checkpoint
 from core.engine import Engine
-from core.presets import Presets, Size
+from core.library.checkpoints import Checkpoint
+from core.request.presets import Presets, Size
 from core.settings import ROOT
 from ui.presets import Cabinet, size_at
 from ui.run import Desk

@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, Page, Route, expect
 from core.engine import Engine
 from core.errors import CheckpointError
 from core.events import Event, Loading
-from core.history import History
-from core.jobs import JobQueue
-from core.request import GenerationRequest
+from core.jobs.history import History
+from core.jobs.queue import JobQueue
+from core.request.generation import GenerationRequest
 from core.settings import Settings
 from tests.browser import open_page
 from tests.test_app import free_port

@@ -11,17 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from core import families, start
-from core.denoise import denoise
+from core import families
+from core.diffusion import start
+from core.diffusion.denoise import denoise
+from core.diffusion.prompting import Prompts
 from core.families.flux import Flux
 from core.families.sd import Components, StableDiffusion
 from core.families.sd3 import StableDiffusion3
 from core.families.sdxl import StableDiffusionXL
-from core.preprocess import CONTROL_TYPES
-from core.prompts import Prompts
-from core.request import GenerationRequest
+from core.request.generation import GenerationRequest
+from core.request.preprocessors import CONTROL_TYPES
+from core.request.units import Control
 from core.samplers import FLOW, SAMPLERS
-from core.units import Control
 from tests import tiny
 
 LEVELS = {"Flux": families.FAMILIES["flux"].levels}

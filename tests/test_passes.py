@@ -11,13 +11,13 @@ from PIL import Image
 from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution
 
 from core import Engine, Finished, GenerationRequest, Hires, Loading, Settings, Step
+from core.diffusion.enlarging import MARGIN, TILE, enlarged
 from core.errors import CheckpointError, RequestError
 from core.events import Enlarging
-from core.images import fit
-from core.inpaint import Canvas
-from core.machine import Machine
-from core.memory import Footprint, plan
-from core.upscale import MARGIN, TILE, enlarged
+from core.memory.machine import Machine
+from core.memory.planning import Footprint, plan
+from core.pictures.canvas import Canvas
+from core.pictures.images import fit
 from tests import tiny
 
 QUICK = {"prompt": "a red circle on a blue background", "seed": 7, "steps": 4, "width": 64, "height": 64}

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from core import Engine, Finished, GenerationRequest, Notice, Settings, Step
-from core.decoding import empty_caches, picture
+from core.diffusion.decoding import empty_caches, picture
 from core.errors import DarkroomError
 from core.families.sd import Components, StableDiffusion
-from core.loading import Loader
-from core.machine import Machine
-from core.memory import WAYS
-from core.placing import Placed, placed
+from core.library.loading import Loader
+from core.memory.machine import Machine
+from core.memory.placing import Placed, placed
+from core.memory.planning import WAYS
 from core.sizes import GB
 from tests import tiny
 
@@ -100,7 +100,7 @@ def fail_once(monkeypatch, name):
 
 def test_a_decode_that_ran_out_of_memory_is_done_again_and_no_step_is(monkeypatch, engine):
     whole = run(engine).images[0]
-    calls = fail_once(monkeypatch, "core.decoding.decode")
+    calls = fail_once(monkeypatch, "core.diffusion.decoding.decode")
     events = list(engine.generate(GenerationRequest(**QUICK)))
     assert [event.index for event in events if isinstance(event, Step)] == [1, 2]
     assert ["decoded again in tiles" in event.text for event in events if isinstance(event, Notice)] == [True]
@@ -113,8 +113,8 @@ def test_a_decode_that_ran_out_of_memory_is_done_again_and_no_step_is(monkeypatc
 def test_tiles_draw_nearly_the_same(monkeypatch, engine):
     size = {"width": 256, "height": 256}
     whole = np.asarray(run(engine, **size).images[0], float)
-    monkeypatch.setattr("core.decoding.TILE", 128)
-    fail_once(monkeypatch, "core.decoding.decode")
+    monkeypatch.setattr("core.diffusion.decoding.TILE", 128)
+    fail_once(monkeypatch, "core.diffusion.decoding.decode")
     tiled = np.asarray(run(engine, **size).images[0], float)
     assert 0 < np.abs(tiled - whole).mean() < 4
 

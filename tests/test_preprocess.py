@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from core.preprocess import PREPROCESSORS, control_map, suited
+from core.request.preprocessors import PREPROCESSORS, control_map, suited
 
 BOX = (64, 64, 191, 191)  # left, upper, right, lower pixel of the square
 FILTERS = [name for name, row in PREPROCESSORS.items() if row.network is None]

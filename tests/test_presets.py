@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from core.errors import NotFound, RequestError, StorageError
-from core.presets import FILE_LIMIT, NAME_LIMIT, Presets, Size, Style
-from core.request import GenerationRequest
-from core.units import Lora
+from core.request.generation import GenerationRequest
+from core.request.presets import FILE_LIMIT, NAME_LIMIT, Presets, Size, Style
+from core.request.units import Lora
 
 SHIPPED = Path(__file__).parent.parent / "presets"
 

@@ -8,9 +8,9 @@ import torch
 from diffusers import AutoencoderTiny
 
 from core import Engine, GenerationRequest, Settings, Step
+from core.diffusion.preview import MOST_SIDE, decoded_preview, find_decoder
 from core.errors import CheckpointError
 from core.families import FAMILIES
-from core.preview import MOST_SIDE, decoded_preview, find_decoder
 from tests import tiny
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from core import GenerationRequest, start
-from core.denoise import Guidance, denoise
+from core import GenerationRequest
+from core.diffusion import start
+from core.diffusion.denoise import Guidance, denoise
+from core.diffusion.prompting import MOST_PARTS, Prompts, check, count_tokens
 from core.errors import RequestError
-from core.grammar import Time, parse
-from core.prompts import MOST_PARTS, Prompts, check, count_tokens
+from core.prompts.grammar import Time, parse
 from tests import tiny
 from tests.test_parity import SIZE, model_of, our_latents
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from core.errors import StorageError
-from core.jobs import Status
-from core.quota import disk_warning
+from core.jobs.queue import Status
+from core.jobs.quota import disk_warning
 from core.settings import HOST_OWNER
 from tests.darkroom import Darkroom
 
@@ -114,9 +114,9 @@ def test_a_disk_that_others_fill_takes_no_new_job(tmp_path: Path) -> None:
 def test_who_sits_at_the_machine_is_warned_of_a_disk_that_fills(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.quota.SCARCE", shutil.disk_usage(tmp_path).total)
+    monkeypatch.setattr("core.jobs.quota.SCARCE", shutil.disk_usage(tmp_path).total)
     assert re.fullmatch(r"only [\d.]+ [GT]B left on the disk", disk_warning(tmp_path) or "")
-    monkeypatch.setattr("core.quota.SCARCE", 0)
+    monkeypatch.setattr("core.jobs.quota.SCARCE", 0)
     assert disk_warning(tmp_path) is None
 
 

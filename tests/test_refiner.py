@@ -10,17 +10,18 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline
 from transformers import CLIPTextModelWithProjection
 
-from core import Engine, Finished, GenerationRequest, Settings, start
-from core.checkpoints import scan
-from core.denoise import denoise
-from core.dialects import a1111
-from core.dialects.found import check
+from core import Engine, Finished, GenerationRequest, Settings
+from core.diffusion import start
+from core.diffusion.denoise import denoise
+from core.diffusion.prompting import Prompts
 from core.errors import CheckpointError, RequestError
 from core.families.refiner import StableDiffusionXLRefiner
-from core.memory import WAYS, Work, plans
-from core.metadata import encode_png, read_text
-from core.parts import load_part
-from core.prompts import Prompts
+from core.library.checkpoints import scan
+from core.library.parts import load_part
+from core.memory.planning import WAYS, Work, plans
+from core.pictures.dialects import a1111
+from core.pictures.dialects.found import check
+from core.pictures.metadata import encode_png, read_text
 from tests import ldm, tiny
 from tests.test_memory import XL, gpu
 from tests.test_parity import model_of, picture

@@ -10,10 +10,10 @@ import gradio as gr
 import httpx
 import pytest
 
-from core import jobs
 from core.engine import Engine
-from core.history import History
-from core.jobs import JobQueue
+from core.jobs import queue as jobs
+from core.jobs.history import History
+from core.jobs.queue import JobQueue
 from core.settings import Settings
 from tests.test_app import free_port
 from ui import run

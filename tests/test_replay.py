@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from core.replay import compare
+from core.pictures.replay import compare
 
 HERE = {"model_hash": "abc", "torch": "2.13", "device": "CPU", "threads": "2"}
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from core.errors import DarkroomError, RequestError
-from core.images import fingerprint
-from core.parameters import allowed
-from core.request import SEED_LIMIT, GenerationRequest, first_step
-from core.units import Control, Lora
+from core.pictures.images import fingerprint
+from core.request.generation import SEED_LIMIT, GenerationRequest, first_step
+from core.request.parameters import allowed
+from core.request.units import Control, Lora
 
 PICTURE = Image.new("RGB", (64, 64), (200, 30, 30))
 

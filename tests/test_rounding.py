@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core import Engine, Finished, GenerationRequest, Settings, memory
-from core.memory import ROUNDED, ROUNDED_WITHOUT_OFFLOAD, WAYS
+from core import Engine, Finished, GenerationRequest, Settings
+from core.memory import planning as memory
+from core.memory.planning import ROUNDED, ROUNDED_WITHOUT_OFFLOAD, WAYS
 from tests import tiny
 
 FAMILIES = {"sd1": tiny.sd, "sdxl": tiny.sdxl, "sd3": tiny.sd3, "flux": tiny.flux}

@@ -12,17 +12,17 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from core.checkpoints import Checkpoint
 from core.engine import Engine
 from core.errors import RequestError
-from core.history import History
-from core.jobs import JobQueue, JobState, Status
-from core.parts import Part
-from core.records import PictureRow
-from core.request import GenerationRequest
-from core.resolving import size_warning
+from core.jobs.history import History
+from core.jobs.queue import JobQueue, JobState, Status
+from core.jobs.records import PictureRow
+from core.library.checkpoints import Checkpoint
+from core.library.parts import Part
+from core.library.resolving import size_warning
+from core.request.generation import GenerationRequest
+from core.request.units import Hires
 from core.settings import Settings
-from core.units import Hires
 from tests.darkroom import LIMITS
 from ui.form import EASEL, REMEMBERED, read_form
 from ui.hires import enlarging

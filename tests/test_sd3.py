@@ -10,8 +10,8 @@ import torch
 
 from core import Engine, Finished, GenerationRequest, Settings
 from core.errors import CheckpointError, DarkroomError, RequestError
-from core.grammar import Time, parse
-from core.memory import WAYS
+from core.memory.planning import WAYS
+from core.prompts.grammar import Time, parse
 from core.samplers import FLOW
 from tests import tiny
 from tests.test_parity import model_of, picture

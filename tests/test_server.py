@@ -18,7 +18,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AuthenticationError
 
 from core.errors import DarkroomError, NotFound
-from core.records import PictureRow
+from core.jobs.records import PictureRow
 from core.settings import Settings
 from tests.test_app import free_port
 from tests.tiny import FILTERS

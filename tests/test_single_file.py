@@ -24,14 +24,14 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 from core import Engine, Finished, GenerationRequest, Settings
-from core.checkpoints import named, scan
 from core.errors import CheckpointError, DarkroomError
-from core.headers import models_in
-from core.layouts import identify, noise_schedule, pieces
-from core.parts import load_part
-from core.shapes import transformer_config, unet_config
-from core.single_file import CONVERT
-from core.vocabulary import T5_PIECES, clip_tokenizer
+from core.library.checkpoints import named, scan
+from core.library.headers import models_in
+from core.library.layouts import identify, noise_schedule, pieces
+from core.library.parts import load_part
+from core.library.shapes import transformer_config, unet_config
+from core.library.single_file import CONVERT
+from core.library.vocabulary import T5_PIECES, clip_tokenizer
 from tests import ldm, peaks, tiny
 
 TEXT = {

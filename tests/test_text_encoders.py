@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 from transformers import CLIPTextModel, T5Config, T5EncoderModel
 
 from core import Engine, GenerationRequest, Settings
-from core.checkpoints import scan
-from core.parts import load_part
-from core.text_encoders import CLIP_WORDS, T5_WORDS
-from core.text_encoders import scan as scan_encoders
-from core.vocabulary import t5_tokenizer
+from core.library.checkpoints import scan
+from core.library.parts import load_part
+from core.library.text_encoders import CLIP_WORDS, T5_WORDS
+from core.library.text_encoders import scan as scan_encoders
+from core.library.vocabulary import t5_tokenizer
 from tests import ldm, tiny
 from tests.test_single_file import T5, TEXT, VAE, flux_shapes, pipeline, published_t5
 

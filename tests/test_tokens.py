@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.grammar import Time, parse
-from core.tokens import chunked, split_tokens
+from core.prompts.grammar import Time, parse
+from core.prompts.tokens import chunked, split_tokens
 from tests import tiny
 
 ROOM = 30  # tokens of a chunk of the pocket model's tokenizer, beside its beginning and end

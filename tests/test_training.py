@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.checkpoints import scan
 from core.errors import DarkroomError
+from core.library.checkpoints import scan
 from core.settings import ROOT
 from core.sizes import MB
 from tests import colours

@@ -19,10 +19,10 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
 from core import Control, Engine, Finished, GenerationRequest, Settings
 from core.errors import CheckpointError, RequestError
-from core.memory import WAYS
-from core.networks import scan
-from core.parts import load_part
-from core.preprocess import FLUX_TYPES
+from core.library.networks import scan
+from core.library.parts import load_part
+from core.memory.planning import WAYS
+from core.request.preprocessors import FLUX_TYPES
 from tests import tiny
 from tests.test_parity import SIZE, one_or_all, our_latents, picture, their_units
 

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch.nn.functional import conv2d, interpolate, leaky_relu, pixel_unshuffle
 
 from core import Engine, Finished, GenerationRequest, Hires, Loading, Settings
+from core.diffusion.enlarging import enlarged
 from core.errors import CheckpointError, RequestError
-from core.parts import load_part
-from core.upscale import enlarged
-from core.upscalers import find_upscaler, list_upscalers
+from core.library.parts import load_part
+from core.library.upscalers import find_upscaler, list_upscalers
 from tests import tiny
 from ui.run import OFFERED, Desk
 

@@ -19,10 +19,10 @@ from gradio.utils import get_upload_folder
 
 from core.engine import Engine
 from core.errors import DarkroomError
-from core.history import History
-from core.jobs import JobQueue, JobState, Status
-from core.parameters import PICTURES
-from core.request import GenerationRequest
+from core.jobs.history import History
+from core.jobs.queue import JobQueue, JobState, Status
+from core.request.generation import GenerationRequest
+from core.request.parameters import PICTURES
 from ui.archive import file_name
 from ui.run import told
 from ui.server import address_of, owner_of

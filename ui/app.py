@@ -10,12 +10,12 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from core.checkpoints import Checkpoint
+from core.diffusion.prompting import SECOND_PROMPTS
 from core.engine import Engine
-from core.history import History
-from core.jobs import JobQueue
-from core.presets import Presets
-from core.prompts import SECOND_PROMPTS
+from core.jobs.history import History
+from core.jobs.queue import JobQueue
+from core.library.checkpoints import Checkpoint
+from core.request.presets import Presets
 from core.settings import ROOT
 from core.sizes import in_words
 from ui.api import add_endpoint

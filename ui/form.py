@@ -15,13 +15,13 @@ from typing import Any
 import gradio as gr
 from PIL.Image import Image
 
+from core.diffusion.prompting import SECOND_PROMPTS
 from core.errors import RequestError
-from core.images import fingerprint
-from core.parameters import PICTURES
-from core.prompts import SECOND_PROMPTS
-from core.request import GenerationRequest, reject
+from core.pictures.images import fingerprint
+from core.request.generation import GenerationRequest, reject
+from core.request.parameters import PICTURES
+from core.request.units import Hires, Lora, Outpaint
 from core.settings import Limits
-from core.units import Hires, Lora, Outpaint
 from ui.uploads import read_controls, read_upload
 
 Form = Mapping[str, Any]

@@ -16,8 +16,8 @@ from gradio.components import Component
 
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound, RequestError
-from core.history import History
-from core.records import Filters, PictureRow
+from core.jobs.history import History
+from core.jobs.records import Filters, PictureRow
 from core.sizes import in_words
 from ui.facts import own_facts
 from ui.live import AT_ONCE, QUIET, live

@@ -16,11 +16,11 @@ from PIL import Image
 from core.engine import Engine
 from core.errors import DarkroomError
 from core.families import FAMILIES
-from core.images import read_picture
-from core.lora_files import LoraInfo
-from core.parameters import bounds
+from core.library.loras import LoraInfo
+from core.pictures.images import read_picture
+from core.request.parameters import bounds
+from core.request.units import Lora
 from core.sizes import in_words
-from core.units import Lora
 from ui.live import AT_ONCE, QUIET, data_uri, live
 from ui.uploads import uploaded
 

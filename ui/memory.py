@@ -6,11 +6,11 @@ from typing import Any
 
 import gradio as gr
 
-from core.checkpoints import Checkpoint
 from core.errors import DarkroomError
 from core.families import FAMILIES
-from core.machine import Machine, attention_kernel
-from core.quota import free_space
+from core.jobs.quota import free_space
+from core.library.checkpoints import Checkpoint
+from core.memory.machine import Machine, attention_kernel
 from core.sizes import in_words
 from ui.facts import Facts
 from ui.live import AT_ONCE, live

@@ -10,13 +10,13 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from core.checkpoints import named
 from core.errors import DarkroomError, RequestError
-from core.images import read_picture
-from core.jobs import JobState, Status
-from core.metadata import PictureInfo, read_text
-from core.replay import compare
-from core.units import LANCZOS, Hires
+from core.jobs.queue import JobState, Status
+from core.library.checkpoints import named
+from core.pictures.images import read_picture
+from core.pictures.metadata import PictureInfo, read_text
+from core.pictures.replay import compare
+from core.request.units import LANCZOS, Hires
 from ui.facts import facts, own_facts
 from ui.form import write_form
 from ui.live import AT_ONCE, QUIET, live

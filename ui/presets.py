@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from core.diffusion.prompting import SECOND_PROMPTS
 from core.errors import DarkroomError
-from core.presets import Library, Presets, Size
-from core.prompts import SECOND_PROMPTS
-from core.request import GenerationRequest
+from core.request.generation import GenerationRequest
+from core.request.presets import Library, Presets, Size
 from core.settings import Mode
 from ui.facts import PROMPTS
 from ui.form import EDITING, mean_the_same, write_form

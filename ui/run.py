@@ -16,20 +16,20 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from core.checkpoints import STEPS, Checkpoint
+from core.diffusion.prompting import SECOND_PROMPTS
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
-from core.history import History
-from core.images import read_picture
-from core.jobs import FILM_LENGTH, JobQueue, JobState, Status
-from core.line import ENDED
-from core.prompts import SECOND_PROMPTS
-from core.quota import disk_warning
-from core.request import GenerationRequest, reject
-from core.resolving import size_warning, with_loras
+from core.jobs.history import History
+from core.jobs.line import ENDED
+from core.jobs.queue import FILM_LENGTH, JobQueue, JobState, Status
+from core.jobs.quota import disk_warning
+from core.library.checkpoints import STEPS, Checkpoint
+from core.library.resolving import size_warning, with_loras
+from core.pictures.images import read_picture
+from core.prompts.tokens import MOST_CHUNKS
+from core.request.generation import GenerationRequest, reject
 from core.samplers import SAMPLERS
 from core.sizes import in_words
-from core.tokens import MOST_CHUNKS
 from ui.controls import NO_REFINER, OWN_VAE
 from ui.editing import extended, outlook
 from ui.form import EASEL, MODELS_COMPANY, REMEMBERED, SIDES, check_editing, read_form, read_loras, write_form

@@ -12,14 +12,14 @@ from gradio.components import Component
 from gradio.events import Dependency
 from PIL import Image
 
-from core.checkpoints import Checkpoint
 from core.errors import DarkroomError
-from core.inpaint import Canvas
-from core.networks import Network
-from core.parameters import bounds
-from core.preprocess import CONTROL_TYPES, PREPROCESSORS
-from core.request import GenerationRequest
-from core.units import Control
+from core.library.checkpoints import Checkpoint
+from core.library.networks import Network
+from core.pictures.canvas import Canvas
+from core.request.generation import GenerationRequest
+from core.request.parameters import bounds
+from core.request.preprocessors import CONTROL_TYPES, PREPROCESSORS
+from core.request.units import Control
 from ui.live import AT_ONCE, data_uri, live
 from ui.run import Desk
 from ui.uploads import MOST_CONTROLS, read_controls

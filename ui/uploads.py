@@ -12,11 +12,11 @@ from gradio.utils import get_upload_folder
 from PIL.Image import Image
 
 from core.errors import RequestError
-from core.images import read_mask, read_picture
-from core.parameters import allowed, bounds
-from core.request import GenerationRequest, reject
+from core.pictures.images import read_mask, read_picture
+from core.request.generation import GenerationRequest, reject
+from core.request.parameters import allowed, bounds
+from core.request.units import Control
 from core.settings import Limits
-from core.units import Control
 
 KEEP_SECONDS = 600.0
 LEAST_BYTES = 2**16  # that a file counts, so that a million empty ones are none to go through

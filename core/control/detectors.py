@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.cache import ModelCache
 from core.errors import CheckpointError
-from core.machine import BYTES
-from core.parts import DEPTH, POSE, Part, load_part, sole_part
-from core.preprocess import PREPROCESSORS, control_map, values
+from core.library.parts import DEPTH, POSE, Part, load_part, sole_part
+from core.memory.cache import ModelCache
+from core.memory.machine import BYTES
+from core.request.preprocessors import PREPROCESSORS, control_map, values
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from core.units import Control
+    from core.request.units import Control
 
 CLASSES = {"depth": DEPTH, "pose": POSE}
 
@@ -51,7 +51,7 @@ class Detectors:
         if row.network is None:
             return control_map(picture, unit.preprocessor, unit.thresholds)
         self.prepare()
-        see = getattr(importlib.import_module("core.learned"), row.function)
+        see = getattr(importlib.import_module("core.control.learned"), row.function)
         part = self._find(unit)
         load = partial(load_part, part, "cpu", "float32")
         with self._turn, self.models.use(part.key, part.parameters * BYTES["float32"], load) as network:

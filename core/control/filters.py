@@ -1,4 +1,4 @@
-"""Control maps by OpenCV: each takes an RGB picture and the thresholds of its row in core/preprocess.py."""
+"""Control maps by OpenCV: each takes an RGB picture and the thresholds of its row in the table of preprocessors."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from core.errors import DarkroomError
 from core.events import Notice
 from core.families.sd import StableDiffusion
-from core.memory import TILE, is_out_of_memory
-from core.shapes import pixels_a_latent
+from core.library.shapes import pixels_a_latent
+from core.memory.planning import TILE, is_out_of_memory
 
 IN_TILES = "Memory ran out while decoding; the picture was decoded again in tiles"
 IN_FLOAT32 = "The VAE gave no picture in {}; it was decoded again in float32"

@@ -135,7 +135,7 @@ def denoise(run: Denoising) -> Iterator[Denoised]:
 def predict_x0(scheduler: Scheduler, timestep: Tensor, model_input: Tensor, prediction: Tensor) -> Tensor:
     """The clean latents that one prediction implies, the same way for every sampler.
 
-    With flow matching x0 = x − σ·v, where σ is the timestep's share of all, see core/flow.py.
+    With flow matching x0 = x − σ·v, where σ is the timestep's share of all, see core/diffusion/flow.py.
 
     Else the U-Net always sees x = √ᾱ·x0 + √(1−ᾱ)·ε, whatever scale the sampler keeps its own latents at, so
     x0 = (x − √(1−ᾱ)·ε) / √ᾱ, or √ᾱ·x − √(1−ᾱ)·v (Salimans & Ho 2022, appendix D). Samplers that go between

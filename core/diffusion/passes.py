@@ -9,16 +9,16 @@ from typing import Any
 from PIL.Image import Image
 from torch import Tensor
 
-from core import start
-from core.decoding import picture
-from core.denoise import denoise
+from core.diffusion import start
+from core.diffusion.decoding import picture
+from core.diffusion.denoise import denoise
+from core.diffusion.enlarging import enlarged
+from core.diffusion.prompting import Prompts
 from core.events import Event, Step
 from core.families.sd import StableDiffusion
-from core.inpaint import Canvas, fit_mask
-from core.prompts import Prompts
-from core.request import GenerationRequest
-from core.units import LATENT
-from core.upscale import enlarged
+from core.pictures.canvas import Canvas, fit_mask
+from core.request.generation import GenerationRequest
+from core.request.units import LATENT
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from core.families import LatentFormat
-from core.parts import Part, sole_part
+from core.library.parts import Part, sole_part
 
 MOST_SIDE = 64  # latents that a tiny decoder is given along a side: 512 pixels, in about 0.15 GB with float16
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from core.grammar import Part, Time, compose, parse
-from core.request import GenerationRequest, reject
+from core.prompts.grammar import Part, Time, compose, parse
+from core.prompts.tokens import SPECIAL_TOKENS, Words, split_tokens
+from core.request.generation import GenerationRequest, reject
 from core.sizes import MB
-from core.tokens import SPECIAL_TOKENS, Words, split_tokens
 
 if TYPE_CHECKING:
-    from core.denoise import Conditioning
+    from core.diffusion.denoise import Conditioning
     from core.families.sd import EncodedPrompt, StableDiffusion, Texts
 
 SECOND_PROMPTS = ("prompt_2", "negative_prompt_2")

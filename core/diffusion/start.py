@@ -17,17 +17,17 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from core.control import ControlUnit
-from core.decoding import shift_of
-from core.denoise import Blend, Conditioning, Denoising, Guidance, Predict
-from core.detectors import Detectors
+from core.control.detectors import Detectors
+from core.control.unit import ControlUnit
+from core.diffusion.decoding import shift_of
+from core.diffusion.denoise import Blend, Conditioning, Denoising, Guidance, Predict
+from core.diffusion.flow import flow_scheduler
+from core.diffusion.prompting import Prompts, weights
 from core.families.sd import StableDiffusion
-from core.flow import flow_scheduler
-from core.inpaint import Canvas
-from core.prompts import Prompts, weights
-from core.request import GenerationRequest, Pass, first_step
+from core.library.shapes import pixels_a_latent
+from core.pictures.canvas import Canvas
+from core.request.generation import GenerationRequest, Pass, first_step
 from core.samplers import SAMPLERS, is_flow
-from core.shapes import pixels_a_latent
 
 SCHEDULES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 SOLVER = ("algorithm_type", "solver_order", "solver_type")

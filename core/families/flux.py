@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.decoding import shift_of
-from core.denoise import Conditioning, Residuals, Steering
-from core.encoding import encode
+from core.diffusion.decoding import shift_of
+from core.diffusion.denoise import Conditioning, Residuals, Steering
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
 from core.families.t5 import MOST_T5_TOKENS, encode_by_t5, read_by_t5
 from core.families.transformers import for_each_block, in_whole_patches, map_latents
-from core.preprocess import FLUX_TYPES
-from core.request import GenerationRequest
-from core.tokens import chunked
-from core.units import Control
+from core.prompts.encoding import encode
+from core.prompts.tokens import chunked
+from core.request.generation import GenerationRequest
+from core.request.preprocessors import FLUX_TYPES
+from core.request.units import Control
 
 T5_TOKENS = 512
 PATCH = 2  # latents, along each side, that the transformer takes as one

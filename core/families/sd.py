@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.denoise import Conditioning, Residuals, Steering
-from core.encoding import encode, weigh
-from core.grammar import Wording
-from core.preprocess import CONTROL_TYPES
-from core.request import GenerationRequest
-from core.tokens import MOST_CHUNKS, Words, chunked, split_tokens
-from core.units import Control
+from core.diffusion.denoise import Conditioning, Residuals, Steering
+from core.prompts.encoding import encode, weigh
+from core.prompts.grammar import Wording
+from core.prompts.tokens import MOST_CHUNKS, Words, chunked, split_tokens
+from core.request.generation import GenerationRequest
+from core.request.preprocessors import CONTROL_TYPES
+from core.request.units import Control
 
 Texts = tuple[Wording, ...]
 """What each text encoder reads of one prompt."""
@@ -101,7 +101,7 @@ class StableDiffusion:
     def conditioning(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> dict[str, Any]:
         """The U-Net's keyword arguments for (negative, positive, …) or (positive,), each for every picture.
 
-        The tensor is made anew for each run: attention keeps what it projected from it, see core/attention.py.
+        The tensor is made anew for each run: attention keeps what it projected from it, see attention.py.
         """
         embeds = torch.cat([p.embeds.repeat(request.batch_size, 1, 1) for p in prompts])
         return {"encoder_hidden_states": embeds.to(self.device, self.dtype)}

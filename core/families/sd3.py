@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from core.decoding import shift_of
-from core.denoise import Conditioning, Residuals, Steering
-from core.encoding import encode, last_but, weigh
+from core.diffusion.decoding import shift_of
+from core.diffusion.denoise import Conditioning, Residuals, Steering
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
 from core.families.t5 import MOST_T5_TOKENS, encode_by_t5, read_by_t5
 from core.families.transformers import for_each_block, in_whole_patches, map_latents
-from core.request import GenerationRequest
-from core.tokens import chunked
-from core.units import Control
+from core.prompts.encoding import encode, last_but, weigh
+from core.prompts.tokens import chunked
+from core.request.generation import GenerationRequest
+from core.request.units import Control
 
 CLIPS = 2  # the encoders before T5
 T5_TOKENS = 256  # for every two chunks of CLIP's, or fewer; T5 itself knows no limit

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from core.encoding import encode, last_but, weigh
 from core.families.sd import EncodedPrompt, StableDiffusion, Texts
-from core.request import GenerationRequest
-from core.tokens import chunked
+from core.prompts.encoding import encode, last_but, weigh
+from core.prompts.tokens import chunked
+from core.request.generation import GenerationRequest
 
 
 class StableDiffusionXL(StableDiffusion):

@@ -22,13 +22,13 @@ from typing import Any, cast
 
 from core.errors import DarkroomError, QueueFull, StorageError
 from core.events import Enlarging, Event, Finished, Loading, Notice, Step
-from core.history import History
-from core.line import ENDED, Job, Line, Pace, Stopwatch
-from core.line import JobState as JobState
-from core.quota import make_room
-from core.records import JobRow
-from core.records import Status as Status
-from core.request import GenerationRequest
+from core.jobs.history import History
+from core.jobs.line import ENDED, Job, Line, Pace, Stopwatch
+from core.jobs.line import JobState as JobState
+from core.jobs.quota import make_room
+from core.jobs.records import JobRow
+from core.jobs.records import Status as Status
+from core.request.generation import GenerationRequest
 from core.settings import Limits
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class JobQueue:
         latest, not every one.
 
         Newest first: those that wait, the last of them first; the one that runs; those that ended lately. Their
-        requests are outlines (core.records.outline). It goes on until the queue is closed.
+        requests are outlines (core.jobs.records.outline). It goes on until the queue is closed.
         """
         with self._watch(owner) as (viewer, film):
             await asyncio.to_thread(self._load, owner)

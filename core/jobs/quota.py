@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from core.errors import StorageError
-from core.history import History
+from core.jobs.history import History
 from core.settings import Limits
 from core.sizes import GB, in_words
 from core.storage import storage

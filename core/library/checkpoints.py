@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from core.defaults import FewSteps, few_steps
 from core.errors import CheckpointError
 from core.families import FAMILIES, Family, LatentFormat
-from core.headers import (
+from core.library.few_steps import FewSteps, few_steps
+from core.library.headers import (
     MALFORMED,
     count_parameters,
     models_in,
@@ -23,13 +23,13 @@ from core.headers import (
     read_shapes,
     weights_in,
 )
-from core.layouts import Found, Layout, identify, layout_of, noise_schedule, pieces
-from core.memory import Footprint
-from core.parts import CLASSES, Part, Source, shipped_tokenizer
-from core.request import GenerationRequest
+from core.library.layouts import Found, Layout, identify, layout_of, noise_schedule, pieces
+from core.library.parts import CLASSES, Part, Source, shipped_tokenizer
+from core.library.shapes import Config, pixels_a_latent
+from core.library.text_encoders import TextEncoder, fitting
+from core.memory.planning import Footprint
+from core.request.generation import GenerationRequest
 from core.samplers import usable
-from core.shapes import Config, pixels_a_latent
-from core.text_encoders import TextEncoder, fitting
 
 DENOISERS = ("unet", "transformer")
 PARTS = (

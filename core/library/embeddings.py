@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.cache import Key
-from core.checkpoints import Checkpoint
 from core.errors import CheckpointError, RequestError
-from core.headers import MALFORMED, PICKLES, SAFETENSORS, read_shapes
-from core.request import GenerationRequest, reject
-from core.tokens import Words, names_pattern
+from core.library.checkpoints import Checkpoint
+from core.library.headers import MALFORMED, PICKLES, SAFETENSORS, read_shapes
+from core.memory.cache import Key
+from core.prompts.tokens import Words, names_pattern
+from core.request.generation import GenerationRequest, reject
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import CheckpointError
-from core.shapes import Shapes
+from core.library.shapes import Shapes
 
 HEADER_LIMIT = 100 * 2**20  # safetensors' own bound
 CONFIG_LIMIT = 2**16  # characters

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from core.errors import CheckpointError
-from core.headers import refuse
-from core.parts import T5
-from core.shapes import (
+from core.library.headers import refuse
+from core.library.parts import T5
+from core.library.shapes import (
     Config,
     Shapes,
     clip_config,
@@ -174,7 +174,7 @@ LAYOUTS = (
         shift=1.0,
     ),
 )
-"""In the order of asking. What is optional may come from elsewhere: see `_completed` in core/checkpoints.py."""
+"""In the order of asking. What is optional may come from elsewhere: see `_completed` in checkpoints.py."""
 
 REFUSED = (
     (r"^lora_|\.lora_(A|B|up|down|linear)", "it is a LoRA, which belongs into models/loras"),

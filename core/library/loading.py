@@ -9,20 +9,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.cache import Key, ModelCache
-from core.checkpoints import Checkpoint
 from core.events import Event, Loading
 from core.families import FAMILIES
-from core.lora_files import LoraFile, LoraInfo, read_lora, renewed
-from core.machine import BYTES
-from core.memory import READ_AS, MemoryPlan
-from core.networks import check_weights
-from core.parts import Part, load_part
-from core.units import Lora
+from core.library.checkpoints import Checkpoint
+from core.library.loras import LoraFile, LoraInfo, read_lora, renewed
+from core.library.networks import check_weights
+from core.library.parts import Part, load_part
+from core.memory.cache import Key, ModelCache
+from core.memory.machine import BYTES
+from core.memory.planning import READ_AS, MemoryPlan
+from core.request.units import Lora
 
 if TYPE_CHECKING:
     from core.families.sd import StableDiffusion
-    from core.tokens import Words
+    from core.prompts.tokens import Words
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Loader:
     in_use: ExitStack
 
     def family(self, checkpoint: Checkpoint, words: tuple[Words, ...]) -> Generator[Event, None, StableDiffusion]:
-        """The checkpoint's parts, put together; `words`: see core/embeddings.py."""
-        from core.attention import forget_prompts
+        """The checkpoint's parts, put together; `words`: see core/library/embeddings.py."""
+        from core.families.attention import forget_prompts
         from core.families.sd import Components
 
         parts: dict[str, Any] = {}
@@ -93,7 +93,8 @@ class Loader:
         def load() -> Any:
             import torch
 
-            from core import attention, rounding
+            from core.families import attention
+            from core.memory import rounding
 
             model = load_part(part, device, READ_AS if key.rounded else dtype)
             if part.name == "unet":

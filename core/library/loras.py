@@ -14,19 +14,19 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.cache import Key
-from core.checkpoints import Checkpoint
 from core.errors import CheckpointError, LoraError, RequestError
 from core.families import BY_CONTEXT_WIDTH, FAMILIES
-from core.hashes import SHORT
-from core.headers import MALFORMED, PICKLES, read_metadata, read_shapes, refuse
-from core.lora_names import Place, read_key
-from core.shapes import Shapes
+from core.library.checkpoints import Checkpoint
+from core.library.hashes import SHORT
+from core.library.headers import MALFORMED, PICKLES, read_metadata, read_shapes, refuse
+from core.library.shapes import Shapes
+from core.lora.names import Place, read_key
+from core.memory.cache import Key
+from core.request.units import Lora
 from core.storage import storage, write_file
-from core.units import Lora
 
 if TYPE_CHECKING:
-    from core.lora_delta import Factors
+    from core.lora.delta import Factors
 
 ENDING = ".safetensors"
 MOST_TENSORS = 20_000  # the richest LoRAs of XL have about 8,000
@@ -233,7 +233,7 @@ def _described(info: LoraInfo, shapes: Mapping[str, tuple[int, ...]], metadata: 
 
 
 def _changes(shapes: Shapes, read: Mapping[str, tuple[Place, str]]) -> int:
-    """How large the differences are that its factors make, see core/lora_delta.py. Incomplete ones make none."""
+    """How large the differences are that its factors make, see core/lora/delta.py. Incomplete ones make none."""
     named: dict[Place, dict[str, tuple[int, ...]]] = {}
     for key, (place, factor) in read.items():
         named.setdefault(place, {})[factor] = shapes[key]
@@ -340,7 +340,7 @@ def read_lora(info: LoraInfo) -> LoraFile:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from core.lora_delta import Misfit
+    from core.lora.delta import Misfit
 
     try:
         content = info.path.read_bytes()  # once, so that the hash is of what is merged
@@ -365,7 +365,7 @@ def _grouped(
     tensors: Mapping[str, Any], read: Mapping[str, tuple[Place, str]], metadata: Mapping[str, Any]
 ) -> dict[Place, Factors]:
     """The tensors by the place they are for. Raises Misfit for what no trainer writes."""
-    from core.lora_delta import Factors, Misfit
+    from core.lora.delta import Factors, Misfit
 
     named: dict[Place, dict[str, Any]] = {}
     for key, (place, factor) in read.items():

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from core.checkpoints import Checkpoint
 from core.errors import CheckpointError, RequestError
 from core.families import BY_CONTEXT_WIDTH, FAMILIES
-from core.headers import (
+from core.library.checkpoints import Checkpoint
+from core.library.headers import (
     MALFORMED,
     count_parameters,
     models_in,
@@ -22,11 +22,11 @@ from core.headers import (
     weights_in,
     without_prefix,
 )
-from core.parts import Part, Source
-from core.preprocess import CONTROL_TYPES, FLUX_TYPES, suited
-from core.request import GenerationRequest
-from core.shapes import Config, Shapes, controlnet_config, flux_controlnet_config, sd3_controlnet_config
-from core.units import Control
+from core.library.parts import Part, Source
+from core.library.shapes import Config, Shapes, controlnet_config, flux_controlnet_config, sd3_controlnet_config
+from core.request.generation import GenerationRequest
+from core.request.preprocessors import CONTROL_TYPES, FLUX_TYPES, suited
+from core.request.units import Control
 
 PREFIX = "control_model."  # of the original layout's keys
 

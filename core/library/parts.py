@@ -10,12 +10,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from core.cache import Key
 from core.errors import CheckpointError
-from core.headers import count_parameters, is_half, read_all_shapes, read_json, shards, weights_in
-from core.memory import is_out_of_memory
-from core.shapes import Config
-from core.vocabulary import SHIPPED
+from core.library.headers import count_parameters, is_half, read_all_shapes, read_json, shards, weights_in
+from core.library.shapes import Config
+from core.library.vocabulary import SHIPPED
+from core.memory.cache import Key
+from core.memory.planning import is_out_of_memory
 
 T5 = "T5EncoderModel"
 SWIN2SR = "Swin2SRForImageSuperResolution"
@@ -38,7 +38,7 @@ CLASSES = {
     "AutoencoderKL": "diffusers",
     "AutoencoderTiny": "diffusers",
     SWIN2SR: "transformers",
-    "RRDBNet": "core.esrgan",
+    "RRDBNet": "core.library.esrgan",
     **dict.fromkeys((*DEPTH, *POSE), "transformers"),
 }
 """The classes that a model folder may name, and the library of each; no other is ever imported."""
@@ -134,7 +134,7 @@ def _load_from_file(part: Part, source: Source, device: str, dtype: str) -> Any:
         return SHIPPED[part.class_name][1](**source.config)
     import torch
 
-    from core.single_file import load_component
+    from core.library.single_file import load_component
 
     model = load_component(part, CLASSES[part.class_name], device, getattr(torch, dtype))
     return model.requires_grad_(False).eval()

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from core import prompts
-from core.checkpoints import Checkpoint
-from core.defaults import few_steps
-from core.parameters import bounds
-from core.request import SMALLEST_SIDE, GenerationRequest, reject
+from core.diffusion import prompting as prompts
+from core.library.checkpoints import Checkpoint
+from core.library.few_steps import few_steps
+from core.request.generation import SMALLEST_SIDE, GenerationRequest, reject
+from core.request.parameters import bounds
+from core.request.units import Lora
 from core.samplers import SAMPLERS, SGM_UNIFORM
-from core.units import Lora
 
 LEAST, MOST = 0.6, 1.6  # of the side that a model was made for: smaller is crude, larger repeats its subjects
 

@@ -1,7 +1,7 @@
 """The config of a component, from its tensors' shapes alone: what diffusers and transformers keep in config.json.
 
 A file in the original layouts (CompVis, Stability, OpenAI, OpenCLIP) has no config beside it. What shapes do not tell
-is the same for every model of a layout and stands in core/layouts.py. A key that is missing raises KeyError.
+is the same for every model of a layout and stands in core/library/layouts.py. A key that is missing raises KeyError.
 """
 
 from __future__ import annotations

@@ -19,11 +19,11 @@ from diffusers.loaders.single_file_utils import (
 )
 from safetensors import safe_open
 
-from core.shapes import DIFFUSERS_VAE
-from core.upscalers import esrgan_names
+from core.library.shapes import DIFFUSERS_VAE
+from core.library.upscalers import esrgan_names
 
 if TYPE_CHECKING:
-    from core.parts import Part
+    from core.library.parts import Part
 
 State = dict[str, Any]
 ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

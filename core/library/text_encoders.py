@@ -1,6 +1,6 @@
 """Text encoders as files of their own in models/text_encoders, as ComfyUI and Forge keep them: clip_l, clip_g, t5xxl.
 
-Transformers alone draw with them (core/checkpoints.py). Which is which is told from the tensors, not from names.
+Transformers alone draw with them (checkpoints.py). Which is which is told from the tensors, not from names.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import CheckpointError
-from core.headers import MALFORMED, count_parameters, models_in, read_shapes, without_prefix
-from core.layouts import Layout, Piece
-from core.parts import T5, Part, Source, shipped_tokenizer
-from core.shapes import Shapes, clip_config, t5_config
+from core.library.headers import MALFORMED, count_parameters, models_in, read_shapes, without_prefix
+from core.library.layouts import Layout, Piece
+from core.library.parts import T5, Part, Source, shipped_tokenizer
+from core.library.shapes import Shapes, clip_config, t5_config
 
 CLIP_WORDS = "text_model.embeddings.token_embedding.weight"
 T5_WORDS = "shared.weight"

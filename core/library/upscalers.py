@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from core.errors import CheckpointError, RequestError
-from core.headers import MALFORMED, count_parameters, models_in, read_shapes, without_prefix
-from core.parts import SWIN2SR, Part, Source, sole_part
-from core.shapes import Config, Shapes, count
-from core.units import UPSCALERS
+from core.library.headers import MALFORMED, count_parameters, models_in, read_shapes, without_prefix
+from core.library.parts import SWIN2SR, Part, Source, sole_part
+from core.library.shapes import Config, Shapes, count
+from core.request.units import UPSCALERS
 
 FIRST = ("conv_first.weight", "model.0.weight")  # a key that every ESRGAN has: one of these
 SPELLINGS = (
@@ -51,7 +51,7 @@ def find_upscaler(folder: Path, name: str) -> Part | None:
 
 
 def esrgan_names(keys: Iterable[str]) -> dict[str, str]:
-    """Keys of an ESRGAN -> those of core/esrgan.py. In the original code the layers at the end have only numbers."""
+    """Keys of an ESRGAN -> those of esrgan.py. In the original code the layers at the end have only numbers."""
     keys = list(keys)
     ends = sorted({int(found[1]) for key in keys if (found := re.match(r"model\.(\d{1,3})\.", key))} - {0, 1})
     last = dict(zip(reversed(ends), ("conv_last", "conv_hr"), strict=False))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-_TOKENIZERS = Path(__file__).resolve().parent.parent / "presets" / "tokenizers"
+_TOKENIZERS = Path(__file__).resolve().parents[2] / "presets" / "tokenizers"
 CLIP_MERGES = _TOKENIZERS / "clip" / "merges.txt.gz"
 T5_PIECES = _TOKENIZERS / "t5" / "tokenizer.json.gz"
 MOST_TOKENS = 77  # of every CLIP text encoder of Stable Diffusion, with a beginning and an end

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.lora_transformers import Rows
-from core.memory import is_out_of_memory
+from core.lora.transformers import Rows
+from core.memory.planning import is_out_of_memory
 
 Tensors = Mapping[str, Tensor]
 SCALE_LIMIT = 1000.0  # of alpha / rank, which trainers keep at or below 1

@@ -16,13 +16,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from core.attention import forget_prompts
 from core.errors import LoraError
-from core.lora_delta import Factors, Misfit
-from core.lora_files import LoraFile
-from core.lora_names import Place, layers
-from core.lora_transformers import Rows, Target
-from core.units import Lora
+from core.families.attention import forget_prompts
+from core.library.loras import LoraFile
+from core.lora.delta import Factors, Misfit
+from core.lora.names import Place, layers
+from core.lora.transformers import Rows, Target
+from core.request.units import Lora
 
 Parts = Mapping[str, Any]
 """A model's networks by the names of their folders: unet, text_encoder, text_encoder_2."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from core.lora_transformers import Target, original_layers
+from core.lora.transformers import Target, original_layers
 
 PARTS = {
     "lora_unet_": "unet",

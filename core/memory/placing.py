@@ -13,11 +13,11 @@ from accelerate.utils import send_to_device
 from diffusers.hooks import HookRegistry, apply_group_offloading
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from core.attention import keeping_prompts
-from core.decoding import empty_caches
+from core.diffusion.decoding import empty_caches
+from core.diffusion.start import Company
+from core.families.attention import keeping_prompts
 from core.families.sd import StableDiffusion
-from core.memory import Way
-from core.start import Company
+from core.memory.planning import Way
 
 Unit = tuple[Any, ...]
 """Modules that work together, so that they come and go together."""

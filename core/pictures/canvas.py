@@ -17,12 +17,12 @@ from PIL import Image as Pillow
 from PIL import ImageColor
 from PIL.Image import Image
 
-from core.detectors import Detectors
+from core.control.detectors import Detectors
 from core.errors import RequestError
-from core.images import extend, fit, to_mask, to_picture
-from core.parameters import bounds
-from core.request import GenerationRequest, MaskContent, reject
-from core.units import Control, Outpaint, ResizeMode
+from core.pictures.images import extend, fit, to_mask, to_picture
+from core.request.generation import GenerationRequest, MaskContent, reject
+from core.request.parameters import bounds
+from core.request.units import Control, Outpaint, ResizeMode
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower, as Pillow has it
 Bytes = NDArray[np.uint8]

@@ -19,11 +19,11 @@ from PIL.ExifTags import IFD, Base
 from PIL.Image import Exif, Image
 from PIL.PngImagePlugin import PngInfo
 
-from core.dialects import a1111, comfyui, invokeai
-from core.dialects.found import Found, check, clean, parse_object
 from core.errors import DarkroomError, RequestError
-from core.images import opened
-from core.request import GenerationRequest
+from core.pictures.dialects import a1111, comfyui, invokeai
+from core.pictures.dialects.found import Found, check, clean, parse_object
+from core.pictures.images import opened
+from core.request.generation import GenerationRequest
 
 Source = Literal["darkroom", "a1111", "comfyui", "invokeai"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.tokens import Chunk
+from core.prompts.tokens import Chunk
 
 
 def encode(encoder: Any, chunks: Sequence[Chunk]) -> Any:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from core.grammar import Span, Wording
+from core.prompts.grammar import Span, Wording
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,11 +13,11 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from core.errors import RequestError
-from core.grammar import compose
-from core.parameters import Name, Parameters, Picture, SecondText, Side, Text
-from core.preprocess import PREPROCESSORS
+from core.prompts.grammar import compose
+from core.request.parameters import Name, Parameters, Picture, SecondText, Side, Text
+from core.request.preprocessors import PREPROCESSORS
+from core.request.units import THRESHOLDS, Control, Hires, Lora, Outpaint, ResizeMode
 from core.samplers import canonical_name
-from core.units import THRESHOLDS, Control, Hires, Lora, Outpaint, ResizeMode
 
 SEED_LIMIT = 2**64
 SMALLEST_SIDE = 64  # pixels that a run works on at least, along each side

@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from core.errors import RequestError
-from core.images import fingerprint
-from core.preprocess import CONTROL_TYPES, PREPROCESSORS
+from core.pictures.images import fingerprint
+from core.request.preprocessors import CONTROL_TYPES, PREPROCESSORS
 from core.samplers import SAMPLERS
 
 PICTURES = ("image", "mask")  # the fields that hold pictures, in a request and in a control

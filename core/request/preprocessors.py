@@ -27,9 +27,9 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """`function` of core/filters.py makes the map from an RGB picture and the thresholds, in their order; with a
-    `network`, of core/learned.py. `suits` are parts of the names of ControlNets that were trained on such maps;
-    `control_type` is what a Union takes the map for.
+    """`function` of core/control/filters.py makes the map from an RGB picture and the thresholds in their order; with
+    a `network`, of core/control/learned.py. `suits` are parts of the names of ControlNets that were trained on such
+    maps; `control_type` is what a Union takes the map for.
     """
 
     label: str
@@ -50,7 +50,7 @@ FLUX_TYPES = {"lines": 0, "tile": 1, "depth": 2, "pose": 4}
 def control_map(picture: Image, name: str, thresholds: tuple[float | None, ...]) -> Image:
     """The map that the filter `name` makes of an RGB picture."""
     known = PREPROCESSORS[name]
-    function = getattr(importlib.import_module("core.filters"), known.function)
+    function = getattr(importlib.import_module("core.control.filters"), known.function)
     return Pillow.fromarray(function(np.asarray(picture), *values(known, thresholds))).convert("RGB")
 
 

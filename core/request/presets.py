@@ -16,8 +16,8 @@ import yaml
 from pydantic import Field
 
 from core.errors import DarkroomError, NotFound, RequestError, StorageError
-from core.parameters import PICTURES, Name, Parameters, Side, Text
-from core.request import GenerationRequest
+from core.request.generation import GenerationRequest
+from core.request.parameters import PICTURES, Name, Parameters, Side, Text
 from core.storage import storage, write_file
 
 Kind = Literal["styles", "settings", "sizes"]

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 
 from core.errors import RequestError
-from core.request import GenerationRequest
-from core.units import MOST_WEIGHT, Lora
+from core.request.generation import GenerationRequest
+from core.request.units import MOST_WEIGHT, Lora
 
 TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>")
 PROMPTS = ("prompt", "prompt_2")  # A1111 reads no tags in negative prompts either

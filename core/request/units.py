@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from core.errors import RequestError
-from core.parameters import Name, Parameters, Picture
-from core.preprocess import CONTROL_TYPES, PREPROCESSORS
+from core.request.parameters import Name, Parameters, Picture
+from core.request.preprocessors import CONTROL_TYPES, PREPROCESSORS
 
 UPSCALERS = LANCZOS, LATENT = "Lanczos", "Latent"  # those of a second pass that need no model
 ResizeMode = Literal["stretch", "crop", "pad"]

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 
 from PIL.Image import Image
 
-from core.dialects.found import SCHEDULES, Found, check, parse_number, sampler_found, stem
 from core.events import LORA_HASH
-from core.lora_tags import tag
-from core.request import GenerationRequest
-from core.units import LATENT
+from core.pictures.dialects.found import SCHEDULES, Found, check, parse_number, sampler_found, stem
+from core.request.generation import GenerationRequest
+from core.request.tags import tag
+from core.request.units import LATENT
 
 LINE_LIMIT = 2**16  # characters of the line of settings
 NUMBERS = {

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from core.dialects.found import Found, parse_object, sampler_found, stem
+from core.pictures.dialects.found import Found, parse_object, sampler_found, stem
 
 Graph = Mapping[str, Mapping[str, Any]]
 """The inputs of each node, by its id; an input is a value or a link [id, output]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.dialects.found import Found, parse_object, sampler_found
+from core.pictures.dialects.found import Found, parse_object, sampler_found
 
 FIELDS = {
     "positive_prompt": "prompt",
