@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.errors import OutOfMemory
-from core.memory.machine import Machine
-from core.memory.planning import FIGURES, TRANSFORMER_VALUES, UNET_VALUES_BELOW, Footprint, plan
-from core.request.generation import GenerationRequest
+from core.memory import FIGURES, TRANSFORMER_VALUES, UNET_VALUES_BELOW, Footprint, Machine, plan
+from core.request import GenerationRequest
 from core.sizes import GB, in_words
 
 CARDS = (4, 6, 8, 12, 24)  # GB

@@ -2,8 +2,7 @@
 
 from core.engine import Engine
 from core.events import Event, Finished, Loading, Notice, Step
-from core.request.generation import GenerationRequest
-from core.request.units import Control, Hires, Lora, Outpaint
+from core.request import Control, GenerationRequest, Hires, Lora, Outpaint
 from core.settings import Settings
 
 __all__ = [

@@ -32,7 +32,7 @@ def pytest_runtest_setup(item):
 @pytest.fixture
 def through(monkeypatch):
     """Inside `with through(way):` runs take that way through memory, whatever would fit."""
-    from core.memory import planning as memory
+    from core import memory
 
     real = memory.plan
 

@@ -14,8 +14,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from core.pictures.images import fingerprint
 from core.request.generation import GenerationRequest
+from core.request.parameters import fingerprint
 
 SMALL: dict[str, Any] = {"prompt": "a red circle on a blue background", "steps": 2, "width": 64, "height": 64}
 

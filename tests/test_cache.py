@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.diffusion.prompting import PromptCache
-from core.families.sd import EncodedPrompt
+from core.families.contract import EncodedPrompt
 from core.memory.cache import Key, ModelCache
 
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from core import Control, Engine, GenerationRequest, Outpaint, Settings
+from core.control.detectors import control_map
 from core.control.unit import ControlUnit
 from core.diffusion.passes import second_pass
 from core.pictures.canvas import Canvas
-from core.request.preprocessors import control_map
 from core.request.units import Hires
 from tests.edits import differing, draw, finish, mask_of, untouched
 from tests.tiny import FILTERS

@@ -13,7 +13,7 @@ from PIL import Image
 
 from core.jobs.history import MOST_STARTS, History
 from core.jobs.records import Status
-from core.pictures.images import fingerprint
+from core.request.parameters import fingerprint
 from core.storage import DATABASE
 from tests.crashing import live
 from tests.darkroom import draw

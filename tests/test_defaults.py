@@ -94,11 +94,11 @@ def test_a_lora_of_few_steps_brings_its_sampler_and_guidance(models: Path) -> No
     )
     engine = Engine(Settings(models=models))
     asked = GenerationRequest(loras=[Lora(name="my_lightning_8step")])
-    resolved = engine.resolve(asked)
+    resolved = engine.library.resolve(asked)
     assert (resolved.sampler, resolved.guidance_scale) == ("Euler SGM Uniform", 1.0)
-    kept = engine.resolve(asked.replace(sampler="Heun", guidance_scale=3.0))
+    kept = engine.library.resolve(asked.replace(sampler="Heun", guidance_scale=3.0))
     assert (kept.sampler, kept.guidance_scale) == ("Heun", 3.0)
-    without = engine.resolve(GenerationRequest(loras=[Lora(name="my_lightning_8step", weight=0.0)]))
+    without = engine.library.resolve(GenerationRequest(loras=[Lora(name="my_lightning_8step", weight=0.0)]))
     assert (without.sampler, without.guidance_scale) == ("DDIM", 2.5)
 
 
@@ -116,8 +116,8 @@ def test_a_sampler_that_cannot_follow_a_model_is_refused_by_name(models: Path) -
     config = models / "checkpoints" / "pocket-turbo" / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"rescale_betas_zero_snr": True}))
     engine = Engine(Settings(models=models))
-    (model,) = engine.checkpoints()
+    (model,) = engine.library.checkpoints()
     assert "LMS" not in model.samplers and "Euler" in model.samplers
     assert usable({}) == tuple(SAMPLERS)
     with pytest.raises(RequestError, match="Sampler: “LMS” is not allowed; use one of Euler, "):
-        engine.resolve(GenerationRequest(sampler="LMS"))
+        engine.library.resolve(GenerationRequest(sampler="LMS"))

@@ -176,5 +176,5 @@ def test_a_network_that_cannot_be_used_is_told_before_anything_runs(
     picture = Image.new("RGB", (64, 64))
     units = [Control(net="pocket-canny", image=picture, preprocessor=name) for name in ("canny", "depth")]
     with pytest.raises(CheckpointError, match=words):
-        engine.resolve(GenerationRequest(prompt="a fish", controls=units))
-    assert engine.resolve(GenerationRequest(prompt="a fish", controls=units[:1])).controls
+        engine.library.resolve(GenerationRequest(prompt="a fish", controls=units))
+    assert engine.library.resolve(GenerationRequest(prompt="a fish", controls=units[:1])).controls

@@ -74,21 +74,21 @@ def test_the_only_tensor_of_a_file_is_its_vectors_whatever_its_key(engine, model
     """diffusers' textual_inversion writes the word itself as the key; one vector may lack its first dimension."""
     single = vectors(tiny.sd().text_encoder, "red circle")[0]
     loras.write(models / "embeddings" / "toy.safetensors", {"<cat-toy>": single})
-    engine.rescan()
+    engine.library.rescan()
     assert pixels(engine, checkpoint="sd", prompt="a toy") == pixels(engine, checkpoint="sd", prompt="a red")
 
 
 def test_a_pickle_is_refused_where_it_is_named_unless_it_was_converted(engine, models):
     kept = models / "embeddings"
     (kept / "badhand.pt").write_bytes(b"PK")
-    engine.rescan()
+    engine.library.rescan()
     with pytest.raises(RequestError, match=r"Negative prompt: “badhand” is not allowed; use another word; .* pickle"):
-        engine.resolve(GenerationRequest(negative_prompt="(badhand:1.2), blurry", checkpoint="sd"))
+        engine.library.resolve(GenerationRequest(negative_prompt="(badhand:1.2), blurry", checkpoint="sd"))
     with pytest.raises(RequestError, match=r"Prompt: “broken” is not allowed; use another word; .* a pickle with"):
-        engine.resolve(GenerationRequest(prompt="broken", checkpoint="sd"))
+        engine.library.resolve(GenerationRequest(prompt="broken", checkpoint="sd"))
     loras.write(kept / "new" / "BadHand.safetensors", {"emb_params": torch.zeros(1, 32)})
-    engine.rescan()
-    assert engine.resolve(GenerationRequest(prompt="badhand", checkpoint="sd")).prompt == "badhand"
+    engine.library.rescan()
+    assert engine.library.resolve(GenerationRequest(prompt="badhand", checkpoint="sd")).prompt == "badhand"
 
 
 def test_tokens_are_counted_with_its_vectors(engine):
@@ -107,8 +107,8 @@ def test_a_file_that_changed_is_read_anew(engine, models):
     path = models / "embeddings" / "MyInk.safetensors"
     kept = path.read_bytes()
     loras.write(path, {"emb_params": vectors(tiny.sd().text_encoder, "blue tree")})
-    engine.rescan()
+    engine.library.rescan()
     assert pixels(engine, checkpoint="sd", prompt="a myink") != before
     path.write_bytes(kept)
-    engine.rescan()
+    engine.library.rescan()
     assert pixels(engine, checkpoint="sd", prompt="a myink") == before

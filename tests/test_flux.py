@@ -54,7 +54,7 @@ def drawn_by(pipeline):
 
 
 def test_they_are_told_and_have_their_own_defaults(engine):
-    dev, schnell = engine.checkpoints()
+    dev, schnell = engine.library.checkpoints()
     assert (dev.problem, dev.family, dev.native_size) == (None, "flux", 1024)
     assert (dev.sampler, dev.guidance_scale, dev.steps, dev.has_distilled_guidance) == ("Euler", 1.0, 20, True)
     assert (schnell.steps, schnell.has_distilled_guidance) == (4, False)
@@ -71,7 +71,7 @@ def test_a_lora_draws_what_diffusers_draws_with_it(models, engine):
     state = loras.lora({"lora_transformer": layers}, alpha=None)
     paths = {loras.kohya("lora_transformer", path): path for path, _ in pipeline.transformer.named_modules()}
     loras.write(models / "loras" / "onetrainer.safetensors", state)
-    engine.rescan()
+    engine.library.rescan()
     theirs = {f"transformer.{paths[key.split('.')[0]]}.{key.split('.', 1)[1]}": t for key, t in state.items()}
     pipeline.load_lora_weights(theirs)
     ours = draw(engine, loras=[Lora(name="onetrainer")])
@@ -118,9 +118,9 @@ def test_what_it_cannot_do_is_refused_by_name(engine):
     with pytest.raises(RequestError, match="Prompt: “3 chunks of tokens” is not allowed; use at most 2"):
         draw(engine, prompt="red " * 1_100)
     with pytest.raises(RequestError, match=r"Sampler: “Heun” is not allowed; use one of Euler, DPM\+\+ 2M, UniPC"):
-        engine.resolve(GenerationRequest(sampler="Heun"))
+        engine.library.resolve(GenerationRequest(sampler="Heun"))
     with pytest.raises(RequestError, match=r"Clip skip: 2 is not allowed; use at most 1"):
-        engine.resolve(GenerationRequest(clip_skip=2))
+        engine.library.resolve(GenerationRequest(clip_skip=2))
 
 
 def test_the_page_offers_the_guidance_that_is_built_in(engine):

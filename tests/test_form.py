@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from core.errors import RequestError
-from core.pictures.images import fingerprint
 from core.request.generation import GenerationRequest
+from core.request.parameters import fingerprint
 from core.request.units import Control, Hires
 from tests.darkroom import LIMITS as ROOMY
 from ui.form import KEEP_SIZE, read_form, write_form

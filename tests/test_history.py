@@ -16,9 +16,9 @@ from core.events import Finished
 from core.jobs.history import MOST_KEPT, MOST_STARTS, History
 from core.jobs.inputs import KEEPABLE_MODES, Inputs
 from core.jobs.records import Filters, Status
-from core.pictures.images import fingerprint
 from core.pictures.metadata import read_text
 from core.request.generation import GenerationRequest
+from core.request.parameters import fingerprint
 from core.request.units import Control
 from core.storage import DATABASE, MIGRATIONS
 from tests.darkroom import draw, request

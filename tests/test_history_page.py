@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from core.engine import Engine
+from core.engine import Engine, LocalRunner
 from core.events import Finished
 from core.jobs.history import History
 from core.jobs.queue import JobQueue
@@ -81,7 +81,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         add(history, RESOLVED.replace(prompt="another model", checkpoint="gone"))
         add(history, RESOLVED.replace(prompt=HOSTILE))
         engine = Engine(settings)
-        with closing(JobQueue(engine.generate, history, settings.limits, prepare=engine.prepare)) as queue:
+        with closing(JobQueue(LocalRunner(engine), history, settings.limits)) as queue:
             page = build_page(engine, queue, history)
             with running(page, engine, queue, history, head=HEAD, theme=THEME) as server:
                 yield Studio(server.url, history, queue, data)

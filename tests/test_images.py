@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import DarkroomError, RequestError
-from core.pictures.images import extend, fingerprint, fit, read_mask, read_picture
+from core.pictures.images import extend, fit, read_mask, read_picture
 from core.request.generation import GenerationRequest
+from core.request.parameters import fingerprint
 
 PIXELS = 10_000
 RED, WHITE, HALF = (255, 0, 0), (255, 255, 255), (255, 127, 127)  # HALF: red at alpha 128 on white

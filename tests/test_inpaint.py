@@ -34,7 +34,7 @@ MASK = box_mask(120, 100, (40, 30, 80, 70))
 
 
 def canvas(engine, **fields) -> Canvas:
-    return Canvas(engine.resolve(GenerationRequest(**{"image": SOURCE, "mask": MASK, "seed": 1, **fields})))
+    return Canvas(engine.library.resolve(GenerationRequest(**{"image": SOURCE, "mask": MASK, "seed": 1, **fields})))
 
 
 def painted(image: Image.Image) -> np.ndarray:
@@ -83,7 +83,7 @@ def test_a_size_that_a_model_works_at_is_filled_in_and_an_odd_one_is_not(engine)
     assert (canvas(engine).request.width, canvas(engine).request.height) == (None, None)
     even = canvas(engine, image=noise(128, 96), mask=Image.new("L", (128, 96), 255)).request
     assert (even.width, even.height) == (128, 96)
-    assert engine.resolve(even) == even
+    assert engine.library.resolve(even) == even
 
 
 @pytest.mark.parametrize("mode", ["stretch", "crop", "pad"])
@@ -262,7 +262,7 @@ def test_a_picture_replays_from_its_own_png(engine):
     """Nested fields too, through the metadata and back."""
     from core import Finished
 
-    request = engine.resolve(
+    request = engine.library.resolve(
         GenerationRequest(image=SOURCE, seed=1, outpaint=Outpaint(left=8), hires=Hires(scale=1.5), mask_grow=3)
     )
     png = Encoded.of(Finished([SOURCE], request), 0).png

@@ -15,11 +15,13 @@ import pytest
 from PIL import Image
 
 from core.errors import CheckpointError, DarkroomError, NotFound, QueueFull, RequestError, StorageError
-from core.jobs.line import PATIENCE, Job, Line, Pace
-from core.jobs.queue import FILM_LENGTH, JobQueue, JobState, Status
-from core.pictures.images import fingerprint
+from core.jobs.board import FILM_LENGTH
+from core.jobs.line import PATIENCE, Job, JobState, Line, Pace
+from core.jobs.queue import JobQueue
+from core.jobs.records import Status
+from core.request.parameters import fingerprint
 from core.storage import DATABASE
-from tests.darkroom import LIMITS, PATIENT, Darkroom, Engine, draw, request
+from tests.darkroom import LIMITS, PATIENT, Darkroom, Engine, Script, draw, request
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_a_run_begins_from_the_whole_request(start):
 
     darkroom = start()
     wanted = request(image=draw(request()), mask=Image.new("L", (64, 64), 255))
-    with closing(JobQueue(run, darkroom.history, LIMITS)) as queue:
+    with closing(JobQueue(Script(run), darkroom.history, LIMITS)) as queue:
         queue.wait(queue.submit(wanted, "ann").id, "ann")
     assert got[0].model_dump_json() == wanted.model_dump_json()
 
@@ -119,7 +121,7 @@ def test_what_runs_need_is_made_ready_once_in_the_workers_thread(start):
         assert go.wait(PATIENT)
         calls.append(threading.current_thread())
 
-    with closing(JobQueue(Engine().run, darkroom.history, LIMITS, prepare)) as queue:
+    with closing(JobQueue(Script(Engine().run, prepare), darkroom.history, LIMITS)) as queue:
         assert not queue.ready
         go.set()
         for _ in range(2):
@@ -246,7 +248,7 @@ def test_a_viewer_who_does_not_read_costs_nothing_and_then_gets_the_latest(start
         loop.call_soon_threadsafe = lambda *args: calls.append(args) or schedule(*args)
         stalled = darkroom.queue.follow("ann")
         await anext(stalled)
-        viewer = next(iter(darkroom.queue._films["ann"].viewers))
+        viewer = next(iter(darkroom.queue._board.films["ann"].viewers))
         made = [await asyncio.to_thread(darkroom.make, steps=150) for _ in range(5)]
         assert len([call for call in calls if call[0] == viewer._news.set]) == 1
         states = await anext(stalled)  # 750 steps later
@@ -279,7 +281,7 @@ def test_sixty_viewers_share_one_snapshot_and_no_thread_each(start):
             return states
 
     asyncio.run(look())
-    assert darkroom.queue._films == {}
+    assert darkroom.queue._board.films == {}
     darkroom.engine.let_pass(1)
     assert darkroom.queue.wait(job, "ann").status is Status.DONE
 
@@ -356,7 +358,7 @@ def test_a_hundred_cancels_at_random_moments(start):
         assert ended.step <= max(step, 0)
     assert darkroom.make().status is Status.DONE
     assert engine.ran == engine.closed
-    assert darkroom.queue._open == darkroom.queue._films == darkroom.queue._line._jobs == {}
+    assert darkroom.queue._board.open == darkroom.queue._board.films == darkroom.queue._board.line._jobs == {}
 
 
 # Failures
@@ -374,7 +376,7 @@ def test_a_failed_run_says_why_and_the_next_one_runs(start, caplog):
 
 def test_a_run_without_an_end_fails(start):
     darkroom = start()
-    with closing(JobQueue(lambda _: (event for event in ()), darkroom.history, LIMITS)) as queue:
+    with closing(JobQueue(Script(lambda _: (event for event in ())), darkroom.history, LIMITS)) as queue:
         state = queue.wait(queue.submit(request(), "ann").id, "ann")
     assert state.error == "The run ended without a picture."
 
@@ -401,7 +403,7 @@ def test_a_failed_run_leaves_nothing_in_memory(start):
     gc.disable()
     try:
         for source in (run, fail):
-            with closing(JobQueue(source, darkroom.history, LIMITS)) as queue:
+            with closing(JobQueue(Script(source), darkroom.history, LIMITS)) as queue:
                 queue.wait(queue.submit(request(), "ann").id, "ann")
     finally:
         gc.enable()
@@ -414,7 +416,7 @@ def test_what_cannot_be_made_ready_ends_no_worker(start, caplog):
     def prepare():
         raise ImportError("no torch")
 
-    with closing(JobQueue(Engine().run, darkroom.history, LIMITS, prepare)) as queue:
+    with closing(JobQueue(Script(Engine().run, prepare), darkroom.history, LIMITS)) as queue:
         assert queue.wait(queue.submit(request(), "ann").id, "ann").status is Status.DONE
         assert not queue.ready
     assert "no torch" in caplog.text

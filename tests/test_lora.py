@@ -14,7 +14,8 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from core.errors import LoraError
-from core.library.loras import LoraShelf, read_lora
+from core.library.lora_weights import read_lora
+from core.library.loras import LoraShelf
 from core.lora import names as lora_names
 from core.lora.delta import Factors
 from core.lora.merging import Merger

@@ -71,13 +71,15 @@ def test_a_lora_changes_the_picture_and_taking_it_out_gives_the_very_bits_back(e
 
 def test_the_plan_counts_what_loras_keep_of_the_weights_and_a_run_that_is_over_is_not_counted_twice(engine):
     def plan(*wanted: Lora):
-        return engine.plan(engine.resolve(GenerationRequest(**QUICK, loras=wanted)))
+        return engine.plan(engine.library.resolve(GenerationRequest(**QUICK, loras=wanted)))
 
     ink = Lora(name="ink")
-    kept = 4 * next(info.changes for info in engine.loras() if info.name == "ink")
+    kept = 4 * next(info.changes for info in engine.library.loras() if info.name == "ink")
     assert plan(ink).needs - plan().needs == kept > 0
     assert plan(ink.replace(weight=0.0)).needs == plan().needs
-    whole = 4 * (engine.checkpoints()[0].footprint.denoiser + sum(engine.checkpoints()[0].footprint.encoders))
+    whole = 4 * (
+        engine.library.checkpoints()[0].footprint.denoiser + sum(engine.library.checkpoints()[0].footprint.encoders)
+    )
     many = [Lora(name="ink", weight=k / 100) for k in range(1, 17)]
     assert plan(*many).needs - plan().needs == min(whole, 16 * kept)
     run(engine, ink)
@@ -163,7 +165,7 @@ def test_a_bad_one_is_refused_and_the_next_run_has_the_bases_bits(engine, base, 
 
 def test_one_that_is_deleted_after_it_was_listed(models, engine, base):
     path = loras.write(models / "loras" / "gone.safetensors", loras.lora(loras.of(tiny.sd()), 8))
-    engine.rescan()
+    engine.library.rescan()
     assert pixels(engine, Lora(name="gone")) != base
     path.unlink()
     with pytest.raises(LoraError, match="the file of gone is no longer there; look for models again"):

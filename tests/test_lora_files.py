@@ -15,7 +15,8 @@ from PIL import Image
 
 from core.errors import LoraError, RequestError
 from core.library.checkpoints import Checkpoint
-from core.library.loras import LoraInfo, LoraShelf, read_lora
+from core.library.lora_weights import read_lora
+from core.library.loras import LoraInfo, LoraShelf
 from core.request.units import Lora
 from tests import loras
 

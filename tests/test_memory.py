@@ -13,7 +13,6 @@ from core.errors import DarkroomError, OutOfMemory
 from core.memory.machine import BYTES, Machine, inspect
 from core.memory.planning import (
     FLUX_VALUES,
-    GB,
     ROUNDED,
     ROUNDED_WITHOUT_OFFLOAD,
     VAE_VALUES,
@@ -26,6 +25,7 @@ from core.memory.planning import (
 )
 from core.request.generation import GenerationRequest
 from core.request.units import Lora
+from core.sizes import GB
 from tests.peaks import SD1, SD35, SDXL, flux_peak, transformer_peak, unet_peak, vae_peak
 
 SD15, XL, SD35_MEDIUM = (model.footprint for model in MODELS)

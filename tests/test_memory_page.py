@@ -11,7 +11,8 @@ from playwright.sync_api import Page, expect
 
 from core import Engine, GenerationRequest, Settings
 from core.memory.machine import Machine
-from core.memory.planning import GB, plan
+from core.memory.planning import plan
+from core.sizes import GB
 from tests.test_memory import XL, gpu, request
 from ui.memory import Room
 

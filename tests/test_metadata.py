@@ -21,9 +21,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from core.errors import DarkroomError, NotFound, RequestError
 from core.library.checkpoints import Checkpoint, named
-from core.pictures.images import fingerprint
 from core.pictures.metadata import TEXT_LIMIT, PictureInfo, encode_png, read_text
 from core.request.generation import GenerationRequest
+from core.request.parameters import fingerprint
 from core.request.units import Control, Lora
 from core.samplers import SAMPLERS
 

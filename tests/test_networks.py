@@ -157,7 +157,7 @@ def test_a_network_of_another_family_or_a_broken_one_is_refused_before_anything_
         "a\n.b/" + "x" * 290: "is not allowed; use one of hollow, mine-scribble.",
     }.items():
         with pytest.raises(DarkroomError) as refused:
-            engine.resolve(GenerationRequest(controls=[Control(net=name, image=PICTURE)]))
+            engine.library.resolve(GenerationRequest(controls=[Control(net=name, image=PICTURE)]))
         assert reason in str(refused.value)
     with pytest.raises(CheckpointError, match="ControlNet: hollow is damaged or does not fit its config"):
         run(engine, controls=[Control(net="hollow", image=PICTURE)])
@@ -190,8 +190,8 @@ def test_weight_0_gives_the_bits_of_no_control_and_a_deleted_network_is_one_clea
         run(engine, controls=[unit])
     assert refused.value.field == "controls[0].net"
     assert run(engine) == free
-    engine.rescan()
-    assert "mine-scribble" not in [known.name for known in engine.networks()]
+    engine.library.rescan()
+    assert "mine-scribble" not in [known.name for known in engine.library.networks()]
 
 
 def test_a_union_needs_to_know_what_the_map_shows(tmp_path):
@@ -203,7 +203,7 @@ def test_a_union_needs_to_know_what_the_map_shows(tmp_path):
         with pytest.raises(
             RequestError, match=r"ControlNet 1: Map shows: .* use one of pose, depth, soft edges, lines"
         ):
-            engine.resolve(GenerationRequest(controls=[wrong]))
+            engine.library.resolve(GenerationRequest(controls=[wrong]))
     assert run(engine, controls=[unit.replace(preprocessor="canny")]) != run(engine)
 
 

@@ -19,6 +19,7 @@ from core.jobs.queue import JobQueue
 from core.request.generation import GenerationRequest
 from core.settings import Settings
 from tests.browser import open_page
+from tests.darkroom import Script
 from tests.test_app import free_port
 from ui.app import HEAD, THEME, build_page
 from ui.server import running
@@ -46,7 +47,7 @@ def space(data: Path, port: int) -> Iterator[str]:
     engine = Engine(settings)
     with ExitStack() as opened:
         history = opened.enter_context(closing(History(data)))
-        queue = opened.enter_context(closing(JobQueue(fails, history, settings.limits)))
+        queue = opened.enter_context(closing(JobQueue(Script(fails), history, settings.limits)))
         page = build_page(engine, queue, history)
         opened.enter_context(running(page, engine, queue, history, head=HEAD, theme=THEME))
         yield f"http://127.0.0.1:{port}/"

@@ -15,8 +15,9 @@ from core import families
 from core.diffusion import start
 from core.diffusion.denoise import denoise
 from core.diffusion.prompting import Prompts
+from core.families.contract import Components
 from core.families.flux import Flux
-from core.families.sd import Components, StableDiffusion
+from core.families.sd import StableDiffusion
 from core.families.sd3 import StableDiffusion3
 from core.families.sdxl import StableDiffusionXL
 from core.request.generation import GenerationRequest

@@ -148,7 +148,7 @@ def test_a_cancel_in_the_second_pass_leaves_nothing_behind(engine):
 )
 def test_what_makes_no_sense_is_refused_by_its_label(engine, fields, field, message):
     with pytest.raises(RequestError, match=message) as caught:
-        engine.resolve(GenerationRequest(**{**QUICK, **fields}))
+        engine.library.resolve(GenerationRequest(**{**QUICK, **fields}))
     assert caught.value.field == field
 
 
@@ -156,17 +156,17 @@ def test_the_budget_counts_the_second_pass_of_every_picture(monkeypatch):
     monkeypatch.setenv("SPACE_ID", "someone/darkroom")
     engine = Engine(Settings())
     fields = {"steps": 20, "width": 512, "height": 512, "batch_size": 4}
-    assert engine.resolve(GenerationRequest(**fields))
+    assert engine.library.resolve(GenerationRequest(**fields))
     with pytest.raises(RequestError, match=r"20 steps × 512 × 512 × 4 \+ 20 steps × 1024 × 1024 × 1"):
-        engine.resolve(GenerationRequest(**fields, hires=Hires(strength=1.0)))
+        engine.library.resolve(GenerationRequest(**fields, hires=Hires(strength=1.0)))
     with pytest.raises(RequestError, match="Hires: “1536 × 1536” is not allowed; use at most 1,048,576 pixels here"):
-        engine.resolve(GenerationRequest(**fields, hires=Hires(scale=3)))
+        engine.library.resolve(GenerationRequest(**fields, hires=Hires(scale=3)))
 
 
 def test_the_memory_plan_counts_the_larger_pass(engine):
     gpu = Machine("cuda:0", "GPU", 4, 12 * 2**30, 12 * 2**30)
     footprint = Footprint((), 10**9, 10**8, 320, 128)
-    small = engine.resolve(GenerationRequest(**{**QUICK, "width": 512, "height": 512}))
+    small = engine.library.resolve(GenerationRequest(**{**QUICK, "width": 512, "height": 512}))
     large = small.replace(hires=Hires(scale=4, strength=0.5))
     assert not plan(gpu, footprint, small).way.tiles
     assert plan(gpu, footprint, large).way.tiles
@@ -247,7 +247,9 @@ def test_a_thin_mask_still_paints(engine):
     """The nearest pixel of each latent would miss it."""
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 33, 64, 34))
-    request = engine.resolve(GenerationRequest(**{**QUICK, "image": source(), "mask": mask, "mask_feather": 0}))
+    request = engine.library.resolve(
+        GenerationRequest(**{**QUICK, "image": source(), "mask": mask, "mask_feather": 0})
+    )
     result = run(engine, image=source(), mask=mask, mask_feather=0).images[0]
     inside = np.asarray(Canvas(request).alpha) > 0
     difference = np.abs(np.asarray(result, int) - np.asarray(source(), int)).max(axis=2)

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from core import Engine, Finished, GenerationRequest, Notice, Settings, Step
-from core.diffusion.decoding import empty_caches, picture
+from core.diffusion.decoding import picture
 from core.errors import DarkroomError
-from core.families.sd import Components, StableDiffusion
+from core.families.contract import Components
+from core.families.sd import StableDiffusion
 from core.library.loading import Loader
 from core.memory.machine import Machine
-from core.memory.placing import Placed, placed
+from core.memory.placing import Placed, empty_caches, placed
 from core.memory.planning import WAYS
 from core.sizes import GB
 from tests import tiny
@@ -74,7 +75,7 @@ def test_a_network_that_asks_for_patches_first_finds_them_on_the_device():
 def test_on_a_card_what_a_run_does_not_use_makes_room_and_comes_back(monkeypatch, engine, expected):
     """The card is full, and has a LoRA and tokenizers beside the networks."""
     run(engine, **TWICE)
-    plan = engine.plan(engine.resolve(GenerationRequest(**TWICE)))
+    plan = engine.plan(engine.library.resolve(GenerationRequest(**TWICE)))
     card = Machine("cuda:0", "GPU", 8, 8 * GB, 0, "bfloat16", held=8 * GB, ram_free=8 * GB)
     with ExitStack() as in_use, monkeypatch.context() as full:
         full.setattr(engine, "machine", lambda: card)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from core.request.preprocessors import PREPROCESSORS, control_map, suited
+from core.control.detectors import control_map
+from core.request.preprocessors import PREPROCESSORS, suited
 
 BOX = (64, 64, 191, 191)  # left, upper, right, lower pixel of the square
 FILTERS = [name for name, row in PREPROCESSORS.items() if row.network is None]

@@ -8,9 +8,10 @@ import torch
 from diffusers import AutoencoderTiny
 
 from core import Engine, GenerationRequest, Settings, Step
-from core.diffusion.preview import MOST_SIDE, decoded_preview, find_decoder
+from core.diffusion.preview import MOST_SIDE, decoded_preview
 from core.errors import CheckpointError
-from core.families import FAMILIES
+from core.families.table import FAMILIES
+from core.library.parts import find_decoder
 from tests import tiny
 
 

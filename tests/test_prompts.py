@@ -9,8 +9,10 @@ import torch
 from core import GenerationRequest
 from core.diffusion import start
 from core.diffusion.denoise import Guidance, denoise
-from core.diffusion.prompting import MOST_PARTS, Prompts, check, count_tokens
+from core.diffusion.prompting import Prompts
 from core.errors import RequestError
+from core.library.resolving import MOST_PARTS, check_prompts
+from core.prompts.counting import count_tokens
 from core.prompts.grammar import Time, parse
 from tests import tiny
 from tests.test_parity import SIZE, model_of, our_latents
@@ -195,10 +197,10 @@ def test_predictions_are_counted_for_memory_and_limits():
 
 def test_what_cannot_be_told_is_refused(sd):
     with pytest.raises(RequestError, match=f"Prompt: “9 prompts” is not allowed; use at most {MOST_PARTS} joined"):
-        check(request(" AND ".join("a" * 9)), 2)
+        check_prompts(request(" AND ".join("a" * 9)), 2)
     with pytest.raises(RequestError, match="Second prompt: “red” is not allowed; use none, as this model has one"):
-        check(request("a", prompt_2="red"), 1)
-    check(request("a", prompt_2=""), 1)
+        check_prompts(request("a", prompt_2="red"), 1)
+    check_prompts(request("a", prompt_2=""), 1)
     with pytest.raises(RequestError, match="use at most 40"):
         Prompts(model_of(sd)).conditioning(request("red BREAK " * 50), 4)
     with pytest.raises(RequestError, match="Negative prompt: “50 chunks of tokens”"):

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from core.errors import StorageError
-from core.jobs.queue import Status
 from core.jobs.quota import disk_warning
+from core.jobs.records import Status
 from core.settings import HOST_OWNER
 from tests.darkroom import Darkroom
 

@@ -111,11 +111,11 @@ def pixels(finished: Finished):
 
 
 def test_it_is_listed_as_a_refiner_and_refused_alone(engine):
-    (found,) = engine.refiners()
+    (found,) = engine.library.refiners()
     assert (found.name, found.family) == ("second", "refiner")
     with pytest.raises(CheckpointError, match="cannot draw alone; choose it as refiner"):
-        engine.resolve(GenerationRequest(checkpoint="second"))
-    assert engine.resolve(GenerationRequest()).checkpoint == "base"
+        engine.library.resolve(GenerationRequest(checkpoint="second"))
+    assert engine.library.resolve(GenerationRequest()).checkpoint == "base"
 
 
 def test_it_draws_the_last_steps_only(engine):
@@ -155,7 +155,7 @@ def test_every_way_through_memory_draws_the_same_picture(through, engine, way):
 )
 def test_what_does_not_go_together_is_refused(engine, fields, message):
     with pytest.raises(RequestError, match=message):
-        engine.resolve(GenerationRequest(**{"checkpoint": "base", **fields}))
+        engine.library.resolve(GenerationRequest(**{"checkpoint": "base", **fields}))
 
 
 def test_a_picture_says_its_refiner_and_the_text_reads_back(engine):

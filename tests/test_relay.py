@@ -15,6 +15,7 @@ from core.jobs import queue as jobs
 from core.jobs.history import History
 from core.jobs.queue import JobQueue
 from core.settings import Settings
+from tests.darkroom import Script
 from tests.test_app import free_port
 from ui import run
 from ui.app import build_page
@@ -28,7 +29,7 @@ def page_and_visitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setattr(run, "PATIENCE_SECONDS", 0.1)
     settings = Settings(port=free_port(), data=tmp_path)
     engine, history = Engine(settings), History(tmp_path)
-    queue = JobQueue(engine.generate, history, settings.limits)
+    queue = JobQueue(Script(engine.generate), history, settings.limits)
     page = build_page(engine, queue, history)
     with running(page, engine, queue, history) as at, httpx.Client(base_url=at.url, timeout=30) as visitor:
         yield page, visitor

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from core.errors import DarkroomError, RequestError
-from core.pictures.images import fingerprint
 from core.request.generation import SEED_LIMIT, GenerationRequest, first_step
-from core.request.parameters import allowed
+from core.request.parameters import allowed, fingerprint
 from core.request.units import Control, Lora
 
 PICTURE = Image.new("RGB", (64, 64), (200, 30, 30))

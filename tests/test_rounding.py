@@ -33,7 +33,7 @@ def test_pictures_differ_a_little_say_so_and_are_the_same_again_without(run_by):
     before = run_by(engine, WAYS[0])
     rounded = run_by(engine, ROUNDED_WITHOUT_OFFLOAD)
     unet = {part.name: part for part in engine.loaded()}["pocket/unet"]
-    parameters = engine.checkpoints()[0].footprint.denoiser
+    parameters = engine.library.checkpoints()[0].footprint.denoiser
     assert (unet.size, unet.dtype) == (parameters, "8 bits")
     assert sum(p.nbytes for p in model_of(engine, "unet").parameters()) < 1.02 * parameters
     after = run_by(engine, WAYS[0])

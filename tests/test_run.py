@@ -15,8 +15,9 @@ from PIL import Image
 from core.engine import Engine
 from core.errors import RequestError
 from core.jobs.history import History
-from core.jobs.queue import JobQueue, JobState, Status
-from core.jobs.records import PictureRow
+from core.jobs.line import JobState
+from core.jobs.queue import JobQueue
+from core.jobs.records import PictureRow, Status
 from core.library.checkpoints import Checkpoint
 from core.library.parts import Part
 from core.library.resolving import size_warning

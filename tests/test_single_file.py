@@ -382,11 +382,11 @@ def test_a_transformer_alone_draws_with_the_rest_of_a_whole_model(tmp_path, pref
     engine, drawn = Engine(Settings(models=tmp_path, previews=False)), []
     for name in ("whole", "alone.safetensors"):
         wanted = GenerationRequest(prompt="a cat", checkpoint=name, seed=1, steps=2, width=64, height=64)
-        assert engine.plan(engine.resolve(wanted)).needs
+        assert engine.plan(engine.library.resolve(wanted)).needs
         *_, last = engine.generate(wanted)
         drawn.append(np.asarray(last.images[0]).astype(int))
     assert abs(drawn[0] - drawn[1]).max() <= 1
-    (own,) = (each for each in engine.checkpoints() if each.name == "alone.safetensors")
+    (own,) = (each for each in engine.library.checkpoints() if each.name == "alone.safetensors")
     assert own.files == [folder / "alone.safetensors"]  # so its hash is not that of what it borrows
 
 

@@ -68,7 +68,7 @@ def test_a_transformer_alone_draws_with_encoders_in_files(tmp_path, prefix, enco
     engine = Engine(Settings(models=tmp_path / "files", previews=False))
     assert abs(draw(engine, "alone.safetensors") - whole).max() <= 1
     (tmp_path / "files" / "text_encoders" / "t5xxl_fp16.safetensors").unlink()
-    engine.rescan()
+    engine.library.rescan()
     assert abs(draw(engine, "alone.safetensors") - whole).max() > 1, "T5 was not read"
 
 

@@ -218,14 +218,14 @@ def test_one_for_another_model_is_refused_by_name(models):
     ):
         unit = Control(net=net, image=picture(5), preprocessor="canny")
         with pytest.raises(RequestError, match=words):
-            engine.resolve(GenerationRequest(checkpoint=checkpoint, controls=[unit]))
+            engine.library.resolve(GenerationRequest(checkpoint=checkpoint, controls=[unit]))
 
 
 def test_a_union_of_flux_is_asked_only_for_what_it_knows(models):
     engine = Engine(Settings(models=models, data=models / "data"))
     unit = Control(net="flux-union", image=picture(5), control_type="areas")
     with pytest.raises(RequestError, match="use one of lines, tile, depth, pose with flux-union"):
-        engine.resolve(GenerationRequest(checkpoint="flux", controls=[unit]))
+        engine.library.resolve(GenerationRequest(checkpoint="flux", controls=[unit]))
 
 
 # Files: the weights of a folder, without its config

@@ -124,7 +124,7 @@ def test_the_engine_enlarges_with_it(tmp_path):
     save(original(weights(), 2), tmp_path / "upscalers" / "sharp" / "4x.safetensors")
     engine = Engine(Settings(models=tmp_path, device="cpu"))
     request = GenerationRequest(prompt="a cat", seed=1, steps=2, width=64, height=64)
-    assert engine.upscalers() == ("Lanczos", "Latent", "4x")
+    assert engine.library.upscalers() == ("Lanczos", "Latent", "4x")
     pictures = {}
     for name in ("Lanczos", "4x"):
         *happened, last = engine.generate(request.replace(hires=Hires(scale=2.0, upscaler=name, strength=0.5)))

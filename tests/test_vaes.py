@@ -87,15 +87,15 @@ def test_a_checkpoint_without_one_draws_with_one_that_is_named(engine):
     whole = load_file(models / "checkpoints" / "mine.safetensors")
     state = {key: tensor for key, tensor in whole.items() if not key.startswith("first_stage_model.")}
     save_file(state, models / "checkpoints" / "bare.safetensors")
-    engine.rescan()
+    engine.library.rescan()
     with pytest.raises(
         RequestError, match=r"VAE: missing; use one of half.safetensors, .*, as bare has none of its own"
     ):
-        engine.resolve(GenerationRequest(**QUICK, checkpoint="bare.safetensors"))
+        engine.library.resolve(GenerationRequest(**QUICK, checkpoint="bare.safetensors"))
     drawn = pixels(engine, checkpoint="bare.safetensors", vae="other.safetensors")
     assert drawn == pixels(engine, checkpoint="mine.safetensors", vae="other.safetensors")
     with pytest.raises(RequestError, match="this one is for other latents"):
-        engine.resolve(GenerationRequest(**QUICK, checkpoint="bare.safetensors", vae="wider"))
+        engine.library.resolve(GenerationRequest(**QUICK, checkpoint="bare.safetensors", vae="wider"))
 
 
 def test_a_file_has_its_latents_about_the_middle_of_its_models(tmp_path):
@@ -135,5 +135,5 @@ def test_a_file_has_its_latents_about_the_middle_of_its_models(tmp_path):
 )
 def test_what_does_not_fit_is_refused_before_it_waits(engine, vae, error, message):
     with pytest.raises(error, match=message):
-        engine.resolve(GenerationRequest(**QUICK, checkpoint="mine", vae=vae))
-    assert engine.resolve(GenerationRequest(**QUICK, checkpoint="mine", vae="other")).vae == "other"
+        engine.library.resolve(GenerationRequest(**QUICK, checkpoint="mine", vae=vae))
+    assert engine.library.resolve(GenerationRequest(**QUICK, checkpoint="mine", vae="other")).vae == "other"

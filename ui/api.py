@@ -19,10 +19,8 @@ from gradio.utils import get_upload_folder
 
 from core.engine import Engine
 from core.errors import DarkroomError
-from core.jobs.history import History
-from core.jobs.queue import JobQueue, JobState, Status
-from core.request.generation import GenerationRequest
-from core.request.parameters import PICTURES
+from core.jobs import History, JobQueue, JobState, Status
+from core.request import PICTURES, GenerationRequest
 from ui.archive import file_name
 from ui.run import told
 from ui.server import address_of, owner_of
@@ -39,7 +37,7 @@ def add_endpoint(engine: Engine, queue: JobQueue, history: History) -> None:
 
         def submit() -> JobState:
             wanted = _read(dict(zip(FIELDS, values, strict=True)), engine)
-            return queue.submit(engine.resolve(wanted), owner, address_of(request))
+            return queue.submit(engine.library.resolve(wanted), owner, address_of(request))
 
         with told():
             job = await asyncio.to_thread(submit)  # pictures are read and masks are made, while pages are served

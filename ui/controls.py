@@ -8,9 +8,7 @@ import gradio as gr
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from core.request.generation import GenerationRequest, MaskContent
-from core.request.parameters import Parameters, bounds
-from core.request.units import Hires, Outpaint, ResizeMode
+from core.request import GenerationRequest, Hires, MaskContent, Outpaint, Parameters, ResizeMode, bounds
 from core.samplers import SAMPLERS
 from ui.form import KEEP_SIZE
 

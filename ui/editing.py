@@ -11,8 +11,8 @@ import gradio as gr
 from gradio.components import Component
 from PIL import Image
 
-from core.pictures.canvas import Canvas, extend_to
-from core.request.generation import GenerationRequest
+from core.pictures.work import Canvas, extend_to
+from core.request import GenerationRequest
 from core.settings import Limits
 from ui.controls import control
 from ui.form import SIDES, read_form

@@ -15,12 +15,8 @@ from typing import Any
 import gradio as gr
 from PIL.Image import Image
 
-from core.diffusion.prompting import SECOND_PROMPTS
 from core.errors import RequestError
-from core.pictures.images import fingerprint
-from core.request.generation import GenerationRequest, reject
-from core.request.parameters import PICTURES
-from core.request.units import Hires, Lora, Outpaint
+from core.request import PICTURES, SECOND_PROMPTS, GenerationRequest, Hires, Lora, Outpaint, fingerprint, reject
 from core.settings import Limits
 from ui.uploads import read_controls, read_upload
 

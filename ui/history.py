@@ -16,8 +16,7 @@ from gradio.components import Component
 
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound, RequestError
-from core.jobs.history import History
-from core.jobs.records import Filters, PictureRow
+from core.jobs import Filters, History, PictureRow
 from core.sizes import in_words
 from ui.facts import own_facts
 from ui.live import AT_ONCE, QUIET, live
@@ -111,7 +110,7 @@ class Shelf:
         return True
 
     def _titles(self) -> list[tuple[str, str]]:
-        return [(known.name, known.title) for known in self._engine.checkpoints()]
+        return [(known.name, known.title) for known in self._engine.library.checkpoints()]
 
 
 def _filters(asked: dict[str, Any]) -> Filters:

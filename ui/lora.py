@@ -16,10 +16,9 @@ from PIL import Image
 from core.engine import Engine
 from core.errors import DarkroomError
 from core.families import FAMILIES
-from core.library.loras import LoraInfo
-from core.pictures.images import read_picture
-from core.request.parameters import bounds
-from core.request.units import Lora
+from core.library import LoraInfo
+from core.pictures import read_picture
+from core.request import Lora, bounds
 from core.sizes import in_words
 from ui.live import AT_ONCE, QUIET, data_uri, live
 from ui.uploads import uploaded
@@ -57,7 +56,7 @@ class LoraDesk:
         field = Lora.model_fields["weight"]
         usual: dict[str, Any] = field.json_schema_extra  # type: ignore[assignment]
         return {
-            "loras": [self._row(info, checkpoint) for info in self._engine.loras()],
+            "loras": [self._row(info, checkpoint) for info in self._engine.library.loras()],
             "mayAdd": self._may_add,
             "limits": [*bounds(field).values(), usual["step"]],
             "usual": usual["usual"],
@@ -69,13 +68,13 @@ class LoraDesk:
             if not self._may_add:
                 raise DarkroomError("LoRAs are added on the machine that Darkroom runs on.")
             path = uploaded({"path": event._data.get("path")}, "loras", "LoRA")
-            added = self._engine.add_lora(path, str(event._data.get("name") or path.name))
+            added = self._engine.library.add_lora(path, str(event._data.get("name") or path.name))
             return self.show(checkpoint) | {"added": added.name}
         except DarkroomError as error:
             return self.show(checkpoint) | {"problem": str(error)}
 
     def _row(self, info: LoraInfo, name: str | None) -> Answer:
-        checkpoint = next((known for known in self._engine.checkpoints() if known.name == name), None)
+        checkpoint = next((known for known in self._engine.library.checkpoints() if known.name == name), None)
         report = self._engine.lora_report(info.name)
         return {
             "name": info.name,

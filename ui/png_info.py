@@ -11,12 +11,10 @@ import gradio as gr
 from gradio.components import Component
 
 from core.errors import DarkroomError, RequestError
-from core.jobs.queue import JobState, Status
-from core.library.checkpoints import named
-from core.pictures.images import read_picture
-from core.pictures.metadata import PictureInfo, read_text
-from core.pictures.replay import compare
-from core.request.units import LANCZOS, Hires
+from core.jobs import JobState, Status
+from core.library import named
+from core.pictures import PictureInfo, compare, read_picture, read_text
+from core.request import LANCZOS, Hires
 from ui.facts import facts, own_facts
 from ui.form import write_form
 from ui.live import AT_ONCE, QUIET, live
@@ -72,7 +70,7 @@ class Reader:
         fields = _own_fields(info)
         for model in ("checkpoint", "refiner"):
             if fields.get(model):
-                found = named(fields.pop(model), self._desk.engine.checkpoints())
+                found = named(fields.pop(model), self._desk.engine.library.checkpoints())
                 fields |= {model: found.name} if found else {}
         if fields.get("hires") and self._lacks(fields["hires"]):
             fields["hires"] = fields["hires"].replace(upscaler=LANCZOS)
@@ -110,11 +108,11 @@ class Reader:
     def _missing(self, info: PictureInfo) -> str:
         """The names of model and upscaler if this machine does not have them."""
         name, hires = info.fields.get("checkpoint"), info.fields.get("hires")
-        lacks = [name] if name and named(name, self._desk.engine.checkpoints()) is None else []
+        lacks = [name] if name and named(name, self._desk.engine.library.checkpoints()) is None else []
         return ", ".join(lacks + ([hires.upscaler] if hires and self._lacks(hires) else []))
 
     def _lacks(self, hires: Hires) -> bool:
-        return hires.upscaler not in self._desk.engine.upscalers()
+        return hires.upscaler not in self._desk.engine.library.upscalers()
 
 
 def _path(event: gr.EventData) -> Path:

@@ -11,10 +11,8 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from core.diffusion.prompting import SECOND_PROMPTS
 from core.errors import DarkroomError
-from core.request.generation import GenerationRequest
-from core.request.presets import Library, Presets, Size
+from core.request import SECOND_PROMPTS, GenerationRequest, PresetLibrary, Presets, Size
 from core.settings import Mode
 from ui.facts import PROMPTS
 from ui.form import EDITING, mean_the_same, write_form
@@ -57,7 +55,7 @@ def _save_button(name: str, mode: Mode) -> gr.Button:
     return gr.Button(name, elem_classes="icon save", visible=mode == "local")
 
 
-def _style_choices(library: Library) -> list[tuple[str, str]]:
+def _style_choices(library: PresetLibrary) -> list[tuple[str, str]]:
     return [
         (name if style.suits == "real" else f"{name} · {style.suits} model", name)
         for name, style in library.styles.items()
@@ -158,7 +156,7 @@ class Cabinet:
         """Keep a style or the form's settings under a name; a taken one only when told to overwrite."""
         asked = event._data
 
-        def change() -> Library:
+        def change() -> PresetLibrary:
             kept = _style(asked) if asked.get("kind") == "styles" else self._settings(values)
             return self._presets.save(
                 asked.get("kind"), asked.get("name"), kept, overwrite=asked.get("overwrite") is True
@@ -170,7 +168,7 @@ class Cabinet:
         asked = event._data
         return self._change(event, lambda: self._presets.delete(asked.get("kind"), asked.get("name")))
 
-    def _change(self, event: gr.EventData, change: Callable[[], Library]) -> tuple[Answer, Any, Any]:
+    def _change(self, event: gr.EventData, change: Callable[[], PresetLibrary]) -> tuple[Answer, Any, Any]:
         """The answer names the dialog's `serial`, and what was wrong, if something was."""
         answer: Answer = {"serial": event._data.get("serial")}
         try:
@@ -187,14 +185,14 @@ class Cabinet:
         (request,) = self._desk.read(given | {"task": "text", "controls": "[]"})
         return {name: getattr(request, name) for name in self._desk.fields if name in KEPT}
 
-    def _drawn(self, library: Library) -> tuple[Answer, Any, Any]:
+    def _drawn(self, library: PresetLibrary) -> tuple[Answer, Any, Any]:
         return (
             self._answer(library),
             gr.update(choices=_style_choices(library)),
             gr.update(choices=[(name, name) for name in library.settings]),
         )
 
-    def _answer(self, library: Library) -> Answer:
+    def _answer(self, library: PresetLibrary) -> Answer:
         taken = {"styles": list(library.styles), "settings": list(library.settings)}
         own = {kind: [name for name in names if (kind, name) in library.own] for kind, names in taken.items()}
         return {"taken": taken, "own": own, "problems": list(library.problems) if self._may_save else []}

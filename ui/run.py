@@ -16,18 +16,13 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from core.diffusion.prompting import SECOND_PROMPTS
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
-from core.jobs.history import History
-from core.jobs.line import ENDED
-from core.jobs.queue import FILM_LENGTH, JobQueue, JobState, Status
-from core.jobs.quota import disk_warning
-from core.library.checkpoints import STEPS, Checkpoint
-from core.library.resolving import size_warning, with_loras
-from core.pictures.images import read_picture
-from core.prompts.tokens import MOST_CHUNKS
-from core.request.generation import GenerationRequest, reject
+from core.jobs import ENDED, FILM_LENGTH, History, JobQueue, JobState, Status, disk_warning
+from core.library import STEPS, Checkpoint, size_warning, with_loras
+from core.pictures import read_picture
+from core.prompts import MOST_CHUNKS
+from core.request import SECOND_PROMPTS, GenerationRequest, reject
 from core.samplers import SAMPLERS
 from core.sizes import in_words
 from ui.controls import NO_REFINER, OWN_VAE
@@ -149,7 +144,9 @@ class Desk:
     def generate(self, request: gr.Request, *values: Any) -> None:
         with told():
             wanted = self.read(dict(zip(self.fields, values, strict=True)))
-            for resolved in [self.engine.resolve(each) for each in wanted]:  # all are checked before the first waits
+            for resolved in [
+                self.engine.library.resolve(each) for each in wanted
+            ]:  # all are checked before the first waits
                 self.queue.submit(resolved, owner_of(request), address_of(request))
 
     def read(self, given: Mapping[str, Any]) -> list[GenerationRequest]:
@@ -208,7 +205,7 @@ class Desk:
         }
         try:
             wanted = self.read(given)
-            request = self.engine.resolve(wanted[0])
+            request = self.engine.library.resolve(wanted[0])
             drawn = outlook(request)
             notes = "; ".join(self._notes(request))
         except DarkroomError as error:
@@ -257,7 +254,7 @@ class Desk:
         (request,) = self.read(values | {"task": "text"})
         if request.checkpoint is None:
             raise reject("checkpoint", None, "a model")
-        self.engine.resolve(request)
+        self.engine.library.resolve(request)
 
     def follow_model(self, name: str | None, loras: str, plan: Mapping[str, Any], *values: Any) -> list[Any]:
         """The MODELS_OWN fields after a change of model: what showed the old one's own value shows the new one's."""
@@ -281,8 +278,8 @@ class Desk:
         place, refiners where it is one of XL, its own guidance where it has one built in, and any upscaler.
         """
         known = self.checkpoint(name)
-        vaes = [OWN_VAE, *((vae, vae) for vae in self.engine.vaes())]
-        refiners = [(each.title, each.name) for each in self.engine.refiners()]
+        vaes = [OWN_VAE, *((vae, vae) for vae in self.engine.library.vaes())]
+        refiners = [(each.title, each.name) for each in self.engine.library.refiners()]
         there = bool(refiners) and known is not None and known.family == "sdxl"
         none = {} if there else {"value": ""}
         return [
@@ -291,7 +288,7 @@ class Desk:
             gr.Dropdown(choices=[NO_REFINER, *refiners], visible=there, **none),
             gr.Slider(visible=there),
             gr.Slider(visible=known is not None and known.has_distilled_guidance),
-            gr.Dropdown(choices=list(self.engine.upscalers())),
+            gr.Dropdown(choices=list(self.engine.library.upscalers())),
         ]
 
     def second_prompts(self, name: str | None) -> list[Any]:
@@ -301,7 +298,7 @@ class Desk:
         return [gr.Textbox(visible=True) if there else gr.Textbox(visible=False, value="") for _ in SECOND_PROMPTS]
 
     def checkpoint(self, name: str | None) -> Checkpoint | None:
-        return next((known for known in self.engine.checkpoints() if known.name == name), None)
+        return next((known for known in self.engine.library.checkpoints() if known.name == name), None)
 
     def machine(self) -> dict[str, Any]:
         """This machine in a few words, and the share of its memory in use (0 … 1)."""
@@ -347,7 +344,7 @@ class Desk:
         return self._newest_preview[1]
 
     def submit(self, wanted: GenerationRequest, request: gr.Request) -> JobState:
-        return self.queue.submit(self.engine.resolve(wanted), owner_of(request), address_of(request))
+        return self.queue.submit(self.engine.library.resolve(wanted), owner_of(request), address_of(request))
 
     async def _job(self, event: gr.EventData, request: gr.Request) -> JobState:
         async for state in self.queue.attach(str(event._data.get("job")), owner_of(request)):

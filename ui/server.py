@@ -25,12 +25,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from core.control.detectors import Detectors
+from core.control import Detectors
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
-from core.jobs.history import History
-from core.jobs.queue import JobQueue
-from core.pictures.canvas import Canvas
+from core.jobs import History, JobQueue
+from core.pictures.work import Canvas
 from core.settings import VERSION, Settings
 from ui.archive import file_name, zip_route
 from ui.guard import Guard

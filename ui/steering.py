@@ -13,13 +13,9 @@ from gradio.events import Dependency
 from PIL import Image
 
 from core.errors import DarkroomError
-from core.library.checkpoints import Checkpoint
-from core.library.networks import Network
-from core.pictures.canvas import Canvas
-from core.request.generation import GenerationRequest
-from core.request.parameters import bounds
-from core.request.preprocessors import CONTROL_TYPES, PREPROCESSORS
-from core.request.units import Control
+from core.library import Checkpoint, Network
+from core.pictures.work import Canvas
+from core.request import CONTROL_TYPES, PREPROCESSORS, Control, GenerationRequest, bounds
 from ui.live import AT_ONCE, data_uri, live
 from ui.run import Desk
 from ui.uploads import MOST_CONTROLS, read_controls
@@ -56,7 +52,7 @@ class Steering:
             "fields": _fields(),
             "preprocessors": {name: asdict(row) for name, row in PREPROCESSORS.items()},
             "control_types": CONTROL_TYPES,
-            "networks": [_network(network, known) for network in self._desk.engine.networks()],
+            "networks": [_network(network, known) for network in self._desk.engine.library.networks()],
         }
 
     def map(self, event: gr.EventData, *values: Any) -> Answer:
@@ -78,7 +74,7 @@ class Steering:
         task = "image" if source and given["task"] != "text" else "text"
         names = ("checkpoint", "width", "height", "image", "resize_mode")
         size = {name: given[name] for name in names} | {"image": source, "task": task, "strength": 1.0}
-        return self._desk.engine.resolve(self._desk.read(size)[0])
+        return self._desk.engine.library.resolve(self._desk.read(size)[0])
 
 
 def _network(network: Network, checkpoint: Checkpoint | None) -> Answer:

@@ -12,10 +12,8 @@ from gradio.utils import get_upload_folder
 from PIL.Image import Image
 
 from core.errors import RequestError
-from core.pictures.images import read_mask, read_picture
-from core.request.generation import GenerationRequest, reject
-from core.request.parameters import allowed, bounds
-from core.request.units import Control
+from core.pictures import read_mask, read_picture
+from core.request import Control, GenerationRequest, allowed, bounds, reject
 from core.settings import Limits
 
 KEEP_SECONDS = 600.0

@@ -1,30 +1,23 @@
-"""The networks of learned preprocessors: depth and pose, from models/preprocessors/<name>.
+"""Control maps: by filters, and by the networks of learned preprocessors, depth and pose.
 
-They work on the CPU, in single precision, which leaves a GPU's memory to the picture.
+Those work on the CPU, in single precision, which leaves a GPU's memory to the picture.
 """
 
 from __future__ import annotations
 
-import importlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from core.errors import CheckpointError
-from core.library.parts import DEPTH, POSE, Part, load_part, sole_part
-from core.memory.cache import ModelCache
-from core.memory.machine import BYTES
-from core.request.preprocessors import PREPROCESSORS, control_map, values
+import numpy as np
+from PIL import Image as Pillow
+from PIL.Image import Image
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from core.request.units import Control
-
-CLASSES = {"depth": DEPTH, "pose": POSE}
+from core.library import find_detector, load_part
+from core.memory import BYTES, ModelCache
+from core.request import PREPROCESSORS, Control, Preprocessor
 
 
 @dataclass(frozen=True)
@@ -39,35 +32,31 @@ class Detectors:
     prepare: Callable[[], None]
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
-    def check(self, controls: Sequence[Control]) -> None:
-        """Raises CheckpointError for a unit whose preprocessor's network is not there, or damaged."""
-        for k, unit in enumerate(controls, start=1):
-            if PREPROCESSORS[unit.preprocessor].network:
-                self._find(unit, f"ControlNet {k}: ")
-
     def control_map(self, picture: Image, unit: Control) -> Image:
-        """The map that a unit's preprocessor makes of an RGB picture, as large. Raises as `check` does."""
+        """The map that a unit's preprocessor makes of an RGB picture, as large. Raises as `find_detector` does."""
         row = PREPROCESSORS[unit.preprocessor]
         if row.network is None:
             return control_map(picture, unit.preprocessor, unit.thresholds)
         self.prepare()
-        see = getattr(importlib.import_module("core.control.learned"), row.function)
-        part = self._find(unit)
+        from core.control import learned
+
+        see = getattr(learned, row.function)
+        part = find_detector(self.folder, unit)
         load = partial(load_part, part, "cpu", "float32")
         with self._turn, self.models.use(part.key, part.parameters * BYTES["float32"], load) as network:
             made: Image = see(network, part.folder, picture, *values(row, unit.thresholds))
             return made
 
-    def _find(self, unit: Control, whose: str = "") -> Part:
-        row = PREPROCESSORS[unit.preprocessor]
-        assert row.network
-        folder = self.folder / row.network
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(
-                f"{whose}{row.label} needs a network that is not here; get it on the page This machine, or put it "
-                f"into models/preprocessors/{row.network}."
-            )
-        try:
-            return sole_part("preprocessor", folder, CLASSES[row.network])
-        except CheckpointError as error:
-            raise CheckpointError(f"{whose}The network of {row.label} cannot be used: {error}.") from None
+
+def control_map(picture: Image, name: str, thresholds: tuple[float | None, ...]) -> Image:
+    """The map that the filter `name` makes of an RGB picture."""
+    from core.control import filters
+
+    known = PREPROCESSORS[name]
+    function = getattr(filters, known.function)
+    return Pillow.fromarray(function(np.asarray(picture), *values(known, thresholds))).convert("RGB")
+
+
+def values(known: Preprocessor, thresholds: Iterable[float | None]) -> list[float]:
+    """The thresholds of a preprocessor; one that is None is its own."""
+    return [own.default if given is None else given for own, given in zip(known.thresholds, thresholds, strict=False)]

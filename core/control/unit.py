@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from core.diffusion.denoise import Conditioning, Residuals, Steering
-from core.request.units import Control
+from core.families.work import Conditioning, Residuals, Steering
+from core.request import Control
 
 SOFT = 0.825  # sd-webui-controlnet's, for "my prompt is more important" and "ControlNet is more important"
 LEVELS = 12  # of a U-Net, above its middle: deeper models are weakened no more than it is

@@ -13,16 +13,17 @@ from torch import Tensor
 
 from core.errors import DarkroomError
 from core.events import Notice
-from core.families.sd import StableDiffusion
-from core.library.shapes import pixels_a_latent
-from core.memory.planning import TILE, is_out_of_memory
+from core.families import pixels_a_latent, shift_of
+from core.families.work import Model
+from core.memory import TILE, is_out_of_memory
+from core.memory.work import empty_caches
 
 IN_TILES = "Memory ran out while decoding; the picture was decoded again in tiles"
 IN_FLOAT32 = "The VAE gave no picture in {}; it was decoded again in float32"
 NO_NUMBERS = "The model computed no picture, only NaN. Another sampler, less guidance or another VAE may help."
 
 
-def picture(model: StableDiffusion, latents: Tensor) -> Generator[Notice, None, Image.Image]:
+def picture(model: Model, latents: Tensor) -> Generator[Notice, None, Image.Image]:
     """The picture of latents (1, c, h, w): RGB, 8 bits. What a second attempt changes stays so for the run.
 
     Raises DarkroomError if the model computed no numbers.
@@ -46,7 +47,7 @@ def picture(model: StableDiffusion, latents: Tensor) -> Generator[Notice, None, 
 
 
 @torch.inference_mode()
-def decode(model: StableDiffusion, latents: Tensor) -> Tensor:
+def decode(model: Model, latents: Tensor) -> Tensor:
     """Latents (1, c, h, w) to pixels (1, 3, 8h, 8w) in −1 … 1."""
     vae = model.parts.vae
     centred = latents / vae.config.scaling_factor + shift_of(vae)
@@ -54,12 +55,7 @@ def decode(model: StableDiffusion, latents: Tensor) -> Tensor:
     return pixels
 
 
-def shift_of(vae: Any) -> float:
-    """Where the middle of a VAE's own latents lies: 0 but for those of Stable Diffusion 3."""
-    return vae.config.shift_factor or 0.0
-
-
-def _decode_if_it_fits(model: StableDiffusion, latents: Tensor) -> Tensor | None:
+def _decode_if_it_fits(model: Model, latents: Tensor) -> Tensor | None:
     """None if memory ran out where tiles may help; the error, and the tensors that it holds, are gone by then."""
     try:
         return decode(model, latents)
@@ -93,11 +89,3 @@ def _tile(vae: Any) -> None:
     vae.enable_tiling()
     vae.tile_sample_min_size = TILE
     vae.tile_latent_min_size = TILE // pixels_a_latent(vae.config)
-
-
-def empty_caches() -> None:
-    """Give memory that torch keeps for later back to the device."""
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
-    if torch.cuda.is_available():  # elsewhere there is no such cache, and torch 2.13 crashes looking for it
-        torch.accelerator.empty_host_cache()

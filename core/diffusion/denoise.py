@@ -13,13 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from core.families.work import Residuals
+
 FLOW_PREDICTION = "flow_prediction"
-Conditioning = Mapping[str, Any]
-"""What the U-Net is told beside the latents, as its keyword arguments."""
-Residuals = Sequence[Tensor]
-"""What ControlNets add inside the model, level by level; empty when none is at work."""
-Steering = Callable[[Conditioning, Tensor, Tensor, float], Residuals]
-"""(conditioning, model_input, timestep, weight) -> what a ControlNet adds, having seen its map."""
 Steer = Callable[[Tensor, Tensor, tuple[int, int]], Residuals]
 """(model_input, timestep, (step, steps)) -> the residuals of one ControlNet; none outside its share of the steps."""
 Predict = Callable[[Tensor, Tensor, Residuals], Tensor]

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 from PIL.Image import Image
 
 from core.events import Enlarging
-from core.pictures.images import fit
+from core.pictures import fit
 
 TILE = 256  # pixels of the small picture that a network sees at a time, along each side
 MARGIN = 16  # pixels around a tile that it sees beside them, against seams

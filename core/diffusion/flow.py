@@ -15,7 +15,7 @@ import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 from torch import Tensor
 
-from core.request.generation import GenerationRequest
+from core.request import GenerationRequest
 from core.samplers import EVEN_SIGMAS, FLOW
 
 

@@ -15,17 +15,16 @@ from core.diffusion.denoise import denoise
 from core.diffusion.enlarging import enlarged
 from core.diffusion.prompting import Prompts
 from core.events import Event, Step
-from core.families.sd import StableDiffusion
-from core.pictures.canvas import Canvas, fit_mask
-from core.request.generation import GenerationRequest
-from core.request.units import LATENT
+from core.families.work import Model
+from core.pictures.work import Canvas, fit_mask
+from core.request import LATENT, GenerationRequest
 
 
 @dataclass(frozen=True)
 class Passes:
     """`upscaler` is the super-resolution model of the request, or None."""
 
-    model: StableDiffusion
+    model: Model
     prompts: Prompts
     company: start.Company
     upscaler: Any | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from core.families import LatentFormat
-from core.library.parts import Part, sole_part
 
 MOST_SIDE = 64  # latents that a tiny decoder is given along a side: 512 pixels, in about 0.15 GB with float16
 
@@ -51,8 +49,3 @@ def decoded_preview(latents: Tensor, decoder: Any) -> Image.Image:
 def _picture(rgb: Tensor) -> Image.Image:
     """(h, w, 3) in −1 … 1."""
     return Image.fromarray(((rgb + 1) * 127.5).clamp(0, 255).to("cpu", torch.uint8).numpy(), "RGB")
-
-
-def find_decoder(folder: Path) -> Part | None:
-    """The tiny decoder in a folder of diffusers; None if there is none. Raises CheckpointError if it is damaged."""
-    return sole_part("preview", folder, ("AutoencoderTiny",)) if (folder / "config.json").is_file() else None

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from core.prompts.grammar import Part, Time, compose, parse
-from core.prompts.tokens import SPECIAL_TOKENS, Words, split_tokens
-from core.request.generation import GenerationRequest, reject
+from core.prompts import Part, Time, compose, parse
+from core.request import GenerationRequest, reject
 from core.sizes import MB
 
 if TYPE_CHECKING:
-    from core.diffusion.denoise import Conditioning
-    from core.families.sd import EncodedPrompt, StableDiffusion, Texts
+    from core.families.work import Conditioning, EncodedPrompt, Model, Texts
 
-SECOND_PROMPTS = ("prompt_2", "negative_prompt_2")
-MOST_PARTS = 8  # that AND may join: each costs as much as another picture
 MOST_WORDINGS = 100  # of one prompt in one run
 MOST_TOLD = 1_280  # chunks times wordings, for every picture and prediction: they are all in memory at once
 
@@ -65,32 +61,6 @@ def weights(request: GenerationRequest) -> tuple[float, ...]:
     return tuple(part.weight for part in compose(request.prompt))
 
 
-class TokenCount(NamedTuple):
-    """Of a prompt as it is read: its `tokens`, the chunks they fill, and how many each chunk holds."""
-
-    tokens: int
-    chunks: int
-    room: int
-
-
-def count_tokens(tokenizer: Any, text: str, words: Words | None = None, steps: int = 20) -> TokenCount:
-    """Of the longest of what `text` says in the course of so many steps."""
-    wordings = {part.at(Time(step, steps)) for part in compose(text) for step in range(steps)}
-    split = [split_tokens(tokenizer, wording, words) for wording in wordings]
-    chunks, tokens = max((len(chunks), sum(map(len, chunks))) for chunks in split)
-    return TokenCount(tokens, chunks, tokenizer.model_max_length - SPECIAL_TOKENS)
-
-
-def check(request: GenerationRequest, encoders: int) -> None:
-    """Raises RequestError for what no model, or none with so many text encoders, can be told."""
-    parts = len(compose(request.prompt))
-    if parts > MOST_PARTS:
-        raise reject("prompt", f"{parts} prompts", f"at most {MOST_PARTS} joined by AND")
-    for name in SECOND_PROMPTS:
-        if getattr(request, name) and encoders == 1:
-            raise reject(name, getattr(request, name), "none, as this model has one text encoder")
-
-
 def _both(first: Part, second: str | None) -> Line:
     return Line((first, first if second is None else parse(second)))
 
@@ -99,7 +69,7 @@ def _both(first: Part, second: str | None) -> Line:
 class Prompts:
     """Tells `model` what a request says. `encoders` names what shapes an encoding; `before` as in Time."""
 
-    model: StableDiffusion
+    model: Model
     encoders: Hashable = ()
     cache: PromptCache = field(default_factory=PromptCache)
     before: int = 0
@@ -115,9 +85,9 @@ class Prompts:
         negatives = [line.negative for line in asked]
         every = [pair for wordings in distinct for pair in zip(wordings, negatives, strict=True)]
         chunks, negative = max((self.model.count_chunks(texts), negative) for texts, negative in every)
-        if chunks > self.model.most_chunks:
+        if chunks > self.model.facts.most_chunks:
             field_name = "negative_prompt" if negative else "prompt"
-            raise reject(field_name, f"{chunks} chunks of tokens", f"at most {self.model.most_chunks}")
+            raise reject(field_name, f"{chunks} chunks of tokens", f"at most {self.model.facts.most_chunks}")
         if (most := MOST_TOLD // (request.batch_size * len(asked))) < chunks * len(distinct):
             told = f"{len(distinct)} wordings of {chunks} chunks of tokens"
             raise reject("prompt", told, f"at most {most} chunks in all for so many pictures")

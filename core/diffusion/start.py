@@ -17,16 +17,15 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from core.control.detectors import Detectors
-from core.control.unit import ControlUnit
-from core.diffusion.decoding import shift_of
-from core.diffusion.denoise import Blend, Conditioning, Denoising, Guidance, Predict
+from core.control import Detectors
+from core.control.work import ControlUnit
+from core.diffusion.denoise import Blend, Denoising, Guidance, Predict
 from core.diffusion.flow import flow_scheduler
 from core.diffusion.prompting import Prompts, weights
-from core.families.sd import StableDiffusion
-from core.library.shapes import pixels_a_latent
-from core.pictures.canvas import Canvas
-from core.request.generation import GenerationRequest, Pass, first_step
+from core.families import pixels_a_latent, shift_of
+from core.families.work import Conditioning, Model
+from core.pictures.work import Canvas
+from core.request import GenerationRequest, Pass, first_step
 from core.samplers import SAMPLERS, is_flow
 
 SCHEDULES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
@@ -45,7 +44,7 @@ class Noise:
         seeds = range(request.seed, request.seed + request.batch_size)
         return cls([torch.Generator("cpu").manual_seed(seed) for seed in seeds])
 
-    def like(self, shape: tuple[int, ...], model: StableDiffusion) -> Tensor:
+    def like(self, shape: tuple[int, ...], model: Model) -> Tensor:
         noise: Tensor = randn_tensor((len(self.generators), *shape), self.generators, model.device, model.dtype)
         return noise
 
@@ -85,7 +84,7 @@ def beta_timesteps(steps: int, trained: int) -> list[int]:
 class Refining:
     """A refiner, and its own way with the prompts."""
 
-    model: StableDiffusion
+    model: Model
     prompts: Prompts
 
 
@@ -102,7 +101,7 @@ class Company:
 
 @torch.inference_mode()
 def prepare(
-    model: StableDiffusion,
+    model: Model,
     prompts: Prompts,
     request: GenerationRequest,
     company: Company,
@@ -140,7 +139,7 @@ def prepare(
 
 
 def _control_units(
-    model: StableDiffusion,
+    model: Model,
     company: Company,
     canvas: Canvas,
     conditioning: Sequence[Conditioning],
@@ -171,7 +170,7 @@ def _step_options(scheduler: Any, noise: Noise) -> dict[str, Any]:
 class _Ingredients:
     """`source`: latents (1, c, h, w) that stand in for the encoded picture."""
 
-    model: StableDiffusion
+    model: Model
     scheduler: Any
     noise: Noise
     source: Tensor | None
@@ -218,7 +217,7 @@ class _Start:
     def masked(cls, given: _Ingredients, task: _Masked) -> _Start:
         """Inpainting. The order of the draws is diffusers': source, noise, masked source, each only if it is used."""
         model, vae = given.model, given.model.parts.vae
-        knows_masks = model.knows_masks
+        knows_masks = model.facts.knows_masks
         small = _shrink(task.mask, model)
         blends = task.is_grey or not knows_masks
         from_noise = task.strength == 1  # then nothing of the source remains under the mask
@@ -252,23 +251,23 @@ class _Masked:
         return bool(((self.mask > 0) & (self.mask < 1)).any())
 
 
-def _shrink(mask: Tensor, model: StableDiffusion) -> Tensor:
+def _shrink(mask: Tensor, model: Model) -> Tensor:
     """A mask in pixels to one in latents, as diffusers does: the nearest pixel decides."""
     return torch.nn.functional.interpolate(mask, scale_factor=1 / pixels_a_latent(model.parts.vae.config))
 
 
-def _latent_shape(model: StableDiffusion, request: GenerationRequest) -> tuple[int, int, int]:
+def _latent_shape(model: Model, request: GenerationRequest) -> tuple[int, int, int]:
     scale, (width, height) = pixels_a_latent(model.parts.vae.config), request.work_size
     return model.parts.vae.config.latent_channels, height // scale, width // scale
 
 
-def _pixels(image: Image.Image, model: StableDiffusion) -> Tensor:
+def _pixels(image: Image.Image, model: Model) -> Tensor:
     """An RGB or "L" picture as a tensor (1, channels, height, width) in 0 … 1."""
     array = np.asarray(image, dtype=np.float32) / 255.0
     return torch.from_numpy(np.atleast_3d(array)[None].transpose(0, 3, 1, 2)).to(model.device, model.dtype)
 
 
-def encode(model: StableDiffusion, pixels: Tensor, noise: Noise) -> Tensor:
+def encode(model: Model, pixels: Tensor, noise: Noise) -> Tensor:
     """pixels (1, 3, h, w) in −1 … 1 to latents (n, c, h/8, w/8), drawn from the VAE's posterior for each picture."""
     vae = model.parts.vae
     posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
@@ -278,18 +277,18 @@ def encode(model: StableDiffusion, pixels: Tensor, noise: Noise) -> Tensor:
 
 
 @torch.inference_mode()
-def source_latents(model: StableDiffusion, request: GenerationRequest) -> Tensor:
+def source_latents(model: Model, request: GenerationRequest) -> Tensor:
     """(n, c, h, w): the source picture of a resolved `request`, for each picture of its batch."""
     return encode(model, _pixels(Canvas(request).picture, model) * 2 - 1, Noise.of(request))
 
 
 @torch.inference_mode()
-def enlarge(model: StableDiffusion, latents: Tensor, request: GenerationRequest) -> Tensor:
+def enlarge(model: Model, latents: Tensor, request: GenerationRequest) -> Tensor:
     """Latents brought to the size that `request` works at."""
     return torch.nn.functional.interpolate(latents, _latent_shape(model, request)[1:], mode="bilinear")
 
 
-def evaluations(model: StableDiffusion, request: GenerationRequest, run: Pass) -> int:
+def evaluations(model: Model, request: GenerationRequest, run: Pass) -> int:
     """How often the loop predicts in a pass of `request`: second-order samplers do so twice a step."""
     if not run.steps:
         return 0

@@ -28,7 +28,7 @@ from core.errors import NotFound, RequestError, StorageError
 from core.events import Finished
 from core.jobs.inputs import Inputs, input_pictures
 from core.jobs.records import Encoded, Filters, JobRow, PictureRow, Status, outline
-from core.request.generation import GenerationRequest
+from core.request import GenerationRequest
 from core.settings import HOST_OWNER
 from core.storage import DATABASE, FOLDERS, claim, connect, put_aside_if_damaged, storage
 

@@ -11,8 +11,7 @@ from PIL.Image import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from core.errors import NotFound, RequestError, StorageError
-from core.pictures.images import fingerprint
-from core.request.generation import GenerationRequest
+from core.request import GenerationRequest, fingerprint
 from core.storage import storage, write_file
 
 KEEPABLE_MODES = ("1", "L", "LA", "RGB", "RGBA", "I;16")  # Pillow's modes that a PNG gives back as they were

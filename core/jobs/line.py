@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from PIL.Image import Image
 
 from core.jobs.records import JobRow, Status
-from core.request.generation import GenerationRequest
+from core.request import GenerationRequest
 
 PATIENCE = 3  # times a job is overtaken for the sake of the model in memory
 MEASURED_RUNS = 5  # of each checkpoint, from which the next is estimated

@@ -11,8 +11,8 @@ from PIL import Image as Pillow
 
 from core.errors import NotFound
 from core.events import Finished
-from core.pictures.metadata import encode_png
-from core.request.generation import GenerationRequest, Task
+from core.pictures import encode_png
+from core.request import GenerationRequest, Task
 from core.storage import storage, write_file
 
 THUMBNAIL_SIDE = 256  # pixels

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 from core.errors import CheckpointError
-from core.families import FAMILIES, Family, LatentFormat
+from core.families import FAMILIES, Family, LatentFormat, pixels_a_latent
+from core.library.cards import Card, read_card
 from core.library.few_steps import FewSteps, few_steps
 from core.library.headers import (
     MALFORMED,
@@ -25,10 +24,10 @@ from core.library.headers import (
 )
 from core.library.layouts import Found, Layout, identify, layout_of, noise_schedule, pieces
 from core.library.parts import CLASSES, Part, Source, shipped_tokenizer
-from core.library.shapes import Config, pixels_a_latent
+from core.library.shapes import Config
 from core.library.text_encoders import TextEncoder, fitting
-from core.memory.planning import Footprint
-from core.request.generation import GenerationRequest
+from core.memory import Footprint
+from core.request import GenerationRequest
 from core.samplers import usable
 
 DENOISERS = ("unet", "transformer")
@@ -110,21 +109,6 @@ class Checkpoint:
         return usable(self.scheduler_config)
 
 
-class Card(BaseModel):
-    """darkroom.json beside a model: what its maker knows better than its family's usual values."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    title: str | None = None
-    sampler: str | None = None
-    guidance_scale: float | None = None
-    steps: int | None = None
-    prediction_type: Literal["epsilon", "v_prediction"] | None = None
-    examples: list[str] = []
-    latent_rgb_factors: list[list[float]] | None = None
-    latent_rgb_bias: list[float] | None = None
-
-
 def scan(folder: Path, text_encoders: Sequence[TextEncoder] = ()) -> tuple[Checkpoint, ...]:
     """Every model folder and single file in `folder`, by name. What cannot be used says why instead of raising.
 
@@ -185,7 +169,7 @@ def _describe_file(name: str, path: Path) -> Checkpoint:
     layout = identify(shapes)
     found = pieces(layout, shapes)
     family = FAMILIES[layout.family]
-    few, card = few_steps(path.stem), _card(path.with_suffix(".darkroom.json"))
+    few, card = few_steps(path.stem), read_card(path.with_suffix(".darkroom.json"))
     scheduler = noise_schedule(layout, shapes, _told(path, card), path.stem)
     scheduler |= {**family.levels, **(few.levels if few else {})}
     denoiser, vae = (found[name].config for name in (layout.denoiser, "vae"))
@@ -198,7 +182,7 @@ def _describe_file(name: str, path: Path) -> Checkpoint:
         native_size=512 if small else family.native_size,
         **_best(family, scheduler, few, card),
         examples=tuple(card.examples),
-        latent_format=_latent_format(card) or family.latent_format,
+        latent_format=card.latent_format or family.latent_format,
         options=family.options,
         scheduler_config=scheduler,
         **_facts(layout.family, parts, denoiser, vae),
@@ -232,7 +216,7 @@ def _describe(name: str, folder: Path) -> Checkpoint:
     parts, family = tuple(_parts(folder, index)), FAMILIES[known]
     if index[predicting][1] != family.denoiser:
         raise CheckpointError(f"its {predicting} is none of {family.title}")
-    card = _card(folder / "darkroom.json")
+    card = read_card(folder / "darkroom.json")
     scheduler = {**read_json(folder / "scheduler" / "scheduler_config.json"), **family.levels}
     scheduler |= {"prediction_type": card.prediction_type} if card.prediction_type else {}
     scheduler_class = str(scheduler.get("_class_name", ""))
@@ -249,7 +233,7 @@ def _describe(name: str, folder: Path) -> Checkpoint:
         else family.native_size,
         **_best(family, scheduler, few_steps(folder.name, scheduler_class), card, sampler),
         examples=tuple(card.examples),
-        latent_format=_latent_format(card) or family.latent_format,
+        latent_format=card.latent_format or family.latent_format,
         options={key: value for key, value in index.items() if not isinstance(value, list)},
         scheduler_config=scheduler,
         **_facts(known, parts, denoiser, vae),
@@ -262,7 +246,7 @@ def _facts(family: str, parts: tuple[Part, ...], denoiser: Config, vae: Config) 
     parameters = {part.name: part.parameters for part in parts}
     return {
         "family": family,
-        "problem": REFINES if family == "refiner" else None,
+        "problem": REFINES if any(each.refiner == family for each in FAMILIES.values()) else None,
         "inpaints_only": denoiser["in_channels"] == 9,
         "context_width": denoiser.get("cross_attention_dim") or denoiser["joint_attention_dim"],
         "most_side": _most_side(denoiser, vae),
@@ -291,15 +275,15 @@ def _most_side(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int | Non
 
 def _family(index: Mapping[str, Any], encoder: Mapping[str, Any]) -> str:
     """The family, from the classes and the config of the first text encoder; never a guess for what is unknown."""
-    pipeline = str(index.get("_class_name"))
-    if pipeline.startswith("StableDiffusionXL"):
-        return "refiner" if index.get("requires_aesthetics_score") else "sdxl"
-    if pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionInpaint", "StableDiffusionImg2Img")):
-        return "sd2" if encoder.get("hidden_act") == "gelu" else "sd1"
-    for beginning, family in (("StableDiffusion3", "sd3"), ("FluxPipeline", "flux")):
-        if pipeline.startswith(beginning):
-            return family
-    raise CheckpointError(f"it is made for {pipeline[:60]}, which Darkroom does not know")
+    pipeline, said = str(index.get("_class_name")), {**encoder, **index}
+    fitting = [
+        name
+        for name, family in FAMILIES.items()
+        if pipeline.startswith(family.pipelines) and said.items() >= family.marks.items()
+    ]
+    if not fitting:
+        raise CheckpointError(f"it is made for {pipeline[:60]}, which Darkroom does not know")
+    return max(fitting, key=lambda name: len(FAMILIES[name].marks))
 
 
 def _best(
@@ -323,8 +307,8 @@ def _best(
 
 
 def is_wide(family: str, vae: Mapping[str, Any]) -> bool:
-    """Whether float16 is too narrow for a VAE: for XL's, but for those made to fit, which say so."""
-    return family == "sdxl" and bool(vae.get("force_upcast", True))
+    """Whether float16 is too narrow for a VAE, unless it was made to fit, which it says."""
+    return FAMILIES[family].wide_vae and bool(vae.get("force_upcast", True))
 
 
 def _parts(folder: Path, index: Mapping[str, Any]) -> Iterator[Part]:
@@ -341,21 +325,3 @@ def _parts(folder: Path, index: Mapping[str, Any]) -> Iterator[Part]:
             continue
         weights = weights_in(folder / name)
         yield Part(name, folder / name, class_name, weights, count_parameters(read_all_shapes(weights)))
-
-
-def _card(path: Path) -> Card:
-    if not path.exists():
-        return Card()
-    try:
-        return Card.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        field_name = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
-        raise CheckpointError(f"its {path.name} is not right: {field_name}") from None
-
-
-def _latent_format(card: Card) -> LatentFormat | None:
-    if card.latent_rgb_factors is None:
-        return None
-    rows = tuple((r, g, b) for r, g, b in card.latent_rgb_factors)
-    r, g, b = card.latent_rgb_bias or (0.0, 0.0, 0.0)
-    return LatentFormat(rows, (r, g, b))

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from core.errors import CheckpointError, RequestError
 from core.library.checkpoints import Checkpoint
 from core.library.headers import MALFORMED, PICKLES, SAFETENSORS, read_shapes
-from core.memory.cache import Key
-from core.prompts.tokens import Words, names_pattern
-from core.request.generation import GenerationRequest, reject
+from core.memory import Key
+from core.prompts import Words, names_pattern
+from core.request import GenerationRequest, reject
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +105,7 @@ def lengths(embeddings: Iterable[Embedding]) -> Mapping[str, Any]:
     return {embedding.name.lower(): range(embedding.vectors) for embedding in embeddings}
 
 
-def read(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, ...]:
+def read_words(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, ...]:
     """The words of each text encoder, float32, on the CPU. Raises RequestError for a file that is spoilt or gone."""
     words: tuple[dict[str, Tensor], ...] = tuple({} for _ in range(encoders))
     for embedding in embeddings:

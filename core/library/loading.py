@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from core.events import Event, Loading
 from core.families import FAMILIES
 from core.library.checkpoints import Checkpoint
-from core.library.loras import LoraFile, LoraInfo, read_lora, renewed
+from core.library.lora_weights import read_lora
+from core.library.loras import LoraInfo, renewed
 from core.library.networks import check_weights
 from core.library.parts import Part, load_part
-from core.memory.cache import Key, ModelCache
-from core.memory.machine import BYTES
-from core.memory.planning import READ_AS, MemoryPlan
-from core.request.units import Lora
+from core.memory import BYTES, READ_AS, Key, MemoryPlan, ModelCache
+from core.request import Lora
 
 if TYPE_CHECKING:
-    from core.families.sd import StableDiffusion
-    from core.prompts.tokens import Words
+    from core.families.work import Model
+    from core.lora.work import LoraFile
+    from core.prompts import Words
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,9 @@ class Loader:
     plan: MemoryPlan
     in_use: ExitStack
 
-    def family(self, checkpoint: Checkpoint, words: tuple[Words, ...]) -> Generator[Event, None, StableDiffusion]:
+    def family(self, checkpoint: Checkpoint, words: tuple[Words, ...]) -> Generator[Event, None, Model]:
         """The checkpoint's parts, put together; `words`: see core/library/embeddings.py."""
-        from core.families.attention import forget_prompts
-        from core.families.sd import Components
+        from core.families.work import Components, forget_prompts
 
         parts: dict[str, Any] = {}
         largest_first = sorted(checkpoint.parts, key=lambda part: -part.parameters)  # it may shrink once it is read
@@ -60,7 +59,7 @@ class Loader:
             words=words,
             device=self.device,
         )
-        model: StableDiffusion = importlib.import_module(FAMILIES[checkpoint.family].module).FAMILY(components)
+        model: Model = importlib.import_module(FAMILIES[checkpoint.family].module).FAMILY(components)
         return model
 
     def networks(self, parts: Iterable[Part]) -> Generator[Event, None, list[Any]]:
@@ -93,18 +92,18 @@ class Loader:
         def load() -> Any:
             import torch
 
-            from core.families import attention
-            from core.memory import rounding
+            from core.families.work import keep_prompts
+            from core.memory.work import keep_in_8_bits
 
             model = load_part(part, device, READ_AS if key.rounded else dtype)
             if part.name == "unet":
-                attention.keep_prompts(model)
+                keep_prompts(model)
             if part.name == "controlnet":
                 check_weights(part, model)
             if self.plan.channels_last and part.weights:
                 model.to(memory_format=torch.channels_last)
             if key.rounded:
-                rounding.keep_in_8_bits(model, getattr(torch, dtype))
+                keep_in_8_bits(model, getattr(torch, dtype))
             return model
 
         size = part.parameters * (1 if key.rounded else BYTES[dtype])

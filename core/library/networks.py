@@ -24,9 +24,7 @@ from core.library.headers import (
 )
 from core.library.parts import Part, Source
 from core.library.shapes import Config, Shapes, controlnet_config, flux_controlnet_config, sd3_controlnet_config
-from core.request.generation import GenerationRequest
-from core.request.preprocessors import CONTROL_TYPES, FLUX_TYPES, suited
-from core.request.units import Control
+from core.request import CONTROL_TYPES, FLUX_TYPES, Control, GenerationRequest, suited
 
 PREFIX = "control_model."  # of the original layout's keys
 

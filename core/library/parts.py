@@ -14,8 +14,7 @@ from core.errors import CheckpointError
 from core.library.headers import count_parameters, is_half, read_all_shapes, read_json, shards, weights_in
 from core.library.shapes import Config
 from core.library.vocabulary import SHIPPED
-from core.memory.cache import Key
-from core.memory.planning import is_out_of_memory
+from core.memory import Key, is_out_of_memory
 
 T5 = "T5EncoderModel"
 SWIN2SR = "Swin2SRForImageSuperResolution"
@@ -154,3 +153,8 @@ def _load_weights(loader: Callable[..., Any], part: Part, dtype: str) -> Any:
     if info["missing_keys"]:
         raise ValueError(f"{len(info['missing_keys'])} tensors are missing")
     return model
+
+
+def find_decoder(folder: Path) -> Part | None:
+    """The tiny decoder of previews in a folder of diffusers; None if there is none. Raises CheckpointError."""
+    return sole_part("preview", folder, ("AutoencoderTiny",)) if (folder / "config.json").is_file() else None

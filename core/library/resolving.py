@@ -7,14 +7,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from core.diffusion import prompting as prompts
 from core.library.checkpoints import Checkpoint
 from core.library.few_steps import few_steps
-from core.request.generation import SMALLEST_SIDE, GenerationRequest, reject
-from core.request.parameters import bounds
-from core.request.units import Lora
+from core.prompts import compose
+from core.request import SECOND_PROMPTS, SMALLEST_SIDE, GenerationRequest, Lora, bounds, reject
 from core.samplers import SAMPLERS, SGM_UNIFORM
 
+MOST_PARTS = 8  # that AND may join: each costs as much as another picture
 LEAST, MOST = 0.6, 1.6  # of the side that a model was made for: smaller is crude, larger repeats its subjects
 
 
@@ -58,7 +57,7 @@ def check_with(request: GenerationRequest, checkpoint: Checkpoint) -> None:
         if checkpoint.most_side and max(run.size) > checkpoint.most_side:
             size, title = "{} × {}".format(*run.size), checkpoint.title
             raise reject(run.field, size, f"sides of at most {checkpoint.most_side} pixels with {title}")
-    prompts.check(request, checkpoint.text_encoders)
+    check_prompts(request, checkpoint.text_encoders)
     if request.clip_skip > checkpoint.clip_skips:
         raise reject("clip_skip", request.clip_skip, f"at most {checkpoint.clip_skips} with {checkpoint.title}")
     if checkpoint.inpaints_only and request.task != "inpaint":
@@ -73,3 +72,13 @@ def size_warning(request: GenerationRequest, checkpoint: Checkpoint) -> str | No
     if LEAST * side <= math.sqrt(request.passes[0].pixels) <= MOST * side:
         return None
     return f"this model draws best near {side} × {side}"
+
+
+def check_prompts(request: GenerationRequest, encoders: int) -> None:
+    """Raises RequestError for what no model, or none with so many text encoders, can be told."""
+    parts = len(compose(request.prompt))
+    if parts > MOST_PARTS:
+        raise reject("prompt", f"{parts} prompts", f"at most {MOST_PARTS} joined by AND")
+    for name in SECOND_PROMPTS:
+        if getattr(request, name) and encoders == 1:
+            raise reject(name, getattr(request, name), "none, as this model has one text encoder")

@@ -303,12 +303,6 @@ def _text_config(tokens: tuple[int, ...], positions: tuple[int, ...]) -> Config:
     }
 
 
-def pixels_a_latent(vae: Mapping[str, Any]) -> int:
-    """Along each side, from a VAE's config: 8 for every Stable Diffusion."""
-    side: int = 2 ** (len(vae["block_out_channels"]) - 1)
-    return side
-
-
 def count(shapes: Shapes, key: str) -> int:
     """How many keys there are, counting up from 0 in place of {}."""
     return next(k for k in itertools.count() if key.format(k) not in shapes)

@@ -19,8 +19,8 @@ from diffusers.loaders.single_file_utils import (
 )
 from safetensors import safe_open
 
+from core.library.esrgan_names import esrgan_names
 from core.library.shapes import DIFFUSERS_VAE
-from core.library.upscalers import esrgan_names
 
 if TYPE_CHECKING:
     from core.library.parts import Part

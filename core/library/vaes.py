@@ -12,7 +12,7 @@ from core.library.checkpoints import Checkpoint, is_wide
 from core.library.headers import MALFORMED, count_parameters, models_in, read_json, read_shapes, without_prefix
 from core.library.parts import Part, Source, sole_part
 from core.library.shapes import vae_config
-from core.request.generation import reject
+from core.request import reject
 
 PREFIX = "first_stage_model."  # where a VAE's keys are those of a whole checkpoint
 FITS_FLOAT16 = ("fp16-fix", "fp16_fix", "fp16fix")  # in the names of XL's VAEs that were made to

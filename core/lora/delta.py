@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.lora.names import Place
 from core.lora.transformers import Rows
-from core.memory.planning import is_out_of_memory
+from core.memory import is_out_of_memory
 
 Tensors = Mapping[str, Tensor]
 SCALE_LIMIT = 1000.0  # of alpha / rank, which trainers keep at or below 1
@@ -168,3 +169,13 @@ FORMATS = (
     ),
     Format(frozenset({"diff"}), frozenset(), lambda f: _matrix(f["diff"]), lambda f: None),
 )
+
+
+@dataclass(frozen=True, eq=False)
+class LoraFile:
+    """A LoRA in memory. `hash` is its file's SHA-256, short; `unknown` the keys that no format explains."""
+
+    name: str
+    hash: str
+    factors: Mapping[Place, Factors]
+    unknown: tuple[str, ...]

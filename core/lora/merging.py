@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from core.errors import LoraError
-from core.families.attention import forget_prompts
-from core.library.loras import LoraFile
-from core.lora.delta import Factors, Misfit
+from core.families.work import forget_prompts
+from core.lora.delta import Factors, LoraFile, Misfit
 from core.lora.names import Place, layers
 from core.lora.transformers import Rows, Target
-from core.request.units import Lora
+from core.request import Lora
 
 Parts = Mapping[str, Any]
 """A model's networks by the names of their folders: unet, text_encoder, text_encoder_2."""

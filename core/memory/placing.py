@@ -13,10 +13,7 @@ from accelerate.utils import send_to_device
 from diffusers.hooks import HookRegistry, apply_group_offloading
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from core.diffusion.decoding import empty_caches
-from core.diffusion.start import Company
-from core.families.attention import keeping_prompts
-from core.families.sd import StableDiffusion
+from core.families.work import Components, keeping_prompts
 from core.memory.planning import Way
 
 Unit = tuple[Any, ...]
@@ -35,10 +32,9 @@ class Placed:
     refiner: Any | None = None
 
     @classmethod
-    def of(cls, model: StableDiffusion, company: Company) -> Placed:
-        parts, refining = model.parts, company.refining
-        encoders = (*parts.text_encoders, *(refining.model.parts.text_encoders if refining else ()))
-        return cls(encoders, parts.denoiser, parts.vae, company.nets, refining and refining.model.parts.denoiser)
+    def of(cls, parts: Components, nets: Sequence[Any], refiner: Components | None) -> Placed:
+        encoders = (*parts.text_encoders, *(refiner.text_encoders if refiner else ()))
+        return cls(encoders, parts.denoiser, parts.vae, nets, refiner and refiner.denoiser)
 
     @property
     def denoisers(self) -> list[Any]:
@@ -154,3 +150,11 @@ def _streamed(module: Any, device: str) -> Iterator[None]:
         module.to("cpu")
         for layer, processor in keeping.items():
             layer.set_processor(processor)
+
+
+def empty_caches() -> None:
+    """Give memory that torch keeps for later back to the device."""
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+    if torch.cuda.is_available():  # elsewhere there is no such cache, and torch 2.13 crashes looking for it
+        torch.accelerator.empty_host_cache()

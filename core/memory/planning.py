@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.errors import OutOfMemory
-from core.library.shapes import pixels_a_latent
+from core.families import pixels_a_latent
 from core.memory.machine import BYTES, DType, Machine
-from core.request.generation import GenerationRequest
+from core.request import GenerationRequest
 from core.sizes import GB, in_words
 
 READ_AS: DType = "bfloat16"  # weights that are rounded to 8 bits next

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,12 +18,16 @@ from PIL import Image as Pillow
 from PIL import ImageColor
 from PIL.Image import Image
 
-from core.control.detectors import Detectors
 from core.errors import RequestError
 from core.pictures.images import extend, fit, to_mask, to_picture
-from core.request.generation import GenerationRequest, MaskContent, reject
-from core.request.parameters import bounds
-from core.request.units import Control, Outpaint, ResizeMode
+from core.request import Control, GenerationRequest, MaskContent, Outpaint, ResizeMode, bounds, reject
+
+
+class MapMaker(Protocol):
+    """Whoever makes control maps, see core/control."""
+
+    def control_map(self, picture: Image, unit: Control) -> Image: ...
+
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower, as Pillow has it
 Bytes = NDArray[np.uint8]
@@ -106,13 +111,13 @@ class Canvas:
         over_source = self.request.mask_content == "original" and not self.request.outpaint
         return mask if is_met and over_source else _whole_latents(mask)
 
-    def control(self, unit: Control, detectors: Detectors) -> Image:
+    def control(self, unit: Control, maps: MapMaker) -> Image:
         """RGB: the map for a ControlNet unit, made at the size worked at. Its picture shows the whole frame."""
         if unit.image is None:
             picture = self.source
         else:
             picture = fit(to_picture(unit.image), self.request.frame_size, unit.resize_mode)
-        return detectors.control_map(self.cut(picture), unit)
+        return maps.control_map(self.cut(picture), unit)
 
     def cut(self, image: Image, resize: Callable[[Image, tuple[int, int], ResizeMode], Image] = fit) -> Image:
         """The region of an image of the frame's size, at the size that is worked at."""

@@ -5,7 +5,6 @@ Whatever arrives leaves as plain "RGB" (a mask as "L"), upright, of 8 bits, with
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,12 +22,6 @@ from PIL.WebPImagePlugin import WebPImageFile
 from core.errors import RequestError
 
 MOST_SCANS = 100  # of a JPEG; editors write some ten, and each that is empty costs a pass over all pixels
-
-
-def fingerprint(image: Image) -> str:
-    """ "sha256:…" of a picture's mode, size and pixels, whatever file it came from."""
-    header = f"{image.mode} {image.width} {image.height}\n".encode()
-    return "sha256:" + hashlib.sha256(header + image.tobytes()).hexdigest()
 
 
 def read_picture(

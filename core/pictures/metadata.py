@@ -23,7 +23,7 @@ from core.errors import DarkroomError, RequestError
 from core.pictures.dialects import a1111, comfyui, invokeai
 from core.pictures.dialects.found import Found, check, clean, parse_object
 from core.pictures.images import opened
-from core.request.generation import GenerationRequest
+from core.request import GenerationRequest
 
 Source = Literal["darkroom", "a1111", "comfyui", "invokeai"]
 

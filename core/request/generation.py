@@ -13,13 +13,14 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from core.errors import RequestError
-from core.prompts.grammar import compose
+from core.prompts import compose
 from core.request.parameters import Name, Parameters, Picture, SecondText, Side, Text
 from core.request.preprocessors import PREPROCESSORS
 from core.request.units import THRESHOLDS, Control, Hires, Lora, Outpaint, ResizeMode
 from core.samplers import canonical_name
 
 SEED_LIMIT = 2**64
+SECOND_PROMPTS = ("prompt_2", "negative_prompt_2")
 SMALLEST_SIDE = 64  # pixels that a run works on at least, along each side
 Task = Literal["text", "image", "inpaint"]
 MaskContent = Literal["original", "noise", "fill", "colour"]

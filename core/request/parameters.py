@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
@@ -12,7 +13,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from core.errors import RequestError
-from core.pictures.images import fingerprint
 from core.request.preprocessors import CONTROL_TYPES, PREPROCESSORS
 from core.samplers import SAMPLERS
 
@@ -31,6 +31,12 @@ def _picture(value: object) -> Image:
     if not isinstance(value, Image):
         raise PydanticCustomError("picture", "not a picture")
     return value.copy()
+
+
+def fingerprint(image: Image) -> str:
+    """ "sha256:…" of a picture's mode, size and pixels, whatever file it came from."""
+    header = f"{image.mode} {image.width} {image.height}\n".encode()
+    return "sha256:" + hashlib.sha256(header + image.tobytes()).hexdigest()
 
 
 Picture = Annotated[Image, PlainValidator(_picture), PlainSerializer(fingerprint, return_type=str)]

@@ -5,13 +5,8 @@ Most are made by filters, the same bits every time; those named after learned de
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
-from PIL import Image as Pillow
-from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -45,18 +40,6 @@ CONTROL_TYPES = ("pose", "depth", "soft edges", "lines", "normals", "areas", "ti
 """What maps show, in the order in which ControlNet Union (xinsir's, and its ProMax) was trained on them."""
 FLUX_TYPES = {"lines": 0, "tile": 1, "depth": 2, "pose": 4}
 """The same for FLUX's Unions (InstantX's, Shakker's), by their numbers; what else they know has no name here."""
-
-
-def control_map(picture: Image, name: str, thresholds: tuple[float | None, ...]) -> Image:
-    """The map that the filter `name` makes of an RGB picture."""
-    known = PREPROCESSORS[name]
-    function = getattr(importlib.import_module("core.control.filters"), known.function)
-    return Pillow.fromarray(function(np.asarray(picture), *values(known, thresholds))).convert("RGB")
-
-
-def values(known: Preprocessor, thresholds: Iterable[float | None]) -> list[float]:
-    """The thresholds of a preprocessor; one that is None is its own."""
-    return [own.default if given is None else given for own, given in zip(known.thresholds, thresholds, strict=False)]
 
 
 def suited(network: str) -> str:

@@ -105,7 +105,7 @@ MAKERS: Mapping[Kind, Callable[..., Preset]] = {"styles": Style, "settings": _se
 
 
 @dataclass(frozen=True)
-class Library:
+class PresetLibrary:
     """All presets by name, the shipped ones first; `own` are the user's; `problems` says what was skipped and why."""
 
     styles: Mapping[str, Style] = field(default_factory=dict)
@@ -131,7 +131,7 @@ class Presets:
         self._lock = Lock()
         self.library = self.load()
 
-    def load(self) -> Library:
+    def load(self) -> PresetLibrary:
         """Reads both folders anew."""
         presets: dict[Kind, dict[str, Any]] = {kind: {} for kind in KINDS}
         own: set[tuple[Kind, str]] = set()
@@ -142,10 +142,10 @@ class Presets:
                 presets[kind] |= checked
                 problems += wrong
                 own |= {(kind, name) for name in checked if folder == self._user}
-        self.library = Library(**presets, own=frozenset(own), problems=tuple(problems))
+        self.library = PresetLibrary(**presets, own=frozenset(own), problems=tuple(problems))
         return self.library
 
-    def save(self, kind: Kind, name: str, values: Mapping[str, Any], *, overwrite: bool = False) -> Library:
+    def save(self, kind: Kind, name: str, values: Mapping[str, Any], *, overwrite: bool = False) -> PresetLibrary:
         """Keeps a preset of the user's: a style's or size's values, or a request's fields.
 
         Raises RequestError for a bad name or value, or a taken name unless told to `overwrite`; StorageError if the
@@ -160,7 +160,7 @@ class Presets:
             _write(self._user / f"{kind}.yaml", _entries_or_error(self._user, kind) | {name: values})
             return self.load()
 
-    def delete(self, kind: Kind, name: str) -> Library:
+    def delete(self, kind: Kind, name: str) -> PresetLibrary:
         """Removes a preset of the user's; NotFound for any other."""
         with self._lock:
             if (kind, name) not in self.library.own:

@@ -10,9 +10,7 @@ from PIL.Image import Image
 
 from core.events import LORA_HASH
 from core.pictures.dialects.found import SCHEDULES, Found, check, parse_number, sampler_found, stem
-from core.request.generation import GenerationRequest
-from core.request.tags import tag
-from core.request.units import LATENT
+from core.request import LATENT, GenerationRequest, tag
 
 LINE_LIMIT = 2**16  # characters of the line of settings
 NUMBERS = {

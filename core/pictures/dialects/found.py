@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from core.errors import RequestError
-from core.request.generation import GenerationRequest
+from core.request import GenerationRequest
 from core.samplers import SGM_UNIFORM, canonical_name
 
 # Schedules of noise levels as A1111 and ComfyUI name them, in lower case, and what our samplers' names end in.
