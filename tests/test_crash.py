@@ -11,10 +11,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from core.jobs.history import MOST_STARTS, History
+from core.jobs.database import DATABASE
+from core.jobs.history import History
+from core.jobs.leftovers import MOST_STARTS
 from core.jobs.records import Status
 from core.request.parameters import fingerprint
-from core.storage import DATABASE
 from tests.crashing import live
 from tests.darkroom import draw
 

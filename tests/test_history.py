@@ -13,14 +13,15 @@ from PIL import Image
 
 from core.errors import DarkroomError, NotFound, RequestError, StorageError
 from core.events import Finished
-from core.jobs.history import MOST_KEPT, MOST_STARTS, History
+from core.jobs.database import DATABASE, MIGRATIONS
+from core.jobs.history import MOST_KEPT, History
 from core.jobs.inputs import KEEPABLE_MODES, Inputs
+from core.jobs.leftovers import MOST_STARTS
 from core.jobs.records import Filters, Status
 from core.pictures.metadata import read_text
 from core.request.generation import GenerationRequest
 from core.request.parameters import fingerprint
 from core.request.units import Control
-from core.storage import DATABASE, MIGRATIONS
 from tests.darkroom import draw, request
 
 SOURCE = Image.radial_gradient("L").convert("RGB").resize((70, 50))

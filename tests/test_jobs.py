@@ -16,11 +16,11 @@ from PIL import Image
 
 from core.errors import CheckpointError, DarkroomError, NotFound, QueueFull, RequestError, StorageError
 from core.jobs.board import FILM_LENGTH
+from core.jobs.database import DATABASE
 from core.jobs.line import PATIENCE, Job, JobState, Line, Pace
 from core.jobs.queue import JobQueue
 from core.jobs.records import Status
 from core.request.parameters import fingerprint
-from core.storage import DATABASE
 from tests.darkroom import LIMITS, PATIENT, Darkroom, Engine, Script, draw, request
 
 

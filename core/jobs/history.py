@@ -12,36 +12,33 @@ server left without one is removed at the next start. Every method may be called
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from PIL.Image import Image
 
 from core.errors import NotFound, RequestError, StorageError
 from core.events import Finished
+from core.jobs.database import DATABASE, FOLDERS, Database, claim, put_aside_if_damaged
 from core.jobs.inputs import Inputs, input_pictures
-from core.jobs.records import Encoded, Filters, JobRow, PictureRow, Status, outline
+from core.jobs.leftovers import FINISH, INPUTS, Leftovers
+from core.jobs.records import Filters, JobRow, PictureRow, Status, outline
 from core.request import GenerationRequest
 from core.settings import HOST_OWNER
-from core.storage import DATABASE, FOLDERS, claim, connect, put_aside_if_damaged, storage
+from core.storage import storage
 
-MOST_STARTS = 3  # a job that was running each time the server died is not tried a fourth time
 MOST_KEPT = 8  # jobs whose pictures stay in memory because they could not be saved
-FORGET_SECONDS = 7 * 86400.0  # after which jobs that made no picture are dropped at a start
-OURS = re.compile(r"([0-9]{8}-[0-9]{6}-[0-9a-f]{16}|[0-9a-f]{64})\.(png|webp)")  # other files are left alone
 
 JOBS = """SELECT *, (SELECT json_group_object(position, id) FROM pictures WHERE job = jobs.id) AS pictures
     FROM jobs """
 EVERY_PICTURE = Filters()
 WHOSE = f"(owner = ?1 OR ?1 IS NULL AND owner <> '{HOST_OWNER}')"  # of one, or of all visitors
-INPUTS = "SELECT substr(fingerprint, 8) FROM inputs"  # without "sha256:"
 PICTURES = "SELECT pictures.*, jobs.request FROM pictures JOIN jobs ON jobs.id = pictures.job "
 
 
@@ -54,7 +51,7 @@ class History:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = threading.RLock()  # one connection, one user at a time
+        self._lock = threading.RLock()  # of what is kept in memory
         self._inputs_change = threading.Lock()  # so that no input is swept between its writing and its row
         self._inputs = Inputs(folder / "inputs")
         self._kept: OrderedDict[str, tuple[PictureRow, ...]] = OrderedDict()  # by job
@@ -65,16 +62,16 @@ class History:
             aside = put_aside_if_damaged(folder)
             for name in FOLDERS:
                 (folder / name).mkdir(exist_ok=True)
-            self._connection = connect(folder / DATABASE)
-            opened.callback(self._connection.close)
-            self.notices = (*aside, *self._recover())
-            self._forget()
+            self._database = Database(folder / DATABASE)
+            opened.callback(self._database.close)
+            self._leftovers = Leftovers(folder, self._database)
+            self.notices = (*aside, *self._leftovers.sort_out())
+            self._leftovers.forget()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
         """Leave the data folder to another server."""
-        with self._lock:
-            self._opened.close()
+        self._opened.close()
 
     # Jobs: what the queue writes down
 
@@ -84,7 +81,7 @@ class History:
         pictures = input_pictures(request)
         with self._inputs_change:
             sizes = {name: self._inputs.put(name, image) for name, image in pictures.items()}
-            with self._transaction() as database:
+            with self._database.transaction() as database:
                 database.execute(
                     "INSERT INTO jobs (id, owner, request, prompt, checkpoint, task, status, created)"
                     " VALUES (?, ?, ?, ?, ?, ?, 'queued', ?)",
@@ -95,27 +92,28 @@ class History:
 
     def start(self, job: str) -> None:
         """A queued job runs from now on; how often it starts without coming to an end is counted."""
-        self._change("UPDATE jobs SET status = 'running', starts = starts + 1 WHERE id = ? AND ended IS NULL", job)
+        self._database.change(
+            "UPDATE jobs SET status = 'running', starts = starts + 1 WHERE id = ? AND ended IS NULL", job
+        )
 
     def pause(self, job: str) -> None:
         """The server stops in good order while a job runs: that start does not count."""
-        self._change("UPDATE jobs SET starts = starts - 1 WHERE id = ? AND status = 'running'", job)
+        self._database.change("UPDATE jobs SET starts = starts - 1 WHERE id = ? AND status = 'running'", job)
 
     def finish(self, job: str, status: Status, error: str | None = None) -> None:
         """A job ended without pictures. How one ended that has ended is never changed."""
-        change = "UPDATE jobs SET status = ?, error = ?, ended = ? WHERE id = ? AND ended IS NULL"
-        self._change(change, status, error, time.time(), job)
+        self._database.change(FINISH, status, error, time.time(), job)
 
     def save(self, job: str, owner: str, finished: Finished, seconds: float) -> dict[int, str]:
         """Write the pictures of a job of `owner`; with the last of them it is done. Returns their ids by their place.
 
         On StorageError the pictures stay in memory under their ids, for the last few such jobs.
         """
-        rows = [self._new_picture(job, owner, finished, index) for index in range(len(finished.images))]
+        rows = [PictureRow.new(self.folder, (job, owner), finished, index) for index in range(len(finished.images))]
         try:
             for row in rows:
                 row.write()
-            with self._transaction() as database:
+            with self._database.transaction() as database:
                 database.executemany(
                     "INSERT INTO pictures (id, job, owner, position, width, height, created, bytes)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -135,12 +133,12 @@ class History:
 
     def open_jobs(self) -> list[JobRow]:
         """Jobs to be run, in their order: first those that a stopped server had begun."""
-        rows = self._rows(JOBS + "WHERE ended IS NULL ORDER BY status = 'queued', number")
+        rows = self._database.rows(JOBS + "WHERE ended IS NULL ORDER BY status = 'queued', number")
         return self._readable(rows)
 
     def recent(self, owner: str, limit: int = 60, before: str | None = None) -> list[JobRow]:
         """The jobs of `owner` that ended last, newest first, or last before the job `before` of theirs."""
-        rows = self._rows(
+        rows = self._database.rows(
             JOBS
             + """WHERE owner = ?1 AND ended IS NOT NULL AND (?3 IS NULL
                 OR (ended, number) < (SELECT ended, number FROM jobs WHERE id = ?3 AND owner = ?1))
@@ -151,12 +149,12 @@ class History:
 
     def measured(self, limit: int = 100) -> list[JobRow]:
         """The jobs done last, whoever's, oldest first: they tell how fast this machine is."""
-        rows = self._rows(JOBS + "WHERE seconds IS NOT NULL ORDER BY number DESC LIMIT ?", limit)
+        rows = self._database.rows(JOBS + "WHERE seconds IS NOT NULL ORDER BY number DESC LIMIT ?", limit)
         return self._readable(rows)[::-1]
 
     def job(self, job: str, owner: str) -> JobRow:
         """Raises NotFound for an unknown job and for somebody else's."""
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             return self._job_row(self._job(database, job, owner))
 
     def kept(self, job: str) -> dict[int, str]:
@@ -166,7 +164,7 @@ class History:
 
     def request(self, job: str, owner: str) -> GenerationRequest:
         """A job's request, whole. Raises NotFound as `job` does, StorageError if a picture it began from is gone."""
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             text = self._job(database, job, owner)["request"]
         return GenerationRequest.from_json(text, self._inputs.get)
 
@@ -184,10 +182,10 @@ class History:
 
     def picture(self, picture: str, owner: str) -> PictureRow:
         """Raises NotFound for an unknown picture and for somebody else's."""
-        rows = self._rows(PICTURES + "WHERE pictures.id = ? AND pictures.owner = ?", picture, owner)
+        rows = self._database.rows(PICTURES + "WHERE pictures.id = ? AND pictures.owner = ?", picture, owner)
         with self._lock:
             kept = [row for rows in self._kept.values() for row in rows if (row.id, row.owner) == (picture, owner)]
-        found = [*map(self._picture_row, rows), *kept]
+        found = [*(PictureRow.of(row, self.folder) for row in rows), *kept]
         if not found:
             raise NotFound("There is no such picture.")
         return found[0]
@@ -201,7 +199,7 @@ class History:
 
     def search(self, owner: str, filters: Filters = EVERY_PICTURE, limit: int = 60) -> list[PictureRow]:
         """Saved pictures, newest first."""
-        rows = self._rows(
+        rows = self._database.rows(
             PICTURES
             + """WHERE pictures.owner = ?1 AND pictures.number < ?2 AND pictures.favourite >= ?3
                 AND (?4 IS NULL OR jobs.checkpoint = ?4) AND (?5 IS NULL OR jobs.task = ?5)
@@ -209,10 +207,10 @@ class History:
             *(owner, 2**62 if filters.before is None else filters.before, filters.favourites),
             *(filters.checkpoint, filters.task, filters.text.casefold(), limit),
         )
-        return [self._picture_row(row) for row in rows]
+        return [PictureRow.of(row, self.folder) for row in rows]
 
     def favourite(self, picture: str, owner: str, on: bool) -> None:
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             changed = database.execute(
                 "UPDATE pictures SET favourite = ? WHERE id = ? AND owner = ?", (on, picture, owner)
             )
@@ -230,13 +228,13 @@ class History:
             try:
                 for row in rows:
                     row.remove()
-                self._sweep("inputs", INPUTS)
+                self._leftovers.sweep("inputs", INPUTS)
             finally:
                 self._tell_deleted(owner)
 
     def disk_use(self, owner: str | None = None) -> int:
         """Bytes of the files of `owner`, or of all visitors: pictures, thumbnails, and what jobs begin from."""
-        ((used,),) = self._rows(
+        ((used,),) = self._database.rows(
             f"""SELECT (SELECT ifnull(sum(bytes), 0) FROM pictures WHERE {WHOSE})
                 + (SELECT ifnull(sum(bytes), 0) FROM (SELECT DISTINCT fingerprint, inputs.bytes FROM inputs
                     JOIN jobs ON jobs.id = inputs.job WHERE {WHOSE}))""",
@@ -251,7 +249,7 @@ class History:
         if self._shed_jobs(owner):
             return True
         going: dict[str, list[str]] = {}
-        for row in self._rows(
+        for row in self._database.rows(
             f"SELECT id, owner, bytes FROM pictures WHERE favourite = 0 AND {WHOSE} ORDER BY number", owner
         ):
             if size <= 0:
@@ -265,13 +263,13 @@ class History:
 
     def _shed_jobs(self, owner: str | None) -> bool:
         with self._inputs_change:
-            with self._transaction() as database:
+            with self._database.transaction() as database:
                 gone = database.execute(
                     f"""DELETE FROM jobs WHERE ended IS NOT NULL AND {WHOSE} AND id IN
                         (SELECT job FROM inputs) AND id NOT IN (SELECT job FROM pictures) RETURNING owner""",
                     (owner,),
                 ).fetchall()
-            self._sweep("inputs", INPUTS)
+            self._leftovers.sweep("inputs", INPUTS)
         for one in {row["owner"] for row in gone}:
             self._tell_deleted(one)
         return bool(gone)
@@ -286,23 +284,9 @@ class History:
         for told in self._deletion_watchers:
             told(owner)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for changes of which all happen or none."""
-        with self._lock, storage(), self._connection:
-            yield self._connection
-
-    def _change(self, sql: str, *values: object) -> None:
-        with self._transaction() as database:
-            database.execute(sql, values)
-
-    def _rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
-        with self._transaction() as database:
-            return database.execute(sql, values).fetchall()
-
     def _check_input(self, fingerprint: str, owner: str) -> None:
         begun = "SELECT 1 FROM inputs JOIN jobs ON jobs.id = inputs.job WHERE fingerprint = ? AND owner = ? LIMIT 1"
-        if not self._rows(begun, fingerprint, owner):
+        if not self._database.rows(begun, fingerprint, owner):
             raise NotFound("There is no such picture.")
 
     @staticmethod
@@ -335,22 +319,11 @@ class History:
                 readable.append(self._job_row(row))
         return readable
 
-    def _picture_row(self, row: sqlite3.Row) -> PictureRow:
-        names = ("id", "job", "owner", "number", "width", "height", "created")
-        return PictureRow(
-            **{name: row[name] for name in names},
-            index=row["position"],
-            favourite=bool(row["favourite"]),
-            path=self.folder / "pictures" / f"{row['id']}.png",
-            thumbnail=self.folder / "thumbnails" / f"{row['id']}.webp",
-            stored_request=row["request"],
-        )
-
     def _delete_rows(self, rows: Sequence[PictureRow]) -> None:
         """Pictures, and jobs that have none left, in the database or in memory."""
         deleted = {row.id for row in rows}
         emptied = [row.job for row in rows if deleted.issuperset(self.kept(row.job).values())]
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             database.executemany("DELETE FROM pictures WHERE id = ?", [(id,) for id in deleted])
             database.executemany(
                 "DELETE FROM jobs WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM pictures WHERE job = ?1)",
@@ -358,26 +331,6 @@ class History:
             )
         for job in {row.job for row in rows if row.kept}:
             self._kept[job] = tuple(row for row in self._kept[job] if row.id not in deleted)
-
-    def _new_picture(self, job: str, owner: str, finished: Finished, index: int) -> PictureRow:
-        """Encoded, not yet on disk. Ids begin with the time, so that the folder's files sort as they were made."""
-        now, image = time.time(), finished.images[index]
-        id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(8)}"
-        return PictureRow(
-            id=id,
-            job=job,
-            owner=owner,
-            index=index,
-            number=0,
-            created=now,
-            width=image.width,
-            height=image.height,
-            favourite=False,
-            path=self.folder / "pictures" / f"{id}.png",
-            thumbnail=self.folder / "thumbnails" / f"{id}.webp",
-            stored_request=finished.request.model_dump_json(),
-            kept=Encoded.of(finished, index),
-        )
 
     def _keep(self, job: str, rows: Sequence[PictureRow]) -> None:
         """Pictures that could not be saved, in memory only."""
@@ -387,51 +340,3 @@ class History:
                 self._kept.popitem(last=False)
             for row in rows:
                 row.remove()
-
-    def _recover(self) -> list[str]:
-        """Sort out what a stopped server left open. Returns what to say about it."""
-        begun = waiting = given_up = 0
-        for row in self._rows("SELECT id, request, status, starts FROM jobs WHERE ended IS NULL"):
-            if not _is_readable(row["request"]):
-                self.finish(row["id"], Status.FAILED, "Another version of Darkroom stored this job in another form.")
-            elif row["status"] == Status.QUEUED:
-                waiting += 1
-            elif row["starts"] < MOST_STARTS:
-                begun += 1
-            else:
-                given_up += 1
-                words = (
-                    f"The server stopped each of the {MOST_STARTS} times that this job ran; it is not tried again."
-                )
-                self.finish(row["id"], Status.INTERRUPTED, words)
-        counted = (
-            (begun, "interrupted by the server's last stop, started again"),
-            (waiting, "waiting since before the server's last stop, going on"),
-            (given_up, f"given up after {MOST_STARTS} interrupted runs"),
-        )
-        return [f"{number} {'job' if number == 1 else 'jobs'} {words}." for number, words in counted if number]
-
-    def _forget(self) -> None:
-        """Drop old jobs without pictures, and the files that no row knows."""
-        self._change(
-            "DELETE FROM jobs WHERE ended < ? AND id NOT IN (SELECT job FROM pictures)", time.time() - FORGET_SECONDS
-        )
-        for folder in ("pictures", "thumbnails"):
-            self._sweep(folder, "SELECT id FROM pictures")
-        self._sweep("inputs", INPUTS)
-
-    def _sweep(self, folder: str, known: str) -> None:
-        """Remove a folder's temporary files, and those of ours that the query `known` does not name."""
-        names = {row[0] for row in self._rows(known)}
-        with storage():
-            for path in (self.folder / folder).iterdir():
-                if path.suffix == ".tmp" or (OURS.fullmatch(path.name) and path.stem not in names):
-                    path.unlink()
-
-
-def _is_readable(request: str) -> bool:
-    try:
-        outline(request)
-    except RequestError:
-        return False
-    return True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
+import sqlite3
+import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 from io import BytesIO
@@ -99,6 +102,43 @@ class PictureRow:
     thumbnail: Path
     stored_request: str = field(repr=False)
     kept: Encoded | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, row: sqlite3.Row, folder: Path) -> PictureRow:
+        """From the database's row, for the data folder `folder`."""
+        names = ("id", "job", "owner", "number", "width", "height", "created")
+        return cls(
+            **{name: row[name] for name in names},
+            index=row["position"],
+            favourite=bool(row["favourite"]),
+            path=folder / "pictures" / f"{row['id']}.png",
+            thumbnail=folder / "thumbnails" / f"{row['id']}.webp",
+            stored_request=row["request"],
+        )
+
+    @classmethod
+    def new(cls, folder: Path, whose: tuple[str, str], finished: Finished, index: int) -> PictureRow:
+        """Of a job and its owner. Encoded, not yet on disk.
+
+        Ids begin with the time, so that the folder's files sort as they were made.
+        """
+        now, image = time.time(), finished.images[index]
+        id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(8)}"
+        return cls(
+            id=id,
+            job=whose[0],
+            owner=whose[1],
+            index=index,
+            number=0,
+            created=now,
+            width=image.width,
+            height=image.height,
+            favourite=False,
+            path=folder / "pictures" / f"{id}.png",
+            thumbnail=folder / "thumbnails" / f"{id}.webp",
+            stored_request=finished.request.model_dump_json(),
+            kept=Encoded.of(finished, index),
+        )
 
     @property
     def request(self) -> GenerationRequest:
