@@ -24,7 +24,7 @@ from core.library.parts import load_part
 from core.memory.planning import WAYS
 from core.request.preprocessors import FLUX_TYPES
 from tests import tiny
-from tests.test_parity import SIZE, one_or_all, our_latents, picture, their_units
+from tests.diffusion.test_parity import SIZE, one_or_all, our_latents, picture, their_units
 
 UNITS = (
     Control(net="a", image=picture(5), control_type="lines", weight=0.8, end=0.75),

@@ -15,7 +15,7 @@ from core.library.resolving import MOST_PARTS, check_prompts
 from core.prompts.counting import count_tokens
 from core.prompts.grammar import Time, parse
 from tests import tiny
-from tests.test_parity import SIZE, model_of, our_latents
+from tests.diffusion.test_parity import SIZE, model_of, our_latents
 
 AT_START = Time(0, 1)
 LONG = "red " * 40

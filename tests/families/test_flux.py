@@ -14,7 +14,7 @@ from core.pictures.dialects.found import check
 from core.prompts.grammar import Time, parse
 from core.request.units import Lora
 from tests import loras, tiny
-from tests.test_parity import model_of
+from tests.diffusion.test_parity import model_of
 from ui.run import OFFERED, Desk
 
 SIZE = 64

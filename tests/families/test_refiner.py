@@ -23,9 +23,9 @@ from core.pictures.dialects import a1111
 from core.pictures.dialects.found import check
 from core.pictures.metadata import encode_png, read_text
 from tests import ldm, tiny
-from tests.test_memory import XL, gpu
-from tests.test_parity import model_of, picture
-from tests.test_single_file import SECOND, UNETS, VAE
+from tests.diffusion.test_parity import model_of, picture
+from tests.library.test_single_file import SECOND, UNETS, VAE
+from tests.memory.test_memory import XL, gpu
 from ui.run import OFFERED, Desk
 
 SIZE = 64

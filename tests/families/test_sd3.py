@@ -14,7 +14,7 @@ from core.memory.planning import WAYS
 from core.prompts.grammar import Time, parse
 from core.samplers import FLOW
 from tests import tiny
-from tests.test_parity import model_of, picture
+from tests.diffusion.test_parity import model_of, picture
 
 SIZE = 64
 

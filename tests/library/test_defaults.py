@@ -16,7 +16,7 @@ from core.library.checkpoints import scan
 from core.library.few_steps import few_steps
 from core.samplers import SAMPLERS, SGM_UNIFORM, ZERO_SNR, usable
 from tests import ldm, tiny
-from tests.test_single_file import pipeline
+from tests.library.test_single_file import pipeline
 
 
 @pytest.mark.parametrize(

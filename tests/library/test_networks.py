@@ -18,7 +18,7 @@ from core.library.networks import scan
 from core.library.parts import load_part
 from core.library.shapes import controlnet_config
 from tests import ldm, tiny
-from tests.test_single_file import FULL, list_of, pipeline
+from tests.library.test_single_file import FULL, list_of, pipeline
 
 PICTURE = Image.radial_gradient("L").resize((64, 64)).convert("RGB")
 HINTS = (16, 32, 96, 256)

@@ -15,7 +15,7 @@ from core.library.text_encoders import CLIP_WORDS, T5_WORDS
 from core.library.text_encoders import scan as scan_encoders
 from core.library.vocabulary import t5_tokenizer
 from tests import ldm, tiny
-from tests.test_single_file import T5, TEXT, VAE, flux_shapes, pipeline, published_t5
+from tests.library.test_single_file import T5, TEXT, VAE, flux_shapes, pipeline, published_t5
 
 TRANSFORMER = "model.diffusion_model."
 

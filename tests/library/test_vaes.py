@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from core import Engine, Finished, GenerationRequest, Settings
 from core.errors import CheckpointError, RequestError
 from tests import ldm, tiny
-from tests.test_single_file import VAE, pipeline
+from tests.library.test_single_file import VAE, pipeline
 
 QUICK = {
     "prompt": "a cat",

@@ -12,7 +12,7 @@ from core.request.generation import GenerationRequest
 from core.request.presets import FILE_LIMIT, NAME_LIMIT, Presets, Size, Style
 from core.request.units import Lora
 
-SHIPPED = Path(__file__).parent.parent / "presets"
+SHIPPED = Path(__file__).parents[2] / "presets"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser import open_page
-from tests.test_browser import wait_for_status
+from tests.ui.test_browser import wait_for_status
 
 SOURCE = "#stage .easel [name=pictures]"
 PLAN = "#dock .plan"

@@ -32,7 +32,7 @@ from core.request.units import Hires
 from core.settings import Settings
 from tests.browser import open_page, visit
 from tests.test_app import free_port
-from tests.test_browser import HOSTILE
+from tests.ui.test_browser import HOSTILE
 from ui.app import HEAD, THEME, build_page
 from ui.archive import zip_route
 from ui.server import running

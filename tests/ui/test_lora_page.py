@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests import loras, tiny
 from tests.browser import started, visit
-from tests.test_browser import wait_for_status
-from tests.test_easel import result
+from tests.ui.test_browser import wait_for_status
+from tests.ui.test_easel import result
 
 SMALL: dict[str, Any] = {"prompt": "a red circle", "seed": 7, "steps": 2, "width": 64, "height": 64}
 

@@ -13,7 +13,7 @@ from core import Engine, GenerationRequest, Settings
 from core.memory.machine import Machine
 from core.memory.planning import plan
 from core.sizes import GB
-from tests.test_memory import XL, gpu, request
+from tests.memory.test_memory import XL, gpu, request
 from ui.memory import Room
 
 

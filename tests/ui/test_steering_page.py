@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import open_page
-from tests.test_control import BOX, overlap
-from tests.test_easel import PLAN, result, run
+from tests.control.test_control import BOX, overlap
+from tests.ui.test_easel import PLAN, result, run
 
 MAP = "#steering img.map"
 CHIP = "#additions li"
