@@ -49,7 +49,7 @@ def draw(engine: Engine, **fields):
 
 
 def test_it_is_told_and_has_its_own_defaults(folder):
-    (checkpoint,) = engine(folder).checkpoints()
+    (checkpoint,) = engine(folder).library.checkpoints()
     assert checkpoint.problem is None
     assert (checkpoint.family, checkpoint.native_size, checkpoint.most_side) == ("sd3", SIZE, 96)
     assert (checkpoint.sampler, checkpoint.guidance_scale) == ("Euler", 4.5)
@@ -80,7 +80,7 @@ def test_it_draws_without_t5(folder):
     with_t5 = draw(engine(folder))
     shutil.rmtree(folder / "text_encoder_3")
     without = engine(folder)
-    assert without.checkpoints()[0].text_encoders == 2
+    assert without.library.checkpoints()[0].text_encoders == 2
     assert not np.array_equal(draw(without), with_t5)
 
 
@@ -88,7 +88,7 @@ def test_it_draws_without_t5(folder):
 def test_a_shard_that_is_missing_is_named(folder, number):
     missing = next(folder.glob(f"text_encoder_3/*-{number}-of-*.safetensors"))
     missing.unlink()
-    (checkpoint,) = engine(folder).checkpoints()
+    (checkpoint,) = engine(folder).library.checkpoints()
     assert checkpoint.problem == f"its text_encoder_3 is not complete: {missing.name} is missing"
 
 
@@ -99,21 +99,21 @@ def test_sizes_between_its_patches(folder):
 def test_what_it_cannot_do_is_refused_by_name(folder):
     third = engine(folder)
     with pytest.raises(RequestError, match=r"Sampler: “DDIM” is not allowed; use one of Euler, Heun"):
-        third.resolve(GenerationRequest(sampler="DDIM"))
+        third.library.resolve(GenerationRequest(sampler="DDIM"))
     with pytest.raises(RequestError, match=r"Width: “104 × 64” is not allowed; use sides of at most 96 pixels"):
-        third.resolve(GenerationRequest(width=104, height=64))
+        third.library.resolve(GenerationRequest(width=104, height=64))
     with pytest.raises(RequestError, match="Hires"):
-        third.resolve(GenerationRequest(width=64, height=64, hires={"scale": 2.0}))
+        third.library.resolve(GenerationRequest(width=64, height=64, hires={"scale": 2.0}))
     with pytest.raises(DarkroomError):
-        third.resolve(GenerationRequest(loras=[{"name": "none"}]))
+        third.library.resolve(GenerationRequest(loras=[{"name": "none"}]))
 
 
 def test_levels_of_an_unknown_kind_are_refused(folder, pipeline):
     pipeline.scheduler.__class__(shift_terminal=0.02).save_pretrained(folder / "scheduler")
-    (checkpoint,) = engine(folder).checkpoints()
+    (checkpoint,) = engine(folder).library.checkpoints()
     assert "noise levels" in (checkpoint.problem or "")
     with pytest.raises(CheckpointError):
-        engine(folder).resolve(GenerationRequest(checkpoint="third"))
+        engine(folder).library.resolve(GenerationRequest(checkpoint="third"))
 
 
 def test_a_picture_made_from_another_and_one_painted_in(folder):
