@@ -37,7 +37,8 @@ def test_a_form_is_at_the_setting_that_filled_it(tmp_path: Path) -> None:
         "Large:\n  steps: 10\n  hires: {scale: 1.5}\n  guidance_scale: null\n  loras: [{name: ink}]\n"
     )
     model = Checkpoint("small", "Small", guidance_scale=4.0)
-    engine = SimpleNamespace(settings=SimpleNamespace(mode="local"), checkpoints=lambda: (model,))
+    library = SimpleNamespace(checkpoints=lambda: (model,))
+    engine = SimpleNamespace(settings=SimpleNamespace(mode="local"), library=library)
     form = {"checkpoint": "small", "width": 64, "height": 64, "steps": 20, "guidance_scale": 7.0, "hires": False}
     form |= {"hires.scale": 2.0, "hires.upscaler": "Lanczos", "hires.strength": 0.4, "hires.steps": 0, "loras": "[]"}
     nothing: Any = None

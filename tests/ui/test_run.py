@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import gradio as gr
 import pytest
@@ -45,9 +45,7 @@ LARGE = Checkpoint(
 
 @dataclass(frozen=True)
 class Shelf:
-    """As much of an engine as choosing a model needs."""
-
-    settings: ClassVar = SimpleNamespace(limits=LIMITS)
+    """As much of a library as choosing a model needs."""
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         return SMALL, LARGE
@@ -56,7 +54,8 @@ class Shelf:
 @pytest.fixture
 def desk() -> Desk:
     nothing: Any = None
-    return Desk(cast(Engine, Shelf()), cast(JobQueue, nothing), cast(History, nothing), ["prompt"])
+    engine = SimpleNamespace(settings=SimpleNamespace(limits=LIMITS), library=Shelf())
+    return Desk(cast(Engine, engine), cast(JobQueue, nothing), cast(History, nothing), ["prompt"])
 
 
 @pytest.mark.parametrize(
