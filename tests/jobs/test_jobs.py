@@ -381,6 +381,20 @@ def test_a_run_without_an_end_fails(start):
     assert state.error == "The run ended without a picture."
 
 
+def test_a_runner_of_two_has_two_runs_at_once_and_is_closed_with_its_queue(start):
+    darkroom, both, closed = start(), threading.Barrier(2), []
+
+    def run(wanted):
+        both.wait(PATIENT)
+        yield from Engine().run(wanted)
+
+    runner = Script(run, close=lambda: closed.append(True), capacity=2)
+    with closing(JobQueue(runner, darkroom.history, LIMITS)) as queue:
+        jobs = [queue.submit(request(), owner) for owner in ("ann", "bob")]
+        assert [queue.wait(job.id, job.owner).status for job in jobs] == [Status.DONE] * 2
+    assert closed == [True]
+
+
 def test_a_failed_run_leaves_nothing_in_memory(start):
     class Tensor:
         pass
