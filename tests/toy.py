@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.families import Family, LatentFormat
-from core.families.work import Components, Conditioning, EncodedPrompt, Facts, Residuals, Steering, Texts
-from core.request import Control, GenerationRequest
+from core.families.contract import Components, Conditioning, EncodedPrompt, Facts, Residuals, Steering, Texts
+from core.families.latents import LatentFormat
+from core.families.table import Family
+from core.request.generation import GenerationRequest
+from core.request.units import Control
 
 ROW = Family(
     *("Toy", "tests.toy", 64, "Euler", 1.0, 32, LatentFormat(((0.0, 0.0, 0.0),) * 4)),

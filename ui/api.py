@@ -14,17 +14,17 @@ from typing import Any
 import gradio as gr
 from gradio.components.api_component import Api
 from gradio.data_classes import FileData, ListFiles
-from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
 
 from core.engine import Engine
 from core.errors import DarkroomError
 from core.jobs import History, JobQueue, JobState, Status
 from core.request import PICTURES, GenerationRequest
+from core.storage import write_file
 from ui.archive import file_name
-from ui.run import told
-from ui.server import address_of, owner_of
-from ui.uploads import read_controls, read_upload
+from ui.belongings import Visitor
+from ui.places import place_of
+from ui.server import address_of, is_known, owner_of
+from ui.uploads import new_folder, read_controls, read_upload
 
 FIELDS = GenerationRequest.model_fields
 
@@ -33,17 +33,22 @@ def add_endpoint(engine: Engine, queue: JobQueue, history: History) -> None:
     """Add `/generate` to the page being built. It submits and waits; any number of calls may wait at once."""
 
     async def generate(request: gr.Request, *values: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        owner = owner_of(request)
+        owner, place = owner_of(request), place_of(request)
 
         def submit() -> JobState:
             wanted = _read(dict(zip(FIELDS, values, strict=True)), engine)
             return queue.submit(engine.library.resolve(wanted), owner, address_of(request))
 
-        with told():
-            job = await asyncio.to_thread(submit)  # pictures are read and masks are made, while pages are served
+        job = await asyncio.to_thread(submit)  # pictures are read and masks are made, while pages are served
+        try:
             async for state in queue.attach(job.id, owner):
                 job = state
-            files = await asyncio.to_thread(_files, job, history, owner)
+                if place.has_left and not is_known(request):
+                    break
+        finally:
+            if not is_known(request):  # if it goes on, nobody could ever find its pictures
+                queue.cancel(job.id, owner)
+        files = await asyncio.to_thread(_files, job, history, Visitor.of(request))
         return files, await asyncio.to_thread(job.request.model_dump, mode="json")
 
     gr.on(
@@ -92,11 +97,12 @@ def _read(values: dict[str, Any], engine: Engine) -> GenerationRequest:
     return GenerationRequest(**values)
 
 
-def _files(job: JobState, history: History, owner: str) -> list[dict[str, Any]]:
-    """A done job's pictures as downloads: copies in gradio's cache, which it clears by itself."""
+def _files(job: JobState, history: History, visitor: Visitor) -> list[dict[str, Any]]:
+    """A done job's pictures as downloads: copies among the uploads, which gradio clears by itself."""
     if job.status is not Status.DONE:
         raise DarkroomError(job.error or f"The job was {job.status.value}.")
-    rows = [history.picture(id, owner) for id in job.pictures.values()]
-    cache = get_upload_folder()
-    paths = [save_bytes_to_cache(row.read(), file_name(row), cache) for row in rows]
-    return [FileData(path=path).model_dump() for path in paths]
+    rows = [history.picture(id, visitor.owner) for id in job.pictures.values()]
+    folder = new_folder(visitor)
+    for row in rows:
+        write_file(folder / file_name(row), row.read())
+    return [FileData(path=str(folder / file_name(row))).model_dump() for row in rows]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +16,7 @@ from core.settings import ROOT
 from core.sizes import in_words
 from ui.api import add_endpoint
 from ui.compare import add_compare
-from ui.controls import HELP, control
+from ui.controls import control
 from ui.editing import build_editing, build_form_only
 from ui.form import EASEL, KEEP_SIZE, REMEMBERED, SIDES
 from ui.hires import build_hires
@@ -30,31 +28,13 @@ from ui.memory import build_memory, wire_memory
 from ui.png_info import Reader, build_info, wire_info
 from ui.presets import Cabinet, build_presets, wire_presets
 from ui.presets import Rows as PresetRows
-from ui.run import MODELS_OWN, OFFERED, TASKS, Desk, own_values
+from ui.refusals import Page
+from ui.run import DRAWN, MODELS_OWN, OFFERED, TASKS, Desk, own_values
 from ui.steering import wire_steering
 from ui.tabs import TABS
 from ui.theme import make_theme
 
 CACHE_SECONDS = (3600, 24 * 3600)  # how often gradio's temporary files are looked through, and how old they may get
-PARTS = ("chips", "easel", "compare", "large", "history", "info", "memory", "hub", "presets", "steering", "lora")
-STYLES = ("style", *PARTS)
-SCRIPTS = ("parts", "page", "keys", "remember", *PARTS)
-
-
-def _head() -> str:
-    """Style, script and font, inline: the page needs nothing from anywhere else."""
-    font = base64.b64encode((ASSETS / "geist.woff2").read_bytes()).decode()
-    style = _joined(STYLES, "css").replace("geist.woff2", f"data:font/woff2;base64,{font}")
-    script = _joined(SCRIPTS, "js").replace("HELP", json.dumps(HELP))
-    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">'
-    return f"{viewport}<style>{style}</style><script>{script}</script>"
-
-
-def _joined(names: tuple[str, ...], kind: str) -> str:
-    return "\n".join((ASSETS / f"{name}.{kind}").read_text("utf-8") for name in names)
-
-
-HEAD = _head()
 THEME = make_theme()
 
 
@@ -74,7 +54,6 @@ class Parts:
     dock: gr.HTML
     tokens: gr.HTML
     stage: gr.HTML
-    before: gr.State  # what stood in the fields until a picture's settings took their place
     presets: PresetRows
     gallery: gr.HTML
     info: gr.HTML
@@ -84,15 +63,16 @@ class Parts:
     memory_tab: gr.Tab
 
     @property
-    def filled(self) -> list[Component]:
-        """What an event writes that uses a picture's settings."""
-        return [*self.fields.values(), self.before]
+    def undoable(self) -> list[Component]:
+        """What takes back that a picture's settings were used; what the page's own script draws stays as it is."""
+        return [field for name, field in self.fields.items() if name not in DRAWN]
 
 
 def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
-    """The whole page, its events and the endpoint `/generate`. To be launched with HEAD and THEME."""
+    """The whole page, its events and the endpoint `/generate`. To be launched with THEME."""
     presets = Presets(ROOT / "presets", engine.settings.data / "presets")
-    with gr.Blocks(title="Darkroom", fill_width=True, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
+    with Page(title="Darkroom", fill_width=True, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
+        page.space_id = None  # or gradio would draw a bar of the hub's, with fonts of Google's, over a Space's page
         parts = _build(engine, presets)
         desk = Desk(engine, queue, history, list(parts.fields))
         add_endpoint(engine, queue, history)  # first: gradio gives names in order, and an event's method is one too
@@ -100,13 +80,18 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
         _wire(page, parts, desk)
         _wire_live(page, parts, desk, cabinet)
         wire_presets(page, parts.presets, parts.aspect, cabinet, parts.fields)
-        wire_gallery(page, parts.gallery, Shelf(engine, history), desk, parts.filled)
-        wire_info(parts.info, Reader(desk), parts.filled)
+        for used in (parts.stage.use, parts.gallery.use, parts.info.use):
+            used(None, parts.undoable, None, js="darkroom.keepForm", **QUIET)  # before it is filled, next
+            used(
+                None, None, parts.presets.styles, js="() => [[]]", **QUIET
+            )  # the picture's prompt has its styles in it
+        parts.stage.unuse(None, None, parts.undoable, js="darkroom.keptForm", **QUIET)
+        parts.stage.use(desk.use_settings, None, list(parts.fields.values()), **QUIET)
+        wire_gallery(page, parts.gallery, Shelf(engine, history), desk, list(parts.fields.values()))
+        wire_info(parts.info, Reader(desk), list(parts.fields.values()))
         wire_memory(parts.memory_tab, parts.memory, desk)
         wire_hub(parts.memory_tab, parts.hub, desk)
         add_compare()
-        for used in (parts.stage.use, parts.gallery.use, parts.info.use):  # its prompt has its styles in it
-            used(None, None, parts.presets.styles, js="() => [[]]", **QUIET)
     return page
 
 
@@ -130,11 +115,12 @@ def _build(engine: Engine, presets: Presets) -> Parts:
         with gr.Tab("This machine", elem_id="this-machine") as memory_tab:
             memory = build_memory()
             hub = build_hub()
+            if engine.settings.has_login:
+                gr.HTML((ASSETS / "logout.html").read_text("utf-8"), apply_default_css=False, elem_id="logout")
     return Parts(
         **settings,
         rescan=rescan,
         stage=stage,
-        before=gr.State([]),
         gallery=gallery,
         info=info,
         memory=memory,
@@ -274,6 +260,4 @@ def _wire_live(page: gr.Blocks, parts: Parts, desk: Desk, cabinet: Cabinet) -> N
     parts.stage.again(desk.new_seed, **always)
     parts.stage.upscale(desk.upscale, **always)
     parts.stage.older(desk.older, None, parts.stage, **AT_ONCE)
-    parts.stage.use(desk.use_settings, fields, parts.filled, **always)
-    parts.stage.unuse(lambda values: values, parts.before, fields, **always)
     page.load(desk.relay, None, parts.stage, **always, postprocess=False)

@@ -6,47 +6,40 @@ that has not come through here.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import ipaddress
-import re
-import secrets
 import socket
-from contextlib import suppress
-from math import inf
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from core.errors import StorageError
 from core.settings import HOST_OWNER, Settings, is_loopback
+from ui.addresses import Addresses, is_forwarded, is_forwarding
+from ui.cookies import OWNER_COOKIE, Owners, Visitor
 from ui.login import Login
-from ui.uploads import make_way
 
-OWNER_COOKIE = "darkroom_owner"
-TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")  # secrets.token_urlsafe(32)
+CROWDED = (Path(__file__).parent / "assets" / "crowded.html").read_text("utf-8")
 NO_COOKIE = "no cookie"  # the address of programs that have none: else each of their calls would be a new visitor
 YEAR = 365 * 24 * 3600
 SAFE_METHODS = ("GET", "HEAD")
-NOT_OURS = re.compile(
-    r"/gradio_api/(file=https?:|file/|proxy=|process_recording|dev/|(undo-)?vibe|profiling)", re.IGNORECASE
-)
-"""Where gradio would fetch from other servers, keep files that it never clears, or show its own workshop."""
-UPLOAD = "/gradio_api/upload"
 OPEN_PATHS = ("/livez", "/readyz", "/gradio_api/startup-events")  # without a login; the last one gradio asks itself
-FRAMES = {"space": "'self' https://huggingface.co https://*.hf.space"}  # by mode; else only our own pages
 
 
 class Guard:
     """An ASGI app around `app`. It refuses, or passes on with the visitor's key in `scope["state"]["owner"]`, and in
-    "is_known" whether the next request will have the same.
+    "is_known" whether the next request will have the same. "address" is where they come from, empty where nothing
+    tells; "is_newcomer" is said of those who came just now from nowhere known. Without `owners` all are the host.
     """
 
-    def __init__(self, settings: Settings, login: Login | None) -> None:
+    def __init__(self, settings: Settings, login: Login | None, owners: Owners | None) -> None:
         self._login = login
+        self._owners = owners
+        self._addresses = Addresses(settings)
         self._limits = settings.limits
         self._mode = settings.mode
         self._public = set(settings.names)
@@ -59,7 +52,6 @@ class Guard:
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "same-origin",  # not stricter: browsers would send "Origin: null" with our own POSTs
             "Cross-Origin-Resource-Policy": "same-origin",
-            "Content-Security-Policy": "frame-ancestors " + FRAMES.get(settings.mode, "'self'"),
         }
 
     def allow(self, host: str) -> None:
@@ -82,14 +74,14 @@ class Guard:
         return guarded
 
     async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        if _host_name(f"//{Headers(scope=scope).get('host', '')}") in self._https:
+        if _host_name(f"//{Headers(scope=scope).get('host', '')}") in self._https or self._addresses.is_https(scope):
             scope["scheme"] = "https"
         request = Request(scope)
         headers = dict(self._headers)
-        inner = self._refusal(request) or self._login_first(request) or await self._full(request) or app
+        inner = self._refusal(request) or await self._identify(request) or app
         if inner is app:
-            headers |= self._identify(request)
-            scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"origin"]  # or gradio reflects it
+            headers |= self._cookie(request)
+            scope["headers"] = self._inward(request)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -102,10 +94,13 @@ class Guard:
         if not self._is_own_host(request.headers.get("host", "")):
             text = "This server is not known by this name. If the name is yours, start it with --hosts NAME."
             return PlainTextResponse(text, 421)
+        if self._mode == "local" and is_forwarded(request.scope):
+            text = (
+                "This server is for its own machine, and a proxy brought you. To host it, start it with --hosts NAME."
+            )
+            return PlainTextResponse(text, 421)
         if not self._is_own_page(request):
             return PlainTextResponse("Requests from other websites are not answered here.", 403)
-        if NOT_OURS.match(request.scope["path"]):
-            return PlainTextResponse("This is not served here; files of other servers are not fetched.", 403)
         return None
 
     def _is_own_host(self, host: str) -> bool:
@@ -133,40 +128,75 @@ class Guard:
         path = request.scope["path"]
         if self._login is None or path in OPEN_PATHS:
             return None
-        return None if self._login.is_done(request) and path != self._login.path else self._login
+        return None if self._login.is_done(request) and path not in Login.paths else self._login
 
-    async def _full(self, request: Request) -> Response | None:
-        """An answer to an upload for which there is no room."""
-        most = self._limits.uploads_in_all
-        if request.scope["path"] != UPLOAD or most == inf or await asyncio.to_thread(make_way, most):
-            return None
-        return PlainTextResponse("This server has no room for more pictures now; try again in ten minutes.", 507)
-
-    def _identify(self, request: Request) -> dict[str, str]:
-        """Note whose request this is, from where, and whether our cookie says so.
-
-        Returns the headers that give a cookie to who is new. Only the page itself gives cookies, and never from a
-        cache; whoever sends none owns what this one request makes, and nothing else. The key is a hash: what stands
-        in the database opens no door.
+    async def _identify(self, request: Request) -> ASGIApp | None:
+        """Note whose request this is, from where, and whether our cookie says so. An answer to who must log in first,
+        and to a new visitor where too many are new.
         """
         state = request.scope.setdefault("state", {})
-        state["address"] = _address(request) if self._mode == "space" else ""
-        if self._mode == "local":
-            state["owner"], state["is_known"] = HOST_OWNER, True
-            return {}
-        token = request.cookies.get(OWNER_COOKIE, "")
-        known = TOKEN.fullmatch(token) is not None
-        if not known:
-            state["address"] = state["address"] or NO_COOKIE
-        state["is_known"] = known
-        token = token if known else secrets.token_urlsafe(32)
-        state["owner"] = hashlib.sha256(token.encode()).hexdigest()[:32]
-        if known or request.scope["path"] != "/":
+        state["address"] = address = self._addresses.of(request.scope)
+        cookie = request.cookies.get(OWNER_COOKIE, "")
+        friend = self._owners.signed(cookie) if self._owners else None
+        state["known_as"] = friend.owner if friend else ""
+        if refused := self._login_first(request):
+            return refused
+        if self._owners is None:
+            state["owner"], state["is_known"], state["is_newcomer"] = HOST_OWNER, True, False
+            return None
+        try:
+            visitor = await self._owners.visitor(cookie)
+        except StorageError as error:
+            return PlainTextResponse(str(error), 503)
+        state["owner"], state["is_known"] = visitor.owner, visitor.is_known
+        state["is_newcomer"] = visitor.is_new and not address
+        if not visitor.is_known:
+            state["address"] = address or NO_COOKIE
+        return self._welcome(self._owners, visitor, request)
+
+    def _welcome(self, owners: Owners, visitor: Visitor, request: Request) -> Response | None:
+        """Note the cookie for who opens the page without one of ours; or an answer, where too many are new.
+
+        Only the page itself gives cookies: whoever sends none owns what this one request makes, and nothing else.
+        """
+        if visitor.is_signed or request.scope["path"] != "/":
+            return None
+        address = self._addresses.of(request.scope)
+        if not visitor.is_known and (wait := owners.wait(address)):
+            return _crowded(request, int(wait) + 1)
+        request.scope["state"]["cookie"] = owners.cookie(visitor, address)
+        return None
+
+    def _cookie(self, request: Request) -> dict[str, str]:
+        """The headers that give the visitor their cookie, never from a cache, where there is one to give."""
+        cookie = request.scope["state"].get("cookie")
+        if cookie is None:
             return {}
         # a Space's page stands in a frame of huggingface.co, where a cookie must say that it may
         site = "SameSite=None; Secure; Partitioned" if request.url.scheme == "https" else "SameSite=Lax"
-        cookie = f"{OWNER_COOKIE}={token}; Path=/; Max-Age={YEAR}; HttpOnly; {site}"
-        return {"Set-Cookie": cookie, "Cache-Control": "private, no-store"}
+        given = f"{OWNER_COOKIE}={cookie}; Path=/; Max-Age={YEAR}; HttpOnly; {site}"
+        return {"Set-Cookie": given, "Cache-Control": "private, no-store"}
+
+    def _inward(self, request: Request) -> list[tuple[bytes, bytes]]:
+        """The request's headers without those that gradio would believe: it reflects any Origin, and takes its own
+        address from a proxy's word. Only a Space's proxy may give our name where its Host is another.
+        """
+        named = request.headers.get("x-forwarded-host", "").lower()
+        unsaid = ["origin", "x-gradio-server", *(["host"] if self._mode == "space" and named in self._public else [])]
+        kept = [
+            (name, value)
+            for name, value in request.scope["headers"]
+            if name.decode("latin-1") not in unsaid and not is_forwarding(name)
+        ]
+        return kept if "host" not in unsaid else [*kept, (b"host", named.encode())]
+
+
+def _crowded(request: Request, wait: int) -> Response:
+    """The answer to a new visitor while too many are new: a page that asks again by itself."""
+    headers = {"Retry-After": str(wait), "Cache-Control": "no-store"}
+    if "text/html" in request.headers.get("accept", ""):
+        return HTMLResponse(CROWDED.replace("SECONDS", str(wait)), 429, headers)
+    return PlainTextResponse("Many visitors are new at once. Try again in a minute.", 429, headers)
 
 
 def _host_name(url: str) -> str:
@@ -175,20 +205,6 @@ def _host_name(url: str) -> str:
         return (urlsplit(url).hostname or "").rstrip(".")
     except ValueError:
         return ""
-
-
-def _address(request: Request) -> str:
-    """The last public address that proxies noted: earlier ones may be made up. Of IPv6 the part that one household
-    has; empty if there is none.
-    """
-    for hop in reversed(request.headers.get("x-forwarded-for", "").split(",")):
-        with suppress(ValueError):
-            address = ipaddress.ip_address(hop.strip())
-            if address.is_global:
-                return str(
-                    address if address.version == 4 else ipaddress.ip_network((int(address), 64), strict=False)
-                )
-    return ""
 
 
 def _is_ip(name: str) -> bool:

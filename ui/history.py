@@ -9,18 +9,21 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gradio as gr
 from gradio.components import Component
+from pydantic import Field
 
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound, RequestError
 from core.jobs import Filters, History, PictureRow
+from core.request import Text
 from core.sizes import in_words
 from ui.facts import own_facts
 from ui.live import AT_ONCE, QUIET, live
 from ui.run import TASKS, Desk
+from ui.sent import Id, Sent, Serial
 from ui.server import owner_of
 
 PAGE_LENGTH = 60  # pictures
@@ -34,7 +37,7 @@ def build_gallery() -> gr.HTML:
     return live("gallery", "search", "favourite", "remove", "use", "again", "upscale")
 
 
-def wire_gallery(page: gr.Blocks, grid: gr.HTML, shelf: Shelf, desk: Desk, filled: list[Component]) -> None:
+def wire_gallery(page: gr.Blocks, grid: gr.HTML, shelf: Shelf, desk: Desk, fields: list[Component]) -> None:
     page.load(shelf.tell_notices, **QUIET)
     several = AT_ONCE | {"trigger_mode": "multiple"}
     for event, answer in (
@@ -43,9 +46,27 @@ def wire_gallery(page: gr.Blocks, grid: gr.HTML, shelf: Shelf, desk: Desk, fille
         (grid.remove, shelf.remove),
     ):
         event(answer, None, grid, **several)
-    grid.use(desk.use_settings, filled[:-1], filled, **several)
+    grid.use(desk.use_settings, None, fields, **several)
     grid.again(desk.new_seed, **several)
     grid.upscale(desk.upscale, **several)
+
+
+class Search(Sent):
+    serial: Serial
+    text: Text = Field("", max_length=1000, title="Search")
+    task: Literal["", "text", "image", "inpaint"] = Field("", title="Task")
+    checkpoint: Text = Field("", max_length=300, title="Model")
+    favourites: bool = Field(False, title="Favourites")
+    before: Annotated[int, Field(ge=0, le=2**53)] | None = Field(None, title="Before")
+
+
+class Chosen(Sent):
+    serial: Serial
+    ids: list[Id] = Field(max_length=MOST_AT_ONCE, title="Pictures")
+
+
+class Marked(Chosen):
+    on: bool = Field(title="Favourite")
 
 
 class Shelf:
@@ -62,12 +83,18 @@ class Shelf:
             for notice in self._history.notices:
                 gr.Info(html.escape(notice, quote=False), duration=None)
 
-    def search(self, event: gr.EventData, request: gr.Request) -> Answer:
+    def search(self, asked: Search, request: gr.Request) -> Answer:
         """A page of pictures, newest first, beginning `before` a number of an earlier answer."""
-        asked = event._data
-        answer: Answer = {"kind": "page", "serial": asked.get("serial"), "before": asked.get("before")}
+        answer: Answer = {"kind": "page", "serial": asked.serial, "before": asked.before}
+        filters = Filters(
+            text=asked.text,
+            task=asked.task or None,
+            checkpoint=asked.checkpoint or None,
+            favourites=asked.favourites,
+            before=asked.before,
+        )
         try:
-            rows = self._history.search(owner_of(request), _filters(asked), limit=PAGE_LENGTH + 1)
+            rows = self._history.search(owner_of(request), filters, limit=PAGE_LENGTH + 1)
         except DarkroomError as error:
             return answer | {"problem": str(error)}
         more = len(rows) > PAGE_LENGTH
@@ -75,29 +102,25 @@ class Shelf:
         answer["room"] = _room(self._engine.settings.limits.disk_per_owner)
         return answer | {"rows": [_frame(row) for row in rows[:PAGE_LENGTH]], "more": more, "choices": choices}
 
-    def favourite(self, event: gr.EventData, request: gr.Request) -> Answer:
+    def favourite(self, asked: Marked, request: gr.Request) -> Answer:
         """Mark pictures as favourites, or as none, and say which."""
-        on = event._data.get("on") is True
 
         def mark(ids: list[str], owner: str) -> None:
             for id in ids:
-                self._history.favourite(id, owner, on)
+                self._history.favourite(id, owner, asked.on)
 
-        return self._change(event, request, mark) | {"kind": "favourite", "on": on}
+        return self._change(asked, request, mark) | {"kind": "favourite", "on": asked.on}
 
-    def remove(self, event: gr.EventData, request: gr.Request) -> Answer:
+    def remove(self, asked: Chosen, request: gr.Request) -> Answer:
         """Delete pictures for good, and say which."""
-        return self._change(event, request, self._history.delete) | {"kind": "removed"}
+        return self._change(asked, request, self._history.delete) | {"kind": "removed"}
 
-    def _change(self, event: gr.EventData, request: gr.Request, change: Change) -> Answer:
+    def _change(self, asked: Chosen, request: gr.Request, change: Change) -> Answer:
         """Change the pictures that are asked for. One that is gone already, by another tab, is no failure."""
-        asked, owner = event._data, owner_of(request)
-        ids = asked.get("ids")
-        answer: Answer = {"serial": asked.get("serial"), "ids": ids}
+        owner = owner_of(request)
+        answer: Answer = {"serial": asked.serial, "ids": asked.ids}
         try:
-            if not isinstance(ids, list) or len(ids) > MOST_AT_ONCE:
-                raise RequestError("ids", ids, f"at most {MOST_AT_ONCE:,} pictures at once", "Pictures")
-            change([str(id) for id in ids if self._is_there(str(id), owner)], owner)
+            change([id for id in asked.ids if self._is_there(id, owner)], owner)
         except DarkroomError as error:
             return answer | {"ids": [], "problem": str(error)}
         return answer
@@ -111,24 +134,6 @@ class Shelf:
 
     def _titles(self) -> list[tuple[str, str]]:
         return [(known.name, known.title) for known in self._engine.library.checkpoints()]
-
-
-def _filters(asked: dict[str, Any]) -> Filters:
-    """From what a browser sent."""
-    text, task, before = asked.get("text") or "", asked.get("task") or None, asked.get("before")
-    if not isinstance(text, str) or len(text) > 1000:
-        raise RequestError("text", text, "at most 1,000 characters", "Search")
-    if task not in (None, *TASKS):
-        raise RequestError("task", task, "one of " + ", ".join(TASKS), "Task")
-    if before is not None and not (isinstance(before, int | float) and math.isfinite(before)):
-        raise RequestError("before", before, "a number of a picture", "Before")
-    return Filters(
-        text=text,
-        task=task,
-        checkpoint=str(asked["checkpoint"])[:300] if asked.get("checkpoint") else None,
-        favourites=asked.get("favourites") is True,
-        before=None if before is None else min(max(int(before), 0), 2**53),
-    )
 
 
 def _room(most: float) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from pydantic import Field
 
 from core.hub import OFFLINE, Hub
+from core.request import Name
 from core.sizes import in_words
 from ui.live import AT_ONCE, live
-from ui.run import Desk, told
+from ui.run import Desk
+from ui.sent import Sent
 
 
 def build_hub() -> gr.HTML:
@@ -22,6 +25,10 @@ def wire_hub(tab: gr.Tab, hub: gr.HTML, desk: Desk) -> None:
     hub.fetch(counter.fetch, None, hub, **AT_ONCE)
     hub.halt(counter.halt, None, hub, **AT_ONCE)
     hub.follow(counter.look, None, hub, **AT_ONCE)
+
+
+class Offered(Sent):
+    name: Name = Field(title="Model")
 
 
 class Counter:
@@ -39,9 +46,8 @@ class Counter:
             "offline": OFFLINE if self._offline else "",
         }
 
-    def fetch(self, event: gr.EventData) -> dict[str, Any]:
-        with told():
-            self._hub.start(str(event._data.get("name")))
+    def fetch(self, asked: Offered) -> dict[str, Any]:
+        self._hub.start(asked.name)
         return self.look()
 
     def halt(self) -> dict[str, Any]:

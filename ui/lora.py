@@ -12,15 +12,17 @@ import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 from PIL import Image
+from pydantic import Field
 
 from core.engine import Engine
 from core.errors import DarkroomError
 from core.families import FAMILIES
 from core.library import LoraInfo
 from core.pictures import read_picture
-from core.request import Lora, bounds
+from core.request import Lora, Name, bounds
 from core.sizes import in_words
 from ui.live import AT_ONCE, QUIET, data_uri, live
+from ui.sent import OfFile
 from ui.uploads import uploaded
 
 PREVIEW_SIDE = 88  # pixels, for 44 on the page
@@ -43,6 +45,10 @@ def wire_lora(
     gr.on([page.load, fields["loras"].change], None, fields["loras"], None, js="darkroom.switched", **QUIET)
 
 
+class Kept(OfFile):
+    name: Name = Field(title="LoRA")
+
+
 class LoraDesk:
     """What the tab's events do."""
 
@@ -62,13 +68,12 @@ class LoraDesk:
             "usual": usual["usual"],
         }
 
-    def add(self, checkpoint: str | None, event: gr.EventData) -> Answer:
+    def add(self, checkpoint: str | None, asked: Kept) -> Answer:
         """Keep an uploaded file. The answer names what it is called now, or what was wrong with it."""
         try:
             if not self._may_add:
                 raise DarkroomError("LoRAs are added on the machine that Darkroom runs on.")
-            path = uploaded({"path": event._data.get("path")}, "loras", "LoRA")
-            added = self._engine.library.add_lora(path, str(event._data.get("name") or path.name))
+            added = self._engine.library.add_lora(uploaded({"path": asked.path}, "loras", "LoRA"), asked.name)
             return self.show(checkpoint) | {"added": added.name}
         except DarkroomError as error:
             return self.show(checkpoint) | {"problem": str(error)}

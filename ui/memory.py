@@ -14,7 +14,7 @@ from core.memory import Machine, attention_kernel
 from core.sizes import in_words
 from ui.facts import Facts
 from ui.live import AT_ONCE, live
-from ui.run import Desk, told
+from ui.run import Desk
 
 
 def build_memory() -> gr.HTML:
@@ -54,10 +54,9 @@ class Room:
         }
 
     def unload(self) -> dict[str, Any]:
-        with told():
-            if self._engine.settings.mode != "local":
-                raise DarkroomError("Models are unloaded only by who sits at this machine.")
-            self._engine.unload()
+        if self._engine.settings.mode != "local":
+            raise DarkroomError("Models are unloaded only by who sits at this machine.")
+        self._engine.unload()
         return self.look()
 
     def _last_run(self) -> Facts:

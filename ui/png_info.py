@@ -18,7 +18,8 @@ from core.request import LANCZOS, Hires
 from ui.facts import facts, own_facts
 from ui.form import write_form
 from ui.live import AT_ONCE, QUIET, live
-from ui.run import Desk, told
+from ui.run import Desk
+from ui.sent import OfFile
 from ui.server import owner_of
 from ui.uploads import uploaded
 
@@ -31,9 +32,9 @@ def build_info() -> gr.HTML:
     return live("info", "read", "replay", "use")
 
 
-def wire_info(info: gr.HTML, reader: Reader, filled: list[Component]) -> None:
+def wire_info(info: gr.HTML, reader: Reader, fields: list[Component]) -> None:
     info.read(reader.read, None, info, **AT_ONCE, trigger_mode="multiple")
-    info.use(reader.use, filled[:-1], filled, **AT_ONCE)
+    info.use(reader.use, None, fields, **AT_ONCE)
     info.replay(reader.replay, None, info, **QUIET, concurrency_limit=None, trigger_mode="multiple")
 
 
@@ -43,10 +44,10 @@ class Reader:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def read(self, event: gr.EventData, request: gr.Request) -> Answer:
-        answer: Answer = {"path": event._data.get("path")}
+    def read(self, asked: OfFile, request: gr.Request) -> Answer:
+        answer: Answer = {"path": asked.path}
         try:
-            info = self._info(event, request)
+            info = self._info(asked, request)
         except DarkroomError as error:
             return answer | {"problem": str(error)}
         return answer | {
@@ -61,12 +62,9 @@ class Reader:
             "replay": info.request is not None,
         }
 
-    def use(self, event: gr.EventData, request: gr.Request, *before: Any) -> list[Any]:
-        """Values of the form's fields: the picture's where it has valid ones, else what stands there; and as
-        `Desk.use_settings` what stood there before.
-        """
-        with told():
-            info = self._info(event, request)
+    def use(self, asked: OfFile, request: gr.Request) -> list[Any]:
+        """Values of the form's fields: the picture's where it has valid ones, else what stands there."""
+        info = self._info(asked, request)
         fields = _own_fields(info)
         for model in ("checkpoint", "refiner"):
             if fields.get(model):
@@ -74,13 +72,13 @@ class Reader:
                 fields |= {model: found.name} if found else {}
         if fields.get("hires") and self._lacks(fields["hires"]):
             fields["hires"] = fields["hires"].replace(upscaler=LANCZOS)
-        return [*write_form(self._desk.fields, fields), self._desk.kept(before)]
+        return write_form(self._desk.fields, fields)
 
-    async def replay(self, event: gr.EventData, request: gr.Request) -> AsyncIterator[Answer]:
+    async def replay(self, asked: OfFile, request: gr.Request) -> AsyncIterator[Answer]:
         """Make the whole batch again and compare this picture. First tells that it runs, then how it came out."""
-        answer: Answer = {"path": event._data.get("path")}
+        answer: Answer = {"path": asked.path}
         try:
-            info = await asyncio.to_thread(self._info, event, request)
+            info = await asyncio.to_thread(self._info, asked, request)
             if info.request is None:
                 use = "a picture by Darkroom; if it began from others, those must be in your history"
                 raise RequestError("image", "this file", use, "Picture")
@@ -88,22 +86,22 @@ class Reader:
             yield answer | {"verdict": "Making it again. The film on the Create page shows it develop.", "busy": True}
             async for state in self._desk.queue.attach(job.id, owner_of(request)):
                 job = state
-            verdict = await asyncio.to_thread(self._compare, event, info, job)
+            verdict = await asyncio.to_thread(self._compare, asked, info, job)
             yield answer | {"verdict": verdict}
         except DarkroomError as error:
             yield answer | {"verdict": str(error)}
 
-    def _compare(self, event: gr.EventData, info: PictureInfo, job: JobState) -> str:
+    def _compare(self, asked: OfFile, info: PictureInfo, job: JobState) -> str:
         if job.status is not Status.DONE:
             raise DarkroomError(job.error or f"It was {job.status.value} before it could be compared.")
         again = self._desk.history.picture(job.pictures[info.index], job.owner).read()
         most = self._desk.engine.settings.limits.max_pixels
-        pictures = read_picture(_path(event), max_pixels=most), read_picture(again, max_pixels=most)
+        pictures = read_picture(_path(asked), max_pixels=most), read_picture(again, max_pixels=most)
         return str(compare(pictures, (info.made_with, read_text(again).made_with)))
 
-    def _info(self, event: gr.EventData, request: gr.Request) -> PictureInfo:
+    def _info(self, asked: OfFile, request: gr.Request) -> PictureInfo:
         """What the file says. The pictures that it began from are found if they are in the visitor's own history."""
-        return read_text(_path(event), lambda fingerprint: self._desk.history.input(fingerprint, owner_of(request)))
+        return read_text(_path(asked), lambda fingerprint: self._desk.history.input(fingerprint, owner_of(request)))
 
     def _missing(self, info: PictureInfo) -> str:
         """The names of model and upscaler if this machine does not have them."""
@@ -115,8 +113,8 @@ class Reader:
         return hires.upscaler not in self._desk.engine.library.upscalers()
 
 
-def _path(event: gr.EventData) -> Path:
-    return uploaded({"path": event._data.get("path")}, "image", "Picture")
+def _path(asked: OfFile) -> Path:
+    return uploaded({"path": asked.path}, "image", "Picture")
 
 
 def _own_fields(info: PictureInfo) -> dict[str, Any]:

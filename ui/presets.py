@@ -6,18 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from gradio.components import Component
+from pydantic import Field
 
 from core.errors import DarkroomError
-from core.request import SECOND_PROMPTS, GenerationRequest, PresetLibrary, Presets, Size
+from core.request import SECOND_PROMPTS, GenerationRequest, PresetLibrary, Presets, Size, Text
 from core.settings import Mode
 from ui.facts import PROMPTS
 from ui.form import EDITING, mean_the_same, write_form
 from ui.live import AT_ONCE, QUIET, live
-from ui.run import MODELS_OWN, Desk, own_values, told
+from ui.run import MODELS_OWN, Desk, own_values
+from ui.sent import Sent, Serial
 
 ONCE = {*PROMPTS, *SECOND_PROMPTS, *EDITING, "controls", "seed"}  # what is for one picture only
 KEPT = set(GenerationRequest.model_fields) - ONCE  # by saved settings
@@ -98,6 +100,18 @@ def _off(size: Size, width: int, height: int) -> float:
     return abs(across / down * height / width - 1)
 
 
+class Named(Sent):
+    serial: Serial
+    kind: Literal["styles", "settings"] = Field(title="Kind")
+    name: Text = Field(max_length=300, title="Name")
+
+
+class Saved(Named):
+    overwrite: bool = Field(False, title="Overwrite")
+    prompt: Text = Field("", max_length=10_000, title="Prompt")
+    negative_prompt: Text = Field("", max_length=10_000, title="Negative prompt")
+
+
 class Cabinet:
     """What the presets' events do."""
 
@@ -110,9 +124,8 @@ class Cabinet:
 
         def with_styles(request: gr.Request, *values: Any) -> None:
             given = dict(zip(self._desk.fields, values[:-1], strict=True))
-            with told():
-                bare = GenerationRequest(**{name: given[name] for name in PROMPTS})
-                whole = self._presets.library.apply_styles(bare, values[-1] or [])
+            bare = GenerationRequest(**{name: given[name] for name in PROMPTS})
+            whole = self._presets.library.apply_styles(bare, values[-1] or [])
             generate(request, *(given | {name: getattr(whole, name) for name in PROMPTS}).values())
 
         return with_styles
@@ -152,25 +165,21 @@ class Cabinet:
         settings = (name for name, setting in library.settings.items() if is_at(setting))
         return next(settings, None), size_at(library.sizes, given["width"], given["height"])
 
-    def save(self, event: gr.EventData, *values: Any) -> tuple[Answer, Any, Any]:
+    def save(self, asked: Saved, *values: Any) -> tuple[Answer, Any, Any]:
         """Keep a style or the form's settings under a name; a taken one only when told to overwrite."""
-        asked = event._data
 
         def change() -> PresetLibrary:
-            kept = _style(asked) if asked.get("kind") == "styles" else self._settings(values)
-            return self._presets.save(
-                asked.get("kind"), asked.get("name"), kept, overwrite=asked.get("overwrite") is True
-            )
+            kept = asked.model_dump(include=set(PROMPTS)) if asked.kind == "styles" else self._settings(values)
+            return self._presets.save(asked.kind, asked.name, kept, overwrite=asked.overwrite)
 
-        return self._change(event, change)
+        return self._change(asked, change)
 
-    def drop(self, event: gr.EventData) -> tuple[Answer, Any, Any]:
-        asked = event._data
-        return self._change(event, lambda: self._presets.delete(asked.get("kind"), asked.get("name")))
+    def drop(self, asked: Named) -> tuple[Answer, Any, Any]:
+        return self._change(asked, lambda: self._presets.delete(asked.kind, asked.name))
 
-    def _change(self, event: gr.EventData, change: Callable[[], PresetLibrary]) -> tuple[Answer, Any, Any]:
+    def _change(self, asked: Named, change: Callable[[], PresetLibrary]) -> tuple[Answer, Any, Any]:
         """The answer names the dialog's `serial`, and what was wrong, if something was."""
-        answer: Answer = {"serial": event._data.get("serial")}
+        answer: Answer = {"serial": asked.serial}
         try:
             if not self._may_save:
                 raise DarkroomError("Presets are saved on the machine that Darkroom runs on.")
@@ -196,7 +205,3 @@ class Cabinet:
         taken = {"styles": list(library.styles), "settings": list(library.settings)}
         own = {kind: [name for name in names if (kind, name) in library.own] for kind, names in taken.items()}
         return {"taken": taken, "own": own, "problems": list(library.problems) if self._may_save else []}
-
-
-def _style(asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: asked.get(name) for name in PROMPTS}

@@ -6,15 +6,14 @@ Nothing here owns a run: Generate submits and returns, each open page relays wha
 from __future__ import annotations
 
 import asyncio
-import html
 import json
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 from PIL import Image
+from pydantic import Field
 
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
@@ -30,7 +29,9 @@ from ui.editing import extended, outlook
 from ui.form import EASEL, MODELS_COMPANY, REMEMBERED, SIDES, check_editing, read_form, read_loras, write_form
 from ui.hires import enlarging
 from ui.live import data_uri
-from ui.server import address_of, is_known, owner_of, unread
+from ui.places import place_of
+from ui.sent import Id, OfJob, OfPicture, Sent
+from ui.server import address_of, is_known, owner_of
 
 TASKS = {"text": "Text to image", "image": "Image to image", "inpaint": "Inpaint"}
 OFFERED = ("sampler", *MODELS_COMPANY, "hires.upscaler")  # by model, and by what lies on disk
@@ -38,29 +39,8 @@ OFFERED = ("sampler", *MODELS_COMPANY, "hires.upscaler")  # by model, and by wha
 MODELS_OWN = ("width", "height", "sampler", "guidance_scale", "steps")
 DRAWN = ("task", "image", "mask", "kept")  # fields that follow the canvas
 FRAME_SECONDS = 1 / 15  # a page draws at most this often
-MOST_UNREAD = 4  # frames that wait for a page that reads slowly
-PATIENCE_SECONDS = 60.0  # with a page that does not read
 PREVIEW_SIDE = 256  # pixels; one pixel a latent, enlarged by a browser, would have visible edges
 TITLE_LENGTH = 200  # characters of a prompt that name a picture in the film
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Our errors as the one message a visitor sees; escaped, because gradio renders messages as HTML."""
-    try:
-        yield
-    except DarkroomError as error:
-        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
-
-
-async def _is_read(request: gr.Request) -> bool:
-    """Whether an open page fetches what it is told, within PATIENCE_SECONDS."""
-    asked = time.monotonic()
-    while unread(request) > MOST_UNREAD:
-        if time.monotonic() - asked > PATIENCE_SECONDS:
-            return False
-        await asyncio.sleep(1)
-    return True
 
 
 def own_values(checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -134,6 +114,14 @@ def _outlined_size(request: GenerationRequest) -> tuple[int | None, int | None]:
     return request.result_size if request.width and not request.only_masked else (None, None)
 
 
+class Older(Sent):
+    before: Id = Field(title="Job")
+
+
+class Switched(Sent):
+    loras: str = Field(title="LoRA")  # as the form's field has them
+
+
 class Desk:
     """What the page's buttons do. `fields` names the request's fields in the order in which events send them."""
 
@@ -142,12 +130,11 @@ class Desk:
         self._newest_preview: tuple[tuple[str, int] | None, str | None] = (None, None)  # shared by all open pages
 
     def generate(self, request: gr.Request, *values: Any) -> None:
-        with told():
-            wanted = self.read(dict(zip(self.fields, values, strict=True)))
-            for resolved in [
-                self.engine.library.resolve(each) for each in wanted
-            ]:  # all are checked before the first waits
-                self.queue.submit(resolved, owner_of(request), address_of(request))
+        wanted = self.read(dict(zip(self.fields, values, strict=True)))
+        for resolved in [
+            self.engine.library.resolve(each) for each in wanted
+        ]:  # all are checked before the first waits
+            self.queue.submit(resolved, owner_of(request), address_of(request))
 
     def read(self, given: Mapping[str, Any]) -> list[GenerationRequest]:
         """The requests in the raw values of the form's fields."""
@@ -155,39 +142,27 @@ class Desk:
 
     def extend(self, ratio: str, image: str) -> list[Any]:
         """The four sides that bring the source picture to a shape; as they are for none."""
-        with told():
-            return extended(ratio, image, self.engine.settings.limits) if ratio else [gr.skip()] * len(SIDES)
+        return extended(ratio, image, self.engine.settings.limits) if ratio else [gr.skip()] * len(SIDES)
 
-    def cancel(self, event: gr.EventData, request: gr.Request) -> None:
-        with told():
-            self.queue.cancel(str(event._data.get("job")), owner_of(request))
+    def cancel(self, asked: OfJob, request: gr.Request) -> None:
+        self.queue.cancel(asked.job, owner_of(request))
 
-    async def new_seed(self, event: gr.EventData, request: gr.Request) -> None:
+    async def new_seed(self, asked: OfPicture, request: gr.Request) -> None:
         """The job of a picture once more, with a seed drawn anew."""
-        with told():
-            job = await self._job(event, request)
-            await asyncio.to_thread(self.submit, job.request.replace(seed=None), request)
+        job = await self._job(asked.job, request)
+        await asyncio.to_thread(self.submit, job.request.replace(seed=None), request)
 
-    async def upscale(self, event: gr.EventData, request: gr.Request) -> None:
+    def upscale(self, asked: OfPicture, request: gr.Request) -> None:
         """A picture at twice its size, as a job of its own."""
-        with told():
-            await asyncio.to_thread(self._upscale, str(event._data.get("picture")), request)
-
-    def _upscale(self, picture: str, request: gr.Request) -> None:
-        row = self.history.picture(picture, owner_of(request))
+        row = self.history.picture(asked.picture or "", owner_of(request))
         image = read_picture(row.read(), max_pixels=self.engine.settings.limits.max_pixels)
         self.submit(enlarging(row, image), request)
 
-    async def use_settings(self, event: gr.EventData, request: gr.Request, *before: Any) -> list[Any]:
-        """A picture's settings, as values of the form's fields, and last of all what stood there before."""
-        with told():
-            job = await self._job(event, request)
-            used = job.request.replace(seed=self._seed(job, event))
-        return [*await asyncio.to_thread(write_form, self.fields, dict(used)), self.kept(before)]
-
-    def kept(self, before: Sequence[Any]) -> list[Any]:
-        """The form's values, to be written into it again; what the page's own script draws stays as it is then."""
-        return [gr.skip() if name in DRAWN else value for name, value in zip(self.fields, before, strict=True)]
+    async def use_settings(self, asked: OfPicture, request: gr.Request) -> list[Any]:
+        """A picture's settings, as values of the form's fields."""
+        job = await self._job(asked.job, request)
+        used = job.request.replace(seed=_seed(job, asked.picture))
+        return await asyncio.to_thread(write_form, self.fields, dict(used))
 
     def written(self, *values: Any) -> list[Any]:
         """What is said of a form whose prompts change: their length, and the plan."""
@@ -256,20 +231,25 @@ class Desk:
             raise reject("checkpoint", None, "a model")
         self.engine.library.resolve(request)
 
-    def follow_model(self, name: str | None, loras: str, plan: Mapping[str, Any], *values: Any) -> list[Any]:
+    def follow_model(
+        self, name: str | None, loras: str | None, plan: Mapping[str, Any] | None, *values: Any
+    ) -> list[Any]:
         """The MODELS_OWN fields after a change of model: what showed the old one's own value shows the new one's."""
         new = self._own(name, loras)
-        old = plan.get("own", new)
+        own = (plan or {}).get("own")
+        old = own if isinstance(own, dict) else new
         return [
-            new[field] if value in (old[field], None) else value
+            new[field] if value in (old.get(field), None) else value
             for field, value in zip(MODELS_OWN, values, strict=True)
         ]
 
-    def follow_loras(self, event: gr.EventData, name: str | None, plan: Mapping[str, Any], *values: Any) -> list[Any]:
+    def follow_loras(
+        self, asked: Switched, name: str | None, plan: Mapping[str, Any] | None, *values: Any
+    ) -> list[Any]:
         """The same after a person switched LoRAs, one of which may want few steps."""
-        return self.follow_model(name, str(event._data.get("loras")), plan, *values)
+        return self.follow_model(name, asked.loras, plan, *values)
 
-    def _own(self, name: str | None, loras: str) -> dict[str, Any]:
+    def _own(self, name: str | None, loras: str | None) -> dict[str, Any]:
         known = self.checkpoint(name)
         return own_values(known and with_loras(known, read_loras(loras)))
 
@@ -311,14 +291,18 @@ class Desk:
     async def relay(self, request: gr.Request) -> AsyncIterator[dict[str, Any]]:
         """One page's live view: its owner's jobs, and the machine as it is when a job begins or ends.
 
-        It goes on until the page has gone. One that reads slowly gets the latest later; one that has not read for
-        PATIENCE_SECONDS is told so, and loads anew if it ever reads that.
+        It goes on until the page has gone. One that reads slowly gets the latest later; one that has not read for too
+        long is told so, and loads anew if it ever reads that. One too many is told that, and has no live view.
         """
+        place = place_of(request)
+        if not place.may_stay:
+            yield {"over": "too many"}
+            return
         before: list[Status] | None = None
         machine: dict[str, Any] = {}
         async for jobs in self.queue.follow(owner_of(request)):
-            if not await _is_read(request):
-                yield {"over": True}
+            if not await place.is_read():
+                yield {"over": "asleep"}
                 return
             statuses = [job.status for job in jobs]
             if statuses != before:
@@ -328,12 +312,10 @@ class Desk:
             yield {"jobs": film, "more": more, "machine": machine, "known": is_known(request)}
             await asyncio.sleep(FRAME_SECONDS)
 
-    def older(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+    def older(self, asked: Older, request: gr.Request) -> dict[str, Any]:
         """What ended before a job that the film shows, as far as the film goes back at a time."""
-        before = str(event._data.get("before"))
-        with told():
-            rows = self.history.recent(owner_of(request), FILM_LENGTH, before)
-        return {"before": before, "older": [frame(JobState.of(row), None) for row in rows]}
+        rows = self.history.recent(owner_of(request), FILM_LENGTH, asked.before)
+        return {"before": asked.before, "older": [frame(JobState.of(row), None) for row in rows]}
 
     def _preview(self, job: JobState) -> str | None:
         if job.preview is None:
@@ -346,13 +328,13 @@ class Desk:
     def submit(self, wanted: GenerationRequest, request: gr.Request) -> JobState:
         return self.queue.submit(self.engine.library.resolve(wanted), owner_of(request), address_of(request))
 
-    async def _job(self, event: gr.EventData, request: gr.Request) -> JobState:
-        async for state in self.queue.attach(str(event._data.get("job")), owner_of(request)):
+    async def _job(self, id: str, request: gr.Request) -> JobState:
+        async for state in self.queue.attach(id, owner_of(request)):
             return state
         raise NotFound("There is no such picture.")
 
-    @staticmethod
-    def _seed(job: JobState, event: gr.EventData) -> int:
-        """The seed of the picture in question: picture k of a batch has seed + k."""
-        places = {id: place for place, id in job.pictures.items()}
-        return (job.request.seed or 0) + places.get(event._data.get("picture"), 0)
+
+def _seed(job: JobState, picture: str | None) -> int:
+    """The seed of a job's picture: picture k of a batch has seed + k."""
+    places = {id: place for place, id in job.pictures.items()}
+    return (job.request.seed or 0) + places.get(picture or "", 0)

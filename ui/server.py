@@ -13,13 +13,12 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
 import psutil
-from gradio.context import LocalContext
+from gradio import networking
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -30,15 +29,23 @@ from core.engine import Engine
 from core.errors import DarkroomError, NotFound
 from core.jobs import History, JobQueue
 from core.pictures.work import Canvas
-from core.settings import VERSION, Settings
+from core.room import CACHES
+from core.settings import HOST_OWNER, NEWCOMERS, VERSION, Settings
 from ui.archive import file_name, zip_route
+from ui.belongings import Belongings
+from ui.bundle import KEEP, file_route, use_own_template
+from ui.connections import watched
+from ui.cookies import Owners
+from ui.gate import Gate
 from ui.guard import Guard
+from ui.log import sparing_log
 from ui.login import Login
+from ui.outbound import nothing_fetched
+from ui.places import SLOTS, Places
+from ui.policy import with_policy
+from ui.uploads import Reception
 
 LINK_SECONDS = 60.0  # how long to wait for a public link, which takes a few where it comes at all
-POLL_SECONDS = 0.02  # gradio's queue looks for work every millisecond: an eighth of a core, taken from the engine
-OPEN_PAGES = 1000  # gradio's queue has a slot for each thread it may start, and each open page's relay holds one
-KEEP = {"Cache-Control": "private, max-age=31536000, immutable"}  # an id never stands for another picture
 
 
 def owner_of(request: gr.Request) -> str:
@@ -47,21 +54,13 @@ def owner_of(request: gr.Request) -> str:
 
 
 def address_of(request: gr.Request) -> str:
-    """Where the visitor of a Space asks from; empty elsewhere, and where the proxy does not say."""
-    return str(request.state.address)
+    """Where a job is asked from, for the limits; empty where nothing tells, once the visitor is no newcomer."""
+    return NEWCOMERS if request.state.is_newcomer and request.state.is_known else str(request.state.address)
 
 
 def is_known(request: gr.Request) -> bool:
     """Whether the visitor's browser keeps our cookie; each request of one that does not has an owner of its own."""
     return bool(request.state.is_known)
-
-
-def unread(request: gr.Request) -> float:
-    """How many messages an open page has not fetched yet; infinite for one that has gone."""
-    blocks = LocalContext.blocks.get()
-    assert blocks and request.session_hash
-    messages = blocks._queue.pending_messages_per_session.get(request.session_hash)
-    return inf if messages is None else messages.qsize()
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Running:
 
 
 def serve(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **look: Any) -> None:
-    """Serve the page until Ctrl+C or SIGTERM; a second one ends at once. `look`: theme, css, head … of `launch`.
+    """Serve the page until Ctrl+C or SIGTERM; a second one ends at once. `look`: theme … of `launch`.
 
     Raises DarkroomError if the address cannot be listened on.
     """
@@ -87,7 +86,7 @@ def serve(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     with running(page, engine, queue, history, **look) as server:
-        print(_greeting(server, engine.settings), flush=True)
+        print(_greeting(server, engine.settings, history.owns(HOST_OWNER)), flush=True)
         while not stop.wait(1):  # Windows hears Ctrl+C only between waits
             pass
         queue.close()  # first, so that the open pages' streams end and the server need not wait for them
@@ -97,20 +96,27 @@ def serve(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **
 def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **look: Any) -> Iterator[Running]:
     """The page on its port, for as long as the context lasts."""
     settings = engine.settings
-    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL_SECONDS
+    ours = [*Reception(settings.limits).routes(), *routes(queue, history, engine.detectors)]
     login = Login.for_mode(settings)
-    guard = Guard(settings, login)
+    guard = Guard(settings, login, Owners(settings, history.owns) if settings.mode != "local" else None)
+    places = Places(page, settings.limits, queue.wake)
+    os.environ["FORWARDED_ALLOW_IPS"] = ""  # uvicorn believes what this machine forwards; here the gate alone does
+    use_own_template()
 
     @asynccontextmanager
     async def in_front(app: Starlette) -> AsyncIterator[None]:
         # Middleware given to `launch` would stand behind gradio's; here, at the start, the whole can still be wrapped
         assert app.middleware_stack
-        app.middleware_stack = guard.protect(app.middleware_stack)
-        yield
+        known = Belongings().protect(places.protect(app.middleware_stack))
+        gate = Gate(known, page, ours, settings.limits.upload_bytes)
+        app.middleware_stack = with_policy(guard.protect(gate), settings.mode)
+        with sparing_log():
+            async with places.kept(app):
+                yield
 
     launch = partial(
         page.launch,
-        app_kwargs={"routes": routes(queue, history, engine.detectors), "lifespan": in_front, "openapi_url": None},
+        app_kwargs={"routes": ours, "lifespan": in_front, "openapi_url": None},
         server_name=_bracketed(settings.address),
         server_port=settings.port,
         share=settings.mode == "share",
@@ -123,20 +129,22 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
         ssr_mode=False,
         mcp_server=False,
         footer_links=[],
-        max_threads=OPEN_PAGES,
+        max_threads=SLOTS,
         num_workers=0,  # gradio's extra processes would serve files beside our gate
         **look,
     )
-    try:
-        link = _launch_with_link(launch) if settings.mode == "share" else launch()[2]
-    except OSError as error:  # somebody was faster than us
-        raise _cannot_listen(settings, error) from None
-    if link:
-        guard.allow(str(urlsplit(link).hostname))
-    try:
-        yield Running(str(page.local_url).rstrip("/"), link, login)
-    finally:
-        _close(page)
+    with nothing_fetched():
+        try:
+            with watched(page):
+                link = _launch_with_link(launch, settings) if settings.mode == "share" else launch()[2]
+        except OSError as error:  # somebody was faster than us
+            raise _cannot_listen(settings, error) from None
+        if link:
+            guard.allow(str(urlsplit(link).hostname))
+        try:
+            yield Running(str(page.local_url).rstrip("/"), link, login)
+        finally:
+            _close(page)
 
 
 def _close(page: gr.Blocks) -> None:
@@ -167,8 +175,10 @@ def _cannot_listen(settings: Settings, error: OSError) -> DarkroomError:
     )
 
 
-def _launch_with_link(launch: Callable[[], tuple[Any, str, str | None]]) -> str | None:
+def _launch_with_link(launch: Callable[[], tuple[Any, str, str | None]], settings: Settings) -> str | None:
     """Launch with a public link. The page is up on this machine even if none comes within LINK_SECONDS."""
+    # else in the working directory, where nothing may be written
+    networking.CERTIFICATE_PATH = str(settings.data / CACHES / "share.pem")
     print("Asking for a public link, which may take a minute …", flush=True)
     launched: Future[str | None] = Future()
 
@@ -189,8 +199,10 @@ def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _greeting(server: Running, settings: Settings) -> str:
-    """What one wants to know at the start: where the page is, how to get in, where models and pictures lie."""
+def _greeting(server: Running, settings: Settings, has_own: bool) -> str:
+    """What one wants to know at the start: where the page is, how to get in, where models and pictures lie, and where
+    those are that the host `has_own`, made when nobody else could come.
+    """
     rows = {"Page": server.url}
     if settings.address in ("0.0.0.0", "::"):
         own = [a.address for net in psutil.net_if_addrs().values() for a in net if a.family == socket.AF_INET]
@@ -200,7 +212,13 @@ def _greeting(server: Running, settings: Settings) -> str:
     if server.login:
         user, _, password = server.login.user_and_password.partition(":")
         rows["Login"] = f"{user} / {password}" if settings.auth is None else f"{user}, with your password"
+    if settings.hosts and not settings.trusted_proxy and settings.mode == "lan":
+        rows["Proxy"] = "name its address with --trusted-proxy, so that the visitors it brings are told apart"
     rows |= {"Models": str(settings.models), "Pictures": str(settings.data)}
+    if has_own and settings.mode != "local":
+        rows["Your own"] = (
+            "pictures made on this machine alone: start it without --host, --hosts and --share to see them"
+        )
     lines = [f"  {name:9} {value}" for name, value in rows.items() if value]
     return "\n".join([f"Darkroom {VERSION}", *lines, "Ctrl+C stops it; waiting pictures go on at the next start."])
 
@@ -243,6 +261,7 @@ def routes(queue: JobQueue, history: History, detectors: Detectors) -> list[Rout
         return PlainTextResponse("ok") if queue.ready else PlainTextResponse("starting", 503)
 
     return [
+        file_route(),
         zip_route(history),
         Route("/pictures/{id}", _or_missing(picture)),
         Route("/pictures/{id}/thumbnail", _or_missing(thumbnail)),

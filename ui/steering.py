@@ -11,6 +11,7 @@ import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 from PIL import Image
+from pydantic import Field
 
 from core.errors import DarkroomError
 from core.library import Checkpoint, Network
@@ -18,6 +19,7 @@ from core.pictures.work import Canvas
 from core.request import CONTROL_TYPES, PREPROCESSORS, Control, GenerationRequest, bounds
 from ui.live import AT_ONCE, data_uri, live
 from ui.run import Desk
+from ui.sent import Sent, Serial
 from ui.uploads import MOST_CONTROLS, read_controls
 
 MAP_SIDE = 384  # pixels of the map that is shown
@@ -38,6 +40,12 @@ def wire_steering(
     units.change(None, units, None, js="darkroom.steer", **AT_ONCE)
 
 
+class Unit(Sent):
+    unit: int = Field(ge=0, le=MOST_CONTROLS - 1, title="Unit")
+    serial: Serial
+    control: dict[str, Any] = Field(title="ControlNet")  # as the request checks it
+
+
 class Steering:
     """What the tab's script asks for."""
 
@@ -55,13 +63,12 @@ class Steering:
             "networks": [_network(network, known) for network in self._desk.engine.library.networks()],
         }
 
-    def map(self, event: gr.EventData, *values: Any) -> Answer:
+    def map(self, asked: Unit, *values: Any) -> Answer:
         """The map of one unit for the form as it is, as far as its size goes. The answer names its question."""
-        asked = event._data
-        answer: Answer = {"unit": asked.get("unit"), "serial": asked.get("serial")}
+        answer: Answer = {"unit": asked.unit, "serial": asked.serial}
         try:
             request = self._frame(dict(zip(self._desk.fields, values, strict=True)))
-            units = read_controls([asked.get("control")], self._desk.engine.settings.limits)
+            units = read_controls([asked.control], self._desk.engine.settings.limits)
             request = request.replace(controls=units)
             made = Canvas(request).control(request.controls[0], self._desk.engine.detectors)
         except DarkroomError as error:

@@ -20,7 +20,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from core import Control, Engine, Finished, GenerationRequest, Settings
 from core.errors import CheckpointError, RequestError
 from core.library.networks import scan
-from core.library.parts import load_part
+from core.library.part_loading import load_part
 from core.memory.planning import WAYS
 from core.request.preprocessors import FLUX_TYPES
 from tests import tiny

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core import Engine, Finished, GenerationRequest, Settings, Step
-from core.families import FAMILIES
+from core.families.table import FAMILIES
 from tests import tiny, toy
 
 

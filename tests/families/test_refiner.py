@@ -17,7 +17,7 @@ from core.diffusion.prompting import Prompts
 from core.errors import CheckpointError, RequestError
 from core.families.refiner import StableDiffusionXLRefiner
 from core.library.checkpoints import scan
-from core.library.parts import load_part
+from core.library.part_loading import load_part
 from core.memory.planning import WAYS, Work, plans
 from core.pictures.dialects import a1111
 from core.pictures.dialects.found import check

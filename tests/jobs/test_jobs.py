@@ -21,6 +21,7 @@ from core.jobs.line import PATIENCE, Job, JobState, Line, Pace
 from core.jobs.queue import JobQueue
 from core.jobs.records import Status
 from core.request.parameters import fingerprint
+from core.settings import NEWCOMERS
 from tests.darkroom import LIMITS, PATIENT, Darkroom, Engine, Script, draw, request
 
 
@@ -493,6 +494,16 @@ def test_one_address_has_no_more_jobs_however_many_owners_it_makes_up(start):
     darkroom.queue.submit(request(), "eve", "1.2.3.5")
     for owner in ("joe", "kim", "lee"):
         darkroom.queue.submit(request(), owner)  # an address that is not known is not counted
+
+
+def test_visitors_who_came_just_now_leave_places_to_others_however_many_they_are(start):
+    darkroom = start(Engine(gated=True), jobs_per_address=1, jobs_of_newcomers=2, jobs_in_all=4)
+    for owner in ("ann", "bob"):
+        darkroom.queue.submit(request(), owner, NEWCOMERS)
+    with pytest.raises(QueueFull, match="2 jobs of new visitors are open"):
+        darkroom.queue.submit(request(), "eve", NEWCOMERS)
+    darkroom.queue.submit(request(), "joe")
+    darkroom.queue.submit(request(), "kim", "1.2.3.4")
 
 
 def test_limits_per_owner_and_in_all(start):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from core import Control, Engine, Finished, GenerationRequest, Settings
 from core.errors import CheckpointError, DarkroomError, RequestError
 from core.library.networks import scan
-from core.library.parts import load_part
+from core.library.part_loading import load_part
 from core.library.shapes import controlnet_config
 from tests import ldm, tiny
 from tests.library.test_single_file import FULL, list_of, pipeline

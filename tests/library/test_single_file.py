@@ -28,7 +28,7 @@ from core.errors import CheckpointError, DarkroomError
 from core.library.checkpoints import named, scan
 from core.library.headers import models_in
 from core.library.layouts import identify, noise_schedule, pieces
-from core.library.parts import load_part
+from core.library.part_loading import load_part
 from core.library.shapes import transformer_config, unet_config
 from core.library.single_file import CONVERT
 from core.library.vocabulary import T5_PIECES, clip_tokenizer

@@ -10,7 +10,7 @@ from transformers import CLIPTextModel, T5Config, T5EncoderModel
 
 from core import Engine, GenerationRequest, Settings
 from core.library.checkpoints import scan
-from core.library.parts import load_part
+from core.library.part_loading import load_part
 from core.library.text_encoders import CLIP_WORDS, T5_WORDS
 from core.library.text_encoders import scan as scan_encoders
 from core.library.vocabulary import t5_tokenizer

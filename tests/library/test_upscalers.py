@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, interpolate, leaky_relu, pixel_unshuffle
 from core import Engine, Finished, GenerationRequest, Hires, Loading, Settings
 from core.diffusion.enlarging import enlarged
 from core.errors import CheckpointError, RequestError
-from core.library.parts import load_part
+from core.library.part_loading import load_part
 from core.library.upscalers import find_upscaler, list_upscalers
 from tests import tiny
 from ui.run import OFFERED, Desk

@@ -16,7 +16,7 @@ from core.request.parameters import fingerprint
 from core.request.units import Control, Hires
 from tests.darkroom import LIMITS as ROOMY
 from ui.form import KEEP_SIZE, read_form, write_form
-from ui.uploads import uploaded
+from ui.uploads import NOBODY, new_folder, uploaded
 
 LIMITS = ROOMY.model_copy(update={"max_pixels": 10**6})
 
@@ -24,7 +24,7 @@ LIMITS = ROOMY.model_copy(update={"max_pixels": 10**6})
 @pytest.fixture
 def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    return tmp_path
+    return new_folder(NOBODY)
 
 
 def save(folder: Path, name: str, size: tuple[int, int] = (64, 48), colour: str = "red") -> str:

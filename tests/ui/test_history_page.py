@@ -32,8 +32,8 @@ from core.request.units import Hires
 from core.settings import Settings
 from tests.browser import open_page, visit
 from tests.test_app import free_port
-from tests.ui.test_browser import HOSTILE
-from ui.app import HEAD, THEME, build_page
+from tests.test_browser import HOSTILE
+from ui.app import THEME, build_page
 from ui.archive import zip_route
 from ui.server import running
 
@@ -83,7 +83,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         engine = Engine(settings)
         with closing(JobQueue(LocalRunner(engine), history, settings.limits)) as queue:
             page = build_page(engine, queue, history)
-            with running(page, engine, queue, history, head=HEAD, theme=THEME) as server:
+            with running(page, engine, queue, history, theme=THEME) as server:
                 yield Studio(server.url, history, queue, data)
 
 

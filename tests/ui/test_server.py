@@ -6,10 +6,11 @@ import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import gradio as gr
 import httpx
@@ -19,12 +20,13 @@ from gradio_client.exceptions import AuthenticationError
 
 from core.errors import DarkroomError, NotFound
 from core.jobs.records import PictureRow
-from core.settings import Settings
+from core.settings import NEWCOMERS, Settings
 from tests.test_app import free_port
 from tests.tiny import FILTERS
 from ui import server
-from ui.guard import OWNER_COOKIE
-from ui.server import Running, check_address, owner_of, running
+from ui.cookies import OWNER_COOKIE, Visitor
+from ui.login import COOKIE, WRONG_EACH
+from ui.server import Running, address_of, check_address, owner_of, running
 
 PICTURE = "5f0c"
 
@@ -48,7 +50,7 @@ def history(tmp_path: Path) -> SimpleNamespace:
     )
     row.path.write_bytes(b"the PNG")
     row.thumbnail.write_bytes(b"the WebP")
-    told = SimpleNamespace(row=row, owner="local")
+    told = SimpleNamespace(row=row, owner="local", folder=tmp_path)
 
     def picture(picture_id: str, owner: str) -> Any:
         if (picture_id, owner) != (PICTURE, told.owner):
@@ -64,13 +66,14 @@ def history(tmp_path: Path) -> SimpleNamespace:
         picture(picture_id, owner)
         return b"the source"
 
+    told.owns = lambda owner: owner == told.owner
     told.picture, told.input_png, told.source_png = picture, input_png, source_png
     return told
 
 
 @pytest.fixture
 def queue() -> SimpleNamespace:
-    return SimpleNamespace(ready=False)
+    return SimpleNamespace(ready=False, wake=lambda owner: None)
 
 
 @pytest.fixture
@@ -81,6 +84,9 @@ def start(queue: SimpleNamespace, history: SimpleNamespace) -> Any:
         def whoami(request: gr.Request) -> str:
             return owner_of(request)
 
+        def whence(request: gr.Request) -> str:
+            return address_of(request)
+
         async def relay() -> AsyncIterator[str]:
             yield "I go on"
             await asyncio.Event().wait()
@@ -89,7 +95,9 @@ def start(queue: SimpleNamespace, history: SimpleNamespace) -> Any:
             said = gr.Textbox()
             gr.Button().click(whoami, None, said, api_name="whoami")
             page.load(relay, None, said)
-        engine = SimpleNamespace(settings=Settings(port=free_port(), **flags), detectors=FILTERS)
+            gr.Button().click(whence, None, said, api_name="whence")
+        settings = Settings(port=free_port(), data=history.folder, **flags)
+        engine = SimpleNamespace(settings=settings, detectors=FILTERS)
         return running(page, engine, queue, history)
 
     return start
@@ -101,11 +109,12 @@ def local(start: Any) -> Iterator[httpx.Client]:
         yield visitor
 
 
-def whoami(visitor: httpx.Client) -> str:
+def whoami(visitor: httpx.Client, event: int = 0) -> str:
     """Ask the page's event as the browser does: the queue, then its stream."""
-    asked = {"data": [], "fn_index": 0, "session_hash": "s"}
+    session = uuid4().hex  # a name belongs to who used it first
+    asked = {"data": [], "fn_index": event, "session_hash": session}
     visitor.post("/gradio_api/queue/join", json=asked).raise_for_status()
-    with visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": "s"}) as stream:
+    with visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
         for line in stream.iter_lines():
             if "process_completed" in line:
                 return str(httpx.Response(200, text=line.removeprefix("data: ")).json()["output"]["data"][0])
@@ -131,9 +140,8 @@ def test_a_foreign_website_cannot_drive_a_local_server(local: httpx.Client) -> N
         local.get("/gradio_api/queue/data?session_hash=s", headers=evil),
         local.post("/gradio_api/upload", files={"files": b"x"}, headers={"Sec-Fetch-Site": "cross-site"}),
         local.options("/gradio_api/queue/join", headers=preflight),
-        local.get("/gradio_api/file=http://example.com/"),
     ]
-    assert [answer.status_code for answer in answers] == [403] * 5
+    assert [answer.status_code for answer in answers] == [403] * 4
     assert not [name for answer in answers for name in answer.headers if name.startswith("access-control-")]
     own = local.get("/config", headers={"Origin": str(local.base_url).rstrip("/")})
     assert own.status_code == 200
@@ -228,6 +236,105 @@ def test_a_login_covers_gradios_routes_and_ours(start: Any, history: SimpleNames
             Client(at.url, auth=(user, "wrong"), verbose=False)
 
 
+def log_in(visitor: httpx.Client, at: Running, password: str | None = None, **headers: str) -> int:
+    user, _, right = at.login.user_and_password.partition(":")
+    form = {"username": user, "password": right if password is None else password}
+    return visitor.post("/login", data=form, headers=headers).status_code
+
+
+def test_more_names_are_for_visitors_who_log_in_and_own_what_is_theirs(start: Any, history: SimpleNamespace) -> None:
+    with (
+        start(hosts="pics.example.org") as at,
+        httpx.Client(base_url=at.url) as ann,
+        httpx.Client(base_url=at.url) as bob,
+    ):
+        greeting = server._greeting(
+            at, Settings(hosts="pics.example.org", data=history.folder), history.owns("local")
+        )
+        assert at.login.user_and_password.replace(":", " / ") in greeting
+        assert "--trusted-proxy" in greeting
+        assert "made on this machine alone: start it without --host, --hosts and --share" in greeting
+        for visitor in (ann, bob):
+            visitor.headers["Host"] = "pics.example.org"
+            assert visitor.get("/").status_code == 401
+            assert log_in(visitor, at) == 200
+            assert visitor.get("/").status_code == 200
+        assert ann.get(f"/pictures/{PICTURE}").status_code == 404  # the host's own
+        assert len({whoami(ann), whoami(bob), "local"}) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "statuses"),
+    [
+        ({"host": "0.0.0.0"}, {429}),  # whoever says so comes from here
+        ({"hosts": "a.b", "trusted_proxy": "127.0.0.1"}, {401}),
+    ],
+)
+def test_a_forwarded_address_counts_behind_a_named_proxy_alone(start: Any, flags: Any, statuses: set[int]) -> None:
+    with start(**flags) as at, httpx.Client(base_url=at.url) as guesser:
+        for k in range(WRONG_EACH):
+            assert log_in(guesser, at, "wrong", **{"X-Forwarded-For": f"93.184.216.{k}"}) == 401
+        last = {log_in(guesser, at, "wrong", **{"X-Forwarded-For": f"93.184.217.{k}"}) for k in range(2)}
+        assert last == statuses
+        one = [log_in(guesser, at, "wrong", **{"X-Forwarded-For": "93.184.218.1"}) for _ in range(WRONG_EACH + 1)]
+        assert one[-1] == 429
+
+
+def test_behind_a_link_friends_are_never_counted_as_one(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradio.networking.setup_tunnel", lambda **_: "http://abc.gradio.live")
+    with start(share=True) as at, ExitStack() as opened:
+        named = {"Host": "abc.gradio.live"}
+        friends = [opened.enter_context(httpx.Client(base_url=at.url, headers=named)) for _ in range(30)]
+        for friend in friends:
+            assert log_in(friend, at, "wrong") == 401
+            assert log_in(friend, at) == 200
+            keep_cookies(friend)
+            assert friend.get("/").status_code == 200
+            keep_cookies(friend)
+        assert len({whoami(friend) for friend in friends[:3]}) == 3
+        assert whoami(friends[0], event=2) == NEWCOMERS
+
+
+def keep_cookies(visitor: httpx.Client) -> None:
+    """Send them, although they are for https alone."""
+    visitor.headers["Cookie"] = "; ".join(f"{cookie.name}={cookie.value}" for cookie in visitor.cookies.jar)
+
+
+def test_an_owner_of_before_cookies_were_signed_finds_their_pictures(start: Any, history: SimpleNamespace) -> None:
+    old = "x" * 43
+    history.owner = Visitor(old).owner
+    with start(host="0.0.0.0") as at, httpx.Client(base_url=at.url) as visitor:
+        log_in(visitor, at)
+        session = f"{COOKIE}={visitor.cookies[COOKIE]}"
+        visitor.headers["Cookie"] = f"{session}; {OWNER_COOKIE}={old}"
+        assert visitor.get(f"/pictures/{PICTURE}").status_code == 200
+        signed = visitor.get("/").cookies[OWNER_COOKIE]
+        visitor.headers["Cookie"] = f"{session}; {OWNER_COOKIE}={signed}"
+        assert (whoami(visitor), visitor.get(f"/pictures/{PICTURE}").status_code) == (history.owner, 200)
+
+
+def test_who_logs_out_is_out_and_gradios_own_way_is_closed(start: Any) -> None:
+    with start(host="0.0.0.0") as at, httpx.Client(base_url=at.url) as visitor:
+        log_in(visitor, at)
+        kept = {"Cookie": f"{COOKIE}={visitor.cookies[COOKIE]}"}
+        assert visitor.get("/config").status_code == 200
+        assert visitor.get("/logout").status_code == 405
+        assert visitor.post("/logout", headers={"Origin": "http://evil.example"}).status_code == 403
+        assert visitor.get("/config").status_code == 200
+        assert [visitor.post(path).status_code for path in ("/login/", "/logout/")] == [404, 404]
+        assert visitor.post("/logout").status_code == 200
+        assert httpx.get(f"{at.url}/config", headers=kept).status_code == 401
+
+
+def test_what_plain_nginx_brings_to_a_server_for_one_is_refused(local: httpx.Client) -> None:
+    with socket.create_connection((local.base_url.host, local.base_url.port)) as proxy:
+        proxy.sendall(b"GET / HTTP/1.0\r\nHost: localhost:7860\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: proxy.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 421")
+    assert b"--hosts NAME" in answer
+    assert local.get("/", headers={"X-Forwarded-For": "93.184.216.34"}).status_code == 421
+
+
 def test_a_public_link_is_answered_once_it_is_known(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradio.networking.setup_tunnel", lambda **_: "http://abc.gradio.live")
     with start(share=True, auth="ann:pw") as at:
@@ -256,7 +363,7 @@ def test_without_a_link_the_page_goes_on_locally(start: Any, monkeypatch: pytest
         assert at.link is None
         assert at.login is not None  # a link may still come up behind our back
         assert httpx.get(f"{at.url}/livez").status_code == 200
-        assert "no link came up" in server._greeting(at, Settings(share=True))
+        assert "no link came up" in server._greeting(at, Settings(share=True), has_own=False)
         released.set()
 
 

@@ -8,7 +8,7 @@
   };
   let root, tell;
 
-  function compare(element, props, watch, trigger) {
+  function compare(element, _props, _watch, trigger) {
     [root, tell] = [element, trigger];
     $("input", root).addEventListener("input", (event) => {
       view.place = Number(event.target.value);

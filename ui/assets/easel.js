@@ -258,8 +258,11 @@
   /* All that was painted is with the server and in the form; false if it could not be sent, tried once more. */
   async function settled() {
     for (const field of unsent()) send(field, state.unsent.get(field));
-    let waited = null;
-    while (waited !== state.pending) await (waited = state.pending);
+    let waited;
+    do {
+      waited = state.pending;
+      await waited;
+    } while (waited !== state.pending); // what came meanwhile
     await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
     return !unsent().length;
   }

@@ -18,7 +18,7 @@
       $(".part", element).hidden = !models.length;
       if (offline) write($(".none", element), offline);
       while (list.children.length < models.length) list.append(row());
-      models.forEach((model, place) => draw(list.children[place], model, { now, offline }));
+      for (const [place, model] of models.entries()) draw(list.children[place], model, { now, offline });
       if (running && !now && models.find(({ name }) => name === running)?.has) document.querySelector("#rescan").click();
       running = now;
     });

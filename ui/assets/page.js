@@ -16,6 +16,7 @@ Object.assign(window.darkroom, (() => {
     missed: 0, // beats of the server's pulse in a row
     stopping: new Set(), // ids of jobs that were asked to stop
     gone: false, // the server does not answer
+    over: "", // why the server tells this page no more: it was "asleep" for too long, or is one of "too many"
     undoable: false, // settings of a picture took the place of others
     known: true, // this browser keeps our cookie
   };
@@ -88,7 +89,7 @@ Object.assign(window.darkroom, (() => {
     parts.end = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && older(), { root: $(".film", element), rootMargin: "400px" });
     watch("value", () => {
       if (props.value.older) lengthen(props.value);
-      else if (props.value.over) view.gone = true; // this page slept for too long; it loads anew
+      else if (props.value.over) view.over = props.value.over;
       else follow(props.value);
       const now = running();
       if (now) view.latest = now.id;
@@ -199,6 +200,7 @@ Object.assign(window.darkroom, (() => {
     let [head, line] = now ? words(now.job, now.index)
       : [view.jobs.length ? "Ready" : "Nothing developed yet", `Write a prompt, then ${touch() ? "Generate" : "Ctrl + Enter"}`];
     if (darkroom.hint() && !open()) [head, line] = darkroom.hint();
+    if (view.over === "too many") [head, line] = ["Too many pages are open", "Close some, then load this one again"];
     if (view.gone) [head, line] = ["The server does not answer", "The page goes on by itself once it is back"];
     write($(".words b", root), head);
     write($(".words span", root), line);
@@ -244,7 +246,7 @@ Object.assign(window.darkroom, (() => {
   function announce(job, head, line) {
     const fifth = job?.step ? Math.floor((job.step / job.total) * 5) : 0;
     const easel = (!open() && darkroom.hint()?.[0]) || "";
-    const key = `${view.gone} ${job?.id} ${job?.status} ${job?.doing?.split(",")[0]} ${fifth} ${easel}`;
+    const key = `${view.gone} ${view.over} ${job?.id} ${job?.status} ${job?.doing?.split(",")[0]} ${fifth} ${easel}`;
     const node = $(".announce", parts.stage);
     if (node.dataset.key === key) return;
     node.dataset.key = key;
@@ -327,7 +329,7 @@ Object.assign(window.darkroom, (() => {
     const item = event.target.closest(".film li");
     if (item && event.target.closest(".cross")) return cancel(item.dataset.key.split("/")[0]);
     if (item) return pick(...item.dataset.key.split("/"));
-    if (event.target.closest(".all")) return [...waiting(), running()].forEach((job) => job && cancel(job.id));
+    if (event.target.closest(".all")) return cancelAll();
     const does = event.target.closest("button[data-does]")?.dataset.does;
     const now = shown();
     if (does === "unuse") {
@@ -413,6 +415,10 @@ Object.assign(window.darkroom, (() => {
     draw();
   }
 
+  function cancelAll() {
+    for (const job of [...waiting(), running()]) if (job) cancel(job.id);
+  }
+
   function machine(element) {
     parts.machine = element;
     $("#help", element).addEventListener("click", () => darkroom.shortcuts());
@@ -455,7 +461,7 @@ Object.assign(window.darkroom, (() => {
   /* gradio's stream stays dead after a server was stopped, so the page loads anew once it is back. */
   async function pulse() {
     const alive = await fetch("livez", { signal: AbortSignal.timeout(8000) }).then((answer) => answer.ok, () => false);
-    if (alive && view.gone) location.reload();
+    if (alive && (view.gone || view.over === "asleep")) location.reload();
     view.missed = alive ? 0 : view.missed + 1;
     view.gone = view.missed > 1;
     draw();
@@ -469,7 +475,7 @@ Object.assign(window.darkroom, (() => {
     told.showPopover();
   }
 
-  /* gradio puts this script into the page when it has loaded, so there is a body already. */
+  /* This script runs once the page is read, so there is a body already. */
   new MutationObserver(paint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   setInterval(pulse, 5000);
   document.addEventListener("visibilitychange", () => {

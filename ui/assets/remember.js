@@ -48,6 +48,14 @@
     return JSON.parse(kept("sessionStorage", "styles") || "[]");
   }
 
+  /* What stands in the form when a picture's settings take its place, for Undo. */
+  let form = [];
+  function keepForm(...values) {
+    form = values;
+    return [];
+  }
+  const keptForm = () => form;
+
   window.addEventListener("pagehide", keep);
-  Object.assign(darkroom, { restore, recall, remember, styled });
+  Object.assign(darkroom, { restore, recall, remember, styled, keepForm, keptForm });
 })();
