@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from core.request import GenerationRequest
+from core.request.generation import GenerationRequest
 from tests.browser import new_tab, open_page, started, without_errors
 from ui.belongings import WINDOW, WRONG_EACH, Belongings, Visitor
 

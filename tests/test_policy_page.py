@@ -18,11 +18,12 @@ from starlette.testclient import TestClient
 
 from core.engine import Engine
 from core.events import Event, Finished
-from core.history import History
-from core.jobs import JobQueue
-from core.request import GenerationRequest
+from core.jobs.history import History
+from core.jobs.queue import JobQueue
+from core.request.generation import GenerationRequest
 from core.settings import Settings
 from tests.browser import new_tab, open_page, without_errors
+from tests.darkroom import Script
 from tests.test_app import free_port
 from tests.test_policy import HEADER
 from ui import bundle
@@ -55,7 +56,7 @@ def served(data: Path, **flags: Any) -> Iterator[int]:
     engine = Engine(asked)
     with ExitStack() as opened:
         history = opened.enter_context(closing(History(data)))
-        queue = opened.enter_context(closing(JobQueue(paints, history, asked.limits)))
+        queue = opened.enter_context(closing(JobQueue(Script(paints), history, asked.limits)))
         page = build_page(engine, queue, history)
         opened.enter_context(running(page, engine, queue, history, theme=THEME))
         yield asked.port

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from core.errors import RequestError
-from core.request import GenerationRequest
+from core.request.generation import GenerationRequest
 from core.settings import LIMITS, Settings
 from core.sizes import in_words
 

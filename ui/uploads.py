@@ -33,12 +33,10 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from core.errors import RequestError, StorageError
-from core.images import read_mask, read_picture
-from core.parameters import allowed, bounds
-from core.request import GenerationRequest, reject
+from core.pictures import read_mask, read_picture
+from core.request import Control, GenerationRequest, allowed, bounds, reject
 from core.settings import Limits
 from core.storage import storage
-from core.units import Control
 from ui.belongings import Visitor
 
 KEEP_SECONDS = 600.0
