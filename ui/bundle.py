@@ -17,11 +17,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ui.controls import HELP
-from ui.live import ASSETS
+from ui.live import HERE, file_of
 
-PARTS = ("chips", "easel", "compare", "large", "history", "info", "memory", "hub", "presets", "steering", "lora")
-STYLES = ("style", *PARTS)
-SCRIPTS = ("parts", "page", "keys", "remember", *PARTS)
+SHARED = {"js": "parts.js", "css": "style.css"}  # before those of the pages' folders
 KEEP = {"Cache-Control": "private, max-age=31536000, immutable"}  # what is named by an id or a hash never changes
 BEFORE = '<script type="module"'  # gradio's own script, which runs once the page is read; ours must have run by then
 
@@ -38,13 +36,16 @@ def _file(name: str, content: bytes, media_type: str) -> File:
     return File(f"{stem}-{sha256(content).hexdigest()[:16]}.{kind}", content, media_type)
 
 
-def _joined(names: tuple[str, ...], kind: str) -> str:
-    return "\n".join((ASSETS / f"{name}.{kind}").read_text("utf-8") for name in names)
+def _joined(kind: str) -> str:
+    """All scripts, or all styles: what is shared, then each folder's own."""
+    shared = file_of(SHARED[kind])
+    own = sorted(file for file in HERE.glob(f"*/*.{kind}") if file != shared)
+    return "\n".join(file.read_text("utf-8") for file in (shared, *own))
 
 
-FONT = _file("geist.woff2", (ASSETS / "geist.woff2").read_bytes(), "font/woff2")
-STYLE = _file("style.css", _joined(STYLES, "css").replace("geist.woff2", FONT.name).encode(), "text/css")
-SCRIPT = _file("script.js", _joined(SCRIPTS, "js").replace("HELP", json.dumps(HELP)).encode(), "text/javascript")
+FONT = _file("geist.woff2", file_of("geist.woff2").read_bytes(), "font/woff2")
+STYLE = _file("style.css", _joined("css").replace("geist.woff2", FONT.name).encode(), "text/css")
+SCRIPT = _file("script.js", _joined("js").replace("HELP", json.dumps(HELP)).encode(), "text/javascript")
 FILES = {file.name: file for file in (FONT, STYLE, SCRIPT)}
 HEAD = f"""<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
 <link rel="preload" href="./page/{FONT.name}" as="font" type="{FONT.media_type}" crossorigin>

@@ -1,7 +1,7 @@
 """What the page's own events carry, each in a strict model of its own.
 
 An event's data is whatever a browser sent. A handler names its model as the type of a parameter; gradio makes it from
-the data, as it makes any gr.EventData, and the gate (ui/calls.py) has made one before gradio saw the call at all.
+the data, as it makes any gr.EventData, and the gate in front of gradio has made one before (ui/server/calls.py).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from core.prompts.grammar import Time, parse
 from core.request.units import Lora
 from tests import loras, tiny
 from tests.diffusion.test_parity import model_of
-from ui.run import OFFERED, Desk
+from ui.desk.desk import OFFERED, Desk
 
 SIZE = 64
 

@@ -26,7 +26,7 @@ from tests import ldm, tiny
 from tests.diffusion.test_parity import model_of, picture
 from tests.library.test_single_file import SECOND, UNETS, VAE
 from tests.memory.test_memory import XL, gpu
-from ui.run import OFFERED, Desk
+from ui.desk.desk import OFFERED, Desk
 
 SIZE = 64
 FIELDS = {"prompt": "a red circle", "sampler": "Euler", "steps": 10, "seed": 5, "width": SIZE, "height": SIZE}

@@ -17,7 +17,7 @@ from core.errors import CheckpointError, RequestError
 from core.library.part_loading import load_part
 from core.library.upscalers import find_upscaler, list_upscalers
 from tests import tiny
-from ui.run import OFFERED, Desk
+from ui.desk.desk import OFFERED, Desk
 
 BLOCKS, CHANNELS, GROWTH = 2, 8, 4
 
