@@ -30,7 +30,7 @@ def load_part(part: Part, device: str, dtype: str) -> Any:
         return model.requires_grad_(False).eval()
     except Changed:
         raise CheckpointError(f"{label}: {what} changed on disk while it was read; try again.") from None
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (CheckpointError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
         raise CheckpointError(f"{label}: {what} is damaged or does not fit its config.") from error

@@ -78,7 +78,7 @@ def load_component(part: Part, library: str, device: str, dtype: torch.dtype) ->
 
     Raises ValueError or RuntimeError if they are not those it has, Changed if a file changed while it was read.
     """
-    if not part.source and "quantization_config" in read_json(part.folder / "config.json"):
+    if not part.source and read_json(part.folder / "config.json").get("quantization_config"):
         raise ValueError("its weights are quantized")
     model_class = getattr(importlib.import_module(library), part.class_name)
     load = _of_transformers if library == "transformers" else _of_diffusers
@@ -88,12 +88,12 @@ def load_component(part: Part, library: str, device: str, dtype: torch.dtype) ->
 
 
 def _of_transformers(part: Part, model_class: Any, stored: dict[str, Stored], device: str, dtype: torch.dtype) -> Any:
-    """It ties weights, and keeps some in single precision: T5's second layers overflow in float16."""
+    """It brings each tensor to the device, and leaves wide what overflows in float16: T5's second layers."""
     config = model_class.config_class(**part.source.config) if part.source else part.folder
     model, info = model_class.from_pretrained(
         None,
         config=config,
-        state_dict=_renamed(part, config, stored, device, dtype),
+        state_dict=_renamed(part, config, stored, "cpu", dtype),
         device_map={"": device},
         dtype=dtype,
         local_files_only=True,

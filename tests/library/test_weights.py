@@ -273,6 +273,18 @@ def test_a_file_that_changes_while_it_loads_is_an_error_and_nothing_is_kept(
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in after.state_dict().items())
 
 
+def test_another_second_shard_is_another_model(library, tmp_path):
+    shutil.copytree(library, tmp_path / "models")
+    found = next(each for each in scan(tmp_path / "models" / "checkpoints") if each.name == "second shard")
+    part = next(part for part in found.parts if part.name == "unet")
+    before, second = part.key, part.files[1]
+    save_file({key: tensor * 0.9 for key, tensor in load_file(second).items()}, second)
+    assert part.key != before
+    second.unlink()
+    with pytest.raises(CheckpointError, match="Model: the file of its unet is no longer there; look for models"):
+        _ = part.key
+
+
 def test_the_run_after_a_model_was_overwritten_is_as_ever(library, tmp_path, monkeypatch):
     shutil.copytree(library, tmp_path / "models")
     path = tmp_path / "models" / "checkpoints" / "folder" / "unet" / "diffusion_pytorch_model.safetensors"
@@ -318,7 +330,8 @@ def test_no_file_of_weights_is_mapped(library, tmp_path):
         save(name, tmp_path / name)
     held = [load_part(sole_part("x", folder, (folder.name,)), "cpu", "float32") for folder in tmp_path.iterdir()]
     assert len(held) == 4
-    assert ".safetensors" not in Path("/proc/self/maps").read_text()
+    mapped = Path("/proc/self/maps").read_text()
+    assert not any(str(folder) in mapped for folder in (library, tmp_path))
 
 
 ALONE = """
