@@ -27,17 +27,17 @@ def main() -> int:
 
 def run(settings: Settings) -> None:
     """Everything, put together, until Ctrl+C."""
-    from core.engine import Engine
-    from core.history import History
-    from core.jobs import JobQueue
+    from core.engine import Engine, LocalRunner
+    from core.jobs import History, JobQueue
+    from core.library import Library
     from ui.app import THEME, build_page  # gradio takes seconds to import: --help and wrong flags go without
     from ui.server import check_address, serve
 
     check_address(settings)
-    engine = Engine(settings)
+    engine = Engine(settings, Library(settings))
     with (
         closing(History(settings.data)) as history,
-        closing(JobQueue(engine.generate, history, settings.limits, prepare=engine.prepare)) as queue,
+        closing(JobQueue(LocalRunner(engine), history, settings.limits)) as queue,
     ):
         sweep(settings.data)
         page = build_page(engine, queue, history)

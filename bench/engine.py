@@ -35,7 +35,7 @@ def main(pairs: int) -> None:
 def _table(title: str, models: Path, name: str, request: GenerationRequest, pairs: int) -> None:
     engine = Engine(Settings(models=models))
     blind = Engine(Settings(models=models, previews=False))
-    resolved = engine.resolve(request.replace(checkpoint=name))
+    resolved = engine.library.resolve(request.replace(checkpoint=name))
     pipeline = StableDiffusionPipeline.from_pretrained(models / "checkpoints" / name)
     pipeline.set_progress_bar_config(disable=True)
     same = np.array_equal(np.asarray(draw(engine, resolved)), np.asarray(plain(pipeline, resolved)))
@@ -72,9 +72,9 @@ def plain(pipeline: StableDiffusionPipeline, request: GenerationRequest) -> Imag
 
 def _prompt_ratio(engine: Engine, request: GenerationRequest, pairs: int) -> float:
     """Seconds to encode the two prompts of a run, over seconds to find them in the cache."""
-    from core.families.sd import Components, StableDiffusion
-    from core.grammar import Time, parse
-    from core.prompts import PromptCache
+    from core.diffusion import PromptCache
+    from core.families.work import Components, StableDiffusion
+    from core.prompts import Time, parse
 
     folder = engine.settings.models / "checkpoints" / str(request.checkpoint)
     parts = Components(

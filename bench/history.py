@@ -15,9 +15,9 @@ from playwright.sync_api import Page, sync_playwright
 from tqdm import tqdm
 
 from core import Engine, Finished, GenerationRequest, Settings
-from core.history import History
-from core.jobs import JobQueue
+from core.jobs import History, JobQueue
 from tests.browser import CHROMIUM, open_page
+from tests.darkroom import Script
 from ui.app import THEME, build_page
 from ui.server import running
 
@@ -51,7 +51,7 @@ def filled_server(folder: Path) -> Iterator[str]:
     engine = Engine(Settings(data=folder, port=7869))
     with closing(History(folder)) as history:
         fill(history, engine)
-        with closing(JobQueue(lambda _: iter(()), history, engine.settings.limits)) as queue:
+        with closing(JobQueue(Script(lambda _: iter(())), history, engine.settings.limits)) as queue:
             page = build_page(engine, queue, history)
             with running(page, engine, queue, history, theme=THEME) as server:
                 yield server.url
@@ -59,7 +59,9 @@ def filled_server(folder: Path) -> Iterator[str]:
 
 def fill(history: History, engine: Engine) -> None:
     images = [Image.new("RGB", (64, 64), (k * 16, 90, 255 - k * 16)) for k in range(16)]
-    request = engine.resolve(GenerationRequest(prompt="a red circle", batch_size=16, seed=1, width=64, height=64))
+    request = engine.library.resolve(
+        GenerationRequest(prompt="a red circle", batch_size=16, seed=1, width=64, height=64)
+    )
     for _ in tqdm(range(PICTURES // 16), desc="filling", leave=False):
         row = history.add(request, "local")
         history.start(row.id)

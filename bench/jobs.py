@@ -10,8 +10,8 @@ import psutil
 from tqdm import tqdm
 
 from core import Engine, GenerationRequest
-from core.history import History
-from core.jobs import JobQueue
+from core.engine import LocalRunner
+from core.jobs import History, JobQueue
 
 WARM_UP = 50
 
@@ -19,11 +19,11 @@ WARM_UP = 50
 def main(pairs: int) -> None:
     """`pairs` is the number of jobs that are counted, after WARM_UP."""
     engine, process = Engine(), psutil.Process()
-    request = engine.resolve(GenerationRequest(prompt="a red circle", steps=1, width=64, height=64, seed=1))
+    request = engine.library.resolve(GenerationRequest(prompt="a red circle", steps=1, width=64, height=64, seed=1))
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(History(Path(folder))) as history,
-        closing(JobQueue(engine.generate, history, engine.settings.limits, prepare=engine.prepare)) as queue,
+        closing(JobQueue(LocalRunner(engine), history, engine.settings.limits)) as queue,
     ):
         sizes = []
         for index in tqdm(range(WARM_UP + pairs), leave=False):

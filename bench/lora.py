@@ -12,8 +12,9 @@ from diffusers import StableDiffusionPipeline
 from bench.engine import POCKET, PROMPT, draw
 from bench.measure import compare
 from core import Engine, GenerationRequest, Lora, Settings
-from core.lora import Merger
-from core.lora_files import LoraShelf, read_lora
+from core.library import LoraShelf
+from core.library.work import read_lora
+from core.lora.work import Merger
 from tests import loras
 
 STEPS = 10

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.errors import OutOfMemory
-from core.machine import Machine
-from core.memory import FIGURES, TRANSFORMER_VALUES, UNET_VALUES_BELOW, Footprint, plan
+from core.memory import FIGURES, TRANSFORMER_VALUES, UNET_VALUES_BELOW, Footprint, Machine, plan
 from core.request import GenerationRequest
 from core.sizes import GB, in_words
 

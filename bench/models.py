@@ -15,12 +15,11 @@ from diffusers import StableDiffusionPipeline
 from bench.engine import save_middle_size
 from bench.measure import compare
 from core import Engine, GenerationRequest, Settings
-from core.checkpoints import Checkpoint, scan
-from core.loading import Loader
-from core.machine import PeakMeter, resident
-from core.parts import load_part
+from core.library import Checkpoint, Library, load_part
+from core.library.work import Loader
+from core.memory import PeakMeter, resident
 from tests import ldm
-from tests.test_single_file import pipeline
+from tests.library.test_single_file import pipeline
 
 PROMPT = GenerationRequest(prompt="a fish", seed=1, steps=1, width=64, height=64)
 
@@ -31,8 +30,8 @@ def main(pairs: int) -> None:
         save_middle_size(models / "checkpoints" / "middle")
         made = pipeline("sd1", block_out_channels=(320, 640))
         made.save_pretrained(models / "config")
-        ldm.save(made, "sd1", models / "files" / "single.safetensors")
-        (file,) = scan(models / "files")
+        ldm.save(made, "sd1", models / "files" / "checkpoints" / "single.safetensors")
+        (file,) = Library(Settings(models=models / "files")).checkpoints()
         print(f"switch from RAM / from_pretrained    {_switch(models, pairs)}")
         print(f"single file / from_single_file       {_single(file, models / 'config', pairs)}")
         print(f"peak of RAM while loading / weights  {_peak(models / 'files'):.2f}")
@@ -41,9 +40,9 @@ def main(pairs: int) -> None:
 def _switch(models: Path, pairs: int) -> object:
     """What a run takes to have a model's parts that were used before."""
     engine = Engine(Settings(models=models))
-    request = engine.resolve(PROMPT)
+    request = engine.library.resolve(PROMPT)
     deque(engine.generate(request), maxlen=0)
-    (checkpoint,), plan = engine.checkpoints(), engine.plan(request)
+    (checkpoint,), plan = engine.library.checkpoints(), engine.plan(request)
 
     def switch() -> None:
         with ExitStack() as in_use:
@@ -73,7 +72,7 @@ def _peak(folder: Path) -> float:
 
 def load_alone(folder: str) -> None:
     """Print the peak of RAM, over the weights' bytes, while the one file in `folder` is loaded."""
-    (file,) = scan(Path(folder))
+    (file,) = Library(Settings(models=Path(folder))).checkpoints()
     for part in file.parts[:1]:
         load_part(part, "cpu", "float32")  # the libraries are in now
     peak = PeakMeter("cpu", resident())

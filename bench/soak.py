@@ -22,8 +22,7 @@ import psutil
 from tqdm import tqdm
 
 from core import Engine, GenerationRequest, Settings
-from core.history import History
-from core.jobs import JobQueue
+from core.jobs import History, JobQueue
 from core.room import empty_room
 from tests import darkroom
 from ui.app import THEME, build_page
@@ -71,7 +70,7 @@ def _serve(folder: Path) -> None:
     with (
         empty_room(folder),
         closing(History(folder)) as history,
-        closing(JobQueue(darkroom.Engine().run, history, settings.limits)) as queue,
+        closing(JobQueue(darkroom.Engine(), history, settings.limits)) as queue,
     ):
         serve(build_page(engine, queue, history), engine, queue, history, theme=THEME)
 

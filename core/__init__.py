@@ -2,9 +2,8 @@
 
 from core.engine import Engine
 from core.events import Event, Finished, Loading, Notice, Step
-from core.request import GenerationRequest
+from core.request import Control, GenerationRequest, Hires, Lora, Outpaint
 from core.settings import Settings
-from core.units import Control, Hires, Lora, Outpaint
 
 __all__ = [
     "Control",

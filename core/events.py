@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from core.lora import LoraReport
+    from core.lora.work import LoraReport
     from core.request import GenerationRequest
 
 HASH_OF = "_hash:"  # "controlnet_hash:<name>" in made_with is the hash of that file

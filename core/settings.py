@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import RequestError
-from core.parameters import allowed, bounds
-from core.request import GenerationRequest, reject
+from core.request import GenerationRequest, allowed, bounds, reject
 from core.sizes import GB, MB
 
 Mode = Literal["local", "lan", "share", "space"]

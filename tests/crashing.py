@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.events import Event
-from core.request import GenerationRequest
+from core.request.generation import GenerationRequest
 from tests.darkroom import Darkroom, Engine, draw, request
 
 JOBS_A_LIFE = 4

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from core.events import Event, Finished, Loading, Step
-from core.history import History
-from core.jobs import JobQueue, JobState
-from core.request import GenerationRequest
+from core.jobs.history import History
+from core.jobs.line import JobState
+from core.jobs.queue import JobQueue
+from core.request.generation import GenerationRequest
 from core.settings import Limits
 
 PATIENT = 20  # seconds, after which a test that waits has failed
@@ -33,18 +35,36 @@ def draw(wanted: GenerationRequest, index: int = 0) -> Image.Image:
     return picture
 
 
+@dataclass
+class Script:
+    """A runner that runs what it is given."""
+
+    run: Callable[[GenerationRequest], Iterator[Event]]
+    prepare: Callable[[], None] = lambda: None
+    close: Callable[[], None] = lambda: None
+    capacity: int = 1
+
+
 class Engine:
-    """Yields a Loading, steps and pictures.
+    """A runner that yields a Loading, steps and pictures.
 
     With `gated`, it waits before each event until the test lets it pass. `ran` lists the prompts in the order in
     which they began; what `failures` has for a prompt is raised after the first step.
     """
+
+    capacity = 1
 
     def __init__(self, gated: bool = False) -> None:
         self.gate = threading.Semaphore(0) if gated else None
         self.ran: list[str] = []
         self.closed: list[str] = []
         self.failures: dict[str, Exception] = {}
+
+    def prepare(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
     def run(self, wanted: GenerationRequest) -> Iterator[Event]:
         self.ran.append(wanted.prompt)
@@ -79,7 +99,7 @@ class Darkroom:
     def __init__(self, folder: Path, engine: Engine | None = None, **changes: int) -> None:
         self.folder, self.engine = folder, engine or Engine()
         self.history = History(folder)
-        self.queue = JobQueue(self.engine.run, self.history, LIMITS.model_copy(update=changes))
+        self.queue = JobQueue(self.engine, self.history, LIMITS.model_copy(update=changes))
 
     def make(self, prompt: str = "a red circle", owner: str = "ann", **changes: Any) -> JobState:
         """Submit, and wait for the end."""

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from core import Engine, Finished, GenerationRequest
-from core.inpaint import Canvas
-from core.records import Encoded
+from core.jobs.records import Encoded
+from core.pictures.canvas import Canvas
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 MASKED = (56, 56, 200, 200)

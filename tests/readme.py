@@ -13,12 +13,12 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from bench import memory
-from core.parameters import Parameters, allowed
-from core.request import GenerationRequest
+from core.request.generation import GenerationRequest
+from core.request.parameters import Parameters, allowed
+from core.request.units import UPSCALERS, Control, Hires, Lora, Outpaint
 from core.samplers import SAMPLERS
 from core.settings import LIMITS, Limits, Settings
 from core.sizes import in_words
-from core.units import UPSCALERS, Control, Hires, Lora, Outpaint
 from training.domain import COLOURS, POSITIONS, SCENES, SIZES, SUBJECTS
 
 ROOT = Path(__file__).resolve().parent.parent

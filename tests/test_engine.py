@@ -136,10 +136,10 @@ def test_closing_cancels_from_another_thread_and_leaves_inference_mode(engine, e
 
 
 PLACES = {
-    "load": "core.loading.load_part",
+    "load": "core.library.loading.load_part",
     "encode": "core.families.sd.StableDiffusion.encode_prompt",
     "step": "core.families.sd.StableDiffusion.predict",
-    "decode": "core.decoding.decode",
+    "decode": "core.diffusion.decoding.decode",
 }
 
 
@@ -147,7 +147,7 @@ PLACES = {
 @pytest.mark.parametrize("times", [1, 9])
 def test_out_of_memory_is_retried_once_and_never_sticks(monkeypatch, expected, place, times):
     """torch's own error, raised at the outermost call of each stage, `times` in a row."""
-    import core.decoding  # noqa: F401 - the places to patch
+    import core.diffusion.decoding  # noqa: F401 - the places to patch
 
     engine = Engine(Settings())
     target, _, name = PLACES[place].rpartition(".")
@@ -208,7 +208,7 @@ def test_a_missing_control_network_is_named(engine):
 def test_a_space_allows_less(monkeypatch):
     monkeypatch.setenv("SPACE_ID", "someone/darkroom")
     with pytest.raises(RequestError, match="Steps: 51 is not allowed; use at most 50 on this server"):
-        Engine(Settings()).resolve(GenerationRequest(steps=51))
+        Engine(Settings()).library.resolve(GenerationRequest(steps=51))
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_a_broken_checkpoint_is_listed_with_its_reason(models, expected, harm, p
     shutil.copytree(models / "checkpoints" / "pocket", models / "checkpoints" / "broken")
     harm(models / "checkpoints" / "broken")
     engine = Engine(Settings(models=models))
-    broken, pocket = engine.checkpoints()
+    broken, pocket = engine.library.checkpoints()
     assert problem in broken.problem
     assert pocket.problem is None
     with pytest.raises(CheckpointError, match="broken cannot be used"):
@@ -308,7 +308,9 @@ def test_no_file_keeps_the_engine_from_starting(models, expected, folder, entry)
     (models / folder).mkdir(exist_ok=True)
     (models / folder / "odd.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     engine = Engine(Settings(models=models))
-    listed = [each.problem for each in (*engine.checkpoints(), *engine.networks(), *engine.loras())]
+    listed = [
+        each.problem for each in (*engine.library.checkpoints(), *engine.library.networks(), *engine.library.loras())
+    ]
     assert sum(problem is not None for problem in listed) == (folder in ("checkpoints", "controlnet", "loras"))
     with pytest.raises(DarkroomError, match="VAE"):
         run(engine, vae="odd.safetensors")
@@ -329,10 +331,10 @@ def test_a_rescan_finds_what_is_new_and_a_replaced_file_is_loaded_anew(models, e
     from safetensors.torch import load_file, save_file
 
     save_file({name: tensor * 0.9 for name, tensor in load_file(weights).items()}, weights)
-    engine.rescan()
+    engine.library.rescan()
     assert pixels(engine) != expected
     shutil.copytree(tiny.POCKET, models / "checkpoints" / "another")
-    assert [checkpoint.name for checkpoint in engine.rescan()] == ["another", "pocket"]
+    assert [checkpoint.name for checkpoint in engine.library.rescan()] == ["another", "pocket"]
 
 
 def test_no_model_at_all_says_what_to_do(tmp_path):
@@ -344,7 +346,7 @@ def test_no_model_at_all_says_what_to_do(tmp_path):
 def test_a_folder_that_diffusers_saved_runs(tmp_path, family):
     getattr(tiny, family)().save_pretrained(tmp_path / "checkpoints" / "mine")
     engine = Engine(Settings(models=tmp_path))
-    (found,) = engine.checkpoints()
+    (found,) = engine.library.checkpoints()
     assert (found.problem, found.family, found.native_size) == (None, {"sd": "sd1", "sdxl": "sdxl"}[family], 64)
     assert run(engine).images[0].size == (64, 64)
 

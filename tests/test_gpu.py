@@ -14,12 +14,13 @@ from diffusers import AutoencoderTiny
 from PIL import Image
 from safetensors.torch import save_file
 
-from core import Control, Engine, Finished, GenerationRequest, Hires, Lora, Outpaint, Settings, machine
-from core.memory import WAYS, Way
+from core import Control, Engine, Finished, GenerationRequest, Hires, Lora, Outpaint, Settings
+from core.memory import machine
+from core.memory.planning import WAYS, Way
 from core.samplers import SAMPLERS
 from tests import loras, tiny
+from tests.diffusion.test_passes import swin2sr
 from tests.pretended import gpu
-from tests.test_passes import swin2sr
 
 FAMILIES = ("sd", "sdxl", "sd3", "flux")
 SOURCE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
@@ -124,7 +125,7 @@ def test_models_wait_in_ram_while_another_has_the_gpu(
 def test_a_run_out_of_memory_goes_on_with_less(
     pretended: Engine, cpu: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core import decoding
+    from core.diffusion import decoding
 
     real, calls = decoding.decode, []
 

@@ -1,16 +1,22 @@
-"""Imports run one way, app -> ui -> core, and what is heavy is loaded only when it is needed."""
+"""Imports run one way, app -> ui -> core, and what is heavy is loaded only when it is needed.
+
+Which room of core/ may import which stands in pyproject.toml, for import-linter.
+"""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("torch", "diffusers", "transformers", "gradio", "cv2", "scipy")
+HEAVY = ("torch", "diffusers", "transformers", "gradio", "cv2", "scipy", "huggingface_hub")
+ROOMS = sorted(door.parent.name for door in (ROOT / "core").glob("*/__init__.py"))
 
 
 def printed_by(code: str) -> list[str]:
@@ -36,7 +42,22 @@ def imported_in(file: Path) -> set[str]:
 
 
 def test_importing_core_loads_nothing_heavy() -> None:
-    assert loaded_by("import core; core.Engine") & set(HEAVY) == set()
+    doors = ", ".join(f"core.{room}" for room in ROOMS)
+    assert loaded_by(f"import core, {doors}; core.Engine") & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_has_a_door_that_says_what_is_behind_it(room: str) -> None:
+    door = importlib.import_module(f"core.{room}")
+    assert door.__doc__ and door.__doc__.count(".") >= 2 and "__getattr__" not in vars(door)
+    assert [name for name in door.__all__ if not hasattr(door, name)] == []
+
+
+def test_every_room_is_protected() -> None:
+    """Or others could come in through the windows."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    protected = [each["protected_modules"] for each in contracts if each["type"] == "protected"]
+    assert sorted(protected) == [[f"core.{room}.*"] for room in ROOMS]
 
 
 def test_importing_the_page_does_not_load_the_engines_libraries() -> None:

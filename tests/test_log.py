@@ -58,7 +58,7 @@ def test_it_remembers_only_so_many_kinds(log: logging.Logger, caplog: pytest.Log
 
 
 def test_it_holds_for_the_server_and_for_us_until_its_end(caplog: pytest.LogCaptureFixture) -> None:
-    from core import jobs
+    from core.jobs import queue as jobs
 
     loggers = [logging.getLogger("asyncio"), logging.getLogger("uvicorn.error"), jobs.log]
     with sparing_log():

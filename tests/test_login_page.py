@@ -8,10 +8,11 @@ from pathlib import Path
 from playwright.sync_api import Browser, expect
 
 from core.engine import Engine
-from core.history import History
-from core.jobs import JobQueue
+from core.jobs.history import History
+from core.jobs.queue import JobQueue
 from core.settings import Settings
 from tests.browser import without_errors
+from tests.darkroom import Script
 from tests.test_app import free_port
 from ui.app import HEAD, THEME, build_page
 from ui.server import running
@@ -22,7 +23,7 @@ def test_a_friend_logs_in_and_out_on_the_page(browser: Browser, tmp_path: Path) 
     engine, page = Engine(settings), browser.new_page()
     with (
         closing(History(tmp_path)) as history,
-        closing(JobQueue(engine.generate, history, settings.limits)) as queue,
+        closing(JobQueue(Script(engine.generate), history, settings.limits)) as queue,
         running(build_page(engine, queue, history), engine, queue, history, head=HEAD, theme=THEME) as at,
         without_errors(page),
     ):

@@ -17,11 +17,11 @@ from gradio.components import State
 from gradio_client import Client
 from playwright.sync_api import Browser, expect
 
-from core import jobs
 from core.engine import Engine
-from core.history import History
-from core.jobs import JobQueue
-from core.request import GenerationRequest
+from core.jobs import queue as jobs
+from core.jobs.history import History
+from core.jobs.queue import JobQueue
+from core.request.generation import GenerationRequest
 from core.settings import LIMITS, Settings
 from tests import darkroom
 from tests.browser import new_tab
@@ -72,7 +72,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         monkeypatch.setattr(places, "SWEEP_SECONDS", sweep)
         settings = Settings(port=free_port(), data=tmp_path)
         engine, history, scripted = Engine(settings), History(tmp_path), darkroom.Engine(gated)
-        queue = JobQueue(scripted.run, history, settings.limits)
+        queue = JobQueue(scripted, history, settings.limits)
         page = build_page(engine, queue, history)
         server = running(page, engine, queue, history, theme=THEME)
         opened.extend((history, server, queue, scripted))

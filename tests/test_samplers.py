@@ -7,7 +7,7 @@ import inspect
 import diffusers
 import pytest
 
-from core.request import GenerationRequest
+from core.request.generation import GenerationRequest
 from core.samplers import SAMPLERS, canonical_name
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from core.errors import RequestError
-from core.request import GenerationRequest
+from core.request.generation import GenerationRequest
 from core.settings import LIMITS, Settings
 from core.sizes import in_words
 
@@ -25,7 +25,8 @@ def test_every_flag() -> None:
     proxies = ["--trusted-proxy", "127.0.0.1, 10.0.0.0/8"]
     settings = Settings.from_command_line([*flags.split(), *proxies])
     assert (settings.port, settings.host, settings.share, settings.auth) == (1, "::1", True, "u:p:q")
-    assert (settings.models, settings.data, settings.device) == (Path("m"), Path("d"), "cuda:1")
+    here = Path.cwd()  # where flags are meant; the server will stand elsewhere
+    assert (settings.models, settings.data, settings.device) == (here / "m", here / "d", "cuda:1")
     assert settings.names == {"a.b", "c.d"}
     assert [str(proxy) for proxy in settings.proxies] == ["127.0.0.1/32", "10.0.0.0/8"]
 

@@ -35,8 +35,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from core.cache import ModelCache
-from core.detectors import Detectors
+from core.control.detectors import Detectors
+from core.memory.cache import ModelCache
 
 POCKET = Path(__file__).resolve().parent.parent / "models" / "checkpoints" / "pocket"
 FILTERS = Detectors(Path("no networks"), ModelCache(0), prepare=lambda: None)

@@ -29,7 +29,7 @@ def engine_for(checkpoint: Path) -> tuple[Engine, str]:
     """An engine whose models' folder holds `checkpoint`, and its name there. Raises CheckpointError if it is none."""
     folder = checkpoint.resolve()
     engine = Engine(Settings(models=folder.parent.parent, previews=False))
-    found = [known for known in engine.checkpoints() if known.name == folder.name]
+    found = [known for known in engine.library.checkpoints() if known.name == folder.name]
     if folder.parent.name != "checkpoints" or not found:
         raise CheckpointError(f"{checkpoint}: is no checkpoint; give a folder in models/checkpoints.")
     if found[0].problem:

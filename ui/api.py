@@ -17,10 +17,8 @@ from gradio.data_classes import FileData, ListFiles
 
 from core.engine import Engine
 from core.errors import DarkroomError
-from core.history import History
-from core.jobs import JobQueue, JobState, Status
-from core.parameters import PICTURES
-from core.request import GenerationRequest
+from core.jobs import History, JobQueue, JobState, Status
+from core.request import PICTURES, GenerationRequest
 from core.storage import write_file
 from ui.archive import file_name
 from ui.belongings import Visitor
@@ -39,7 +37,7 @@ def add_endpoint(engine: Engine, queue: JobQueue, history: History) -> None:
 
         def submit() -> JobState:
             wanted = _read(dict(zip(FIELDS, values, strict=True)), engine)
-            return queue.submit(engine.resolve(wanted), owner, address_of(request))
+            return queue.submit(engine.library.resolve(wanted), owner, address_of(request))
 
         job = await asyncio.to_thread(submit)  # pictures are read and masks are made, while pages are served
         try:

@@ -8,12 +8,10 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from core.checkpoints import Checkpoint
 from core.engine import Engine
-from core.history import History
-from core.jobs import JobQueue
-from core.presets import Presets
-from core.prompts import SECOND_PROMPTS
+from core.jobs import History, JobQueue
+from core.library import Checkpoint
+from core.request import SECOND_PROMPTS, Presets
 from core.settings import ROOT
 from core.sizes import in_words
 from ui.api import add_endpoint
@@ -74,6 +72,7 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
     """The whole page, its events and the endpoint `/generate`. To be launched with THEME."""
     presets = Presets(ROOT / "presets", engine.settings.data / "presets")
     with Page(title="Darkroom", fill_width=True, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
+        page.space_id = None  # or gradio would draw a bar of the hub's, with fonts of Google's, over a Space's page
         parts = _build(engine, presets)
         desk = Desk(engine, queue, history, list(parts.fields))
         add_endpoint(engine, queue, history)  # first: gradio gives names in order, and an event's method is one too
@@ -97,7 +96,7 @@ def build_page(engine: Engine, queue: JobQueue, history: History) -> gr.Blocks:
 
 
 def _build(engine: Engine, presets: Presets) -> Parts:
-    checkpoints = engine.checkpoints()
+    checkpoints = engine.library.checkpoints()
     with gr.Row(elem_id="bar"):
         live("mark")
         first = next((known for known in checkpoints if not known.problem), None)
@@ -242,7 +241,9 @@ def _wire(page: gr.Blocks, parts: Parts, desk: Desk) -> None:
     page.load(desk.recall, kept, remembered, js="darkroom.recall", **AT_ONCE)  # the script's word instead of `kept`
 
     def models(rescan: bool) -> Any:
-        return gr.Dropdown(choices=choices(desk.engine.rescan() if rescan else desk.engine.checkpoints()))
+        return gr.Dropdown(
+            choices=choices(desk.engine.library.rescan() if rescan else desk.engine.library.checkpoints())
+        )
 
     rescanned = parts.rescan.click(lambda: models(rescan=True), None, model, **AT_ONCE)
     rescanned.then(desk.offered, model, offered, **AT_ONCE)

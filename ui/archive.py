@@ -13,8 +13,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from core.errors import DarkroomError, NotFound
-from core.history import History
-from core.records import PictureRow
+from core.jobs import History, PictureRow
 
 MOST = 1000  # pictures in one archive
 BLOCK = 2**18  # bytes

@@ -19,7 +19,7 @@ from gradio.components.api_component import Api
 from pydantic import Field, TypeAdapter, ValidationError
 
 from core.errors import NotFound, RequestError
-from core.parameters import Parameters
+from core.request import Parameters
 from ui.sent import Sent
 from ui.uploads import uploaded
 

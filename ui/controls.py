@@ -8,10 +8,8 @@ import gradio as gr
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from core.parameters import Parameters, bounds
-from core.request import GenerationRequest, MaskContent
+from core.request import GenerationRequest, Hires, MaskContent, Outpaint, Parameters, ResizeMode, bounds
 from core.samplers import SAMPLERS
-from core.units import Hires, Outpaint, ResizeMode
 from ui.form import KEEP_SIZE
 
 WHOLES: dict[str, type[Parameters]] = {"outpaint": Outpaint, "hires": Hires}  # fields that have fields themselves

@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.components import Component
 from PIL import Image
 
-from core.inpaint import Canvas, extend_to
+from core.pictures.work import Canvas, extend_to
 from core.request import GenerationRequest
 from core.settings import Limits
 from ui.controls import control

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core.parameters import PICTURES, Parameters
-from core.request import GenerationRequest
-from core.units import Lora
+from core.request import PICTURES, GenerationRequest, Lora, Parameters
 
 Facts = list[tuple[str, str]]
 FIELDS = GenerationRequest.model_fields

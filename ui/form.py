@@ -16,12 +16,8 @@ import gradio as gr
 from PIL.Image import Image
 
 from core.errors import RequestError
-from core.images import fingerprint
-from core.parameters import PICTURES
-from core.prompts import SECOND_PROMPTS
-from core.request import GenerationRequest, reject
+from core.request import PICTURES, SECOND_PROMPTS, GenerationRequest, Hires, Lora, Outpaint, fingerprint, reject
 from core.settings import Limits
-from core.units import Hires, Lora, Outpaint
 from ui.uploads import read_controls, read_upload
 
 Form = Mapping[str, Any]

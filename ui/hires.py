@@ -6,9 +6,8 @@ import gradio as gr
 from gradio.components import Component
 from PIL.Image import Image
 
-from core.records import PictureRow
-from core.request import GenerationRequest
-from core.units import UPSCALERS, Hires
+from core.jobs import PictureRow
+from core.request import UPSCALERS, GenerationRequest, Hires
 from ui.controls import control
 
 TWICE = 2.0

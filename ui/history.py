@@ -17,9 +17,8 @@ from pydantic import Field
 
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound, RequestError
-from core.history import History
-from core.parameters import Text
-from core.records import Filters, PictureRow
+from core.jobs import Filters, History, PictureRow
+from core.request import Text
 from core.sizes import in_words
 from ui.facts import own_facts
 from ui.live import AT_ONCE, QUIET, live
@@ -134,7 +133,7 @@ class Shelf:
         return True
 
     def _titles(self) -> list[tuple[str, str]]:
-        return [(known.name, known.title) for known in self._engine.checkpoints()]
+        return [(known.name, known.title) for known in self._engine.library.checkpoints()]
 
 
 def _room(most: float) -> str:

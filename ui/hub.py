@@ -8,7 +8,7 @@ import gradio as gr
 from pydantic import Field
 
 from core.hub import OFFLINE, Hub
-from core.parameters import Name
+from core.request import Name
 from core.sizes import in_words
 from ui.live import AT_ONCE, live
 from ui.run import Desk

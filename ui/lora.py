@@ -17,11 +17,10 @@ from pydantic import Field
 from core.engine import Engine
 from core.errors import DarkroomError
 from core.families import FAMILIES
-from core.images import read_picture
-from core.lora_files import LoraInfo
-from core.parameters import Name, bounds
+from core.library import LoraInfo
+from core.pictures import read_picture
+from core.request import Lora, Name, bounds
 from core.sizes import in_words
-from core.units import Lora
 from ui.live import AT_ONCE, QUIET, data_uri, live
 from ui.sent import OfFile
 from ui.uploads import uploaded
@@ -63,7 +62,7 @@ class LoraDesk:
         field = Lora.model_fields["weight"]
         usual: dict[str, Any] = field.json_schema_extra  # type: ignore[assignment]
         return {
-            "loras": [self._row(info, checkpoint) for info in self._engine.loras()],
+            "loras": [self._row(info, checkpoint) for info in self._engine.library.loras()],
             "mayAdd": self._may_add,
             "limits": [*bounds(field).values(), usual["step"]],
             "usual": usual["usual"],
@@ -74,13 +73,13 @@ class LoraDesk:
         try:
             if not self._may_add:
                 raise DarkroomError("LoRAs are added on the machine that Darkroom runs on.")
-            added = self._engine.add_lora(uploaded({"path": asked.path}, "loras", "LoRA"), asked.name)
+            added = self._engine.library.add_lora(uploaded({"path": asked.path}, "loras", "LoRA"), asked.name)
             return self.show(checkpoint) | {"added": added.name}
         except DarkroomError as error:
             return self.show(checkpoint) | {"problem": str(error)}
 
     def _row(self, info: LoraInfo, name: str | None) -> Answer:
-        checkpoint = next((known for known in self._engine.checkpoints() if known.name == name), None)
+        checkpoint = next((known for known in self._engine.library.checkpoints() if known.name == name), None)
         report = self._engine.lora_report(info.name)
         return {
             "name": info.name,

@@ -6,11 +6,11 @@ from typing import Any
 
 import gradio as gr
 
-from core.checkpoints import Checkpoint
 from core.errors import DarkroomError
 from core.families import FAMILIES
-from core.machine import Machine, attention_kernel
-from core.quota import free_space
+from core.jobs import free_space
+from core.library import Checkpoint
+from core.memory import Machine, attention_kernel
 from core.sizes import in_words
 from ui.facts import Facts
 from ui.live import AT_ONCE, live
@@ -40,7 +40,9 @@ class Room:
         return {
             "device": _device(engine.machine()) + disk,
             "models": [
-                _model(known, engine.model_hash(known)) for known in engine.checkpoints() if not known.problem
+                _model(known, engine.library.model_hash(known))
+                for known in engine.library.checkpoints()
+                if not known.problem
             ],
             "loaded": [
                 (part.name, f"{in_words(part.size)} · {part.dtype} · {part.device}") for part in engine.loaded()

@@ -10,13 +10,11 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from core.checkpoints import named
 from core.errors import DarkroomError, RequestError
-from core.images import read_picture
 from core.jobs import JobState, Status
-from core.metadata import PictureInfo, read_text
-from core.replay import compare
-from core.units import LANCZOS, Hires
+from core.library import named
+from core.pictures import PictureInfo, compare, read_picture, read_text
+from core.request import LANCZOS, Hires
 from ui.facts import facts, own_facts
 from ui.form import write_form
 from ui.live import AT_ONCE, QUIET, live
@@ -70,7 +68,7 @@ class Reader:
         fields = _own_fields(info)
         for model in ("checkpoint", "refiner"):
             if fields.get(model):
-                found = named(fields.pop(model), self._desk.engine.checkpoints())
+                found = named(fields.pop(model), self._desk.engine.library.checkpoints())
                 fields |= {model: found.name} if found else {}
         if fields.get("hires") and self._lacks(fields["hires"]):
             fields["hires"] = fields["hires"].replace(upscaler=LANCZOS)
@@ -108,11 +106,11 @@ class Reader:
     def _missing(self, info: PictureInfo) -> str:
         """The names of model and upscaler if this machine does not have them."""
         name, hires = info.fields.get("checkpoint"), info.fields.get("hires")
-        lacks = [name] if name and named(name, self._desk.engine.checkpoints()) is None else []
+        lacks = [name] if name and named(name, self._desk.engine.library.checkpoints()) is None else []
         return ", ".join(lacks + ([hires.upscaler] if hires and self._lacks(hires) else []))
 
     def _lacks(self, hires: Hires) -> bool:
-        return hires.upscaler not in self._desk.engine.upscalers()
+        return hires.upscaler not in self._desk.engine.library.upscalers()
 
 
 def _path(asked: OfFile) -> Path:

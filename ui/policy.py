@@ -18,7 +18,7 @@ from core.settings import Mode
 
 OWN = "'self'"
 FRAMES = {"space": f"{OWN} https://huggingface.co https://*.hf.space"}  # by mode; else only our own pages
-ASKED = {"space": f"{OWN} https://huggingface.co/api/spaces/"}  # gradio asks there whether its Space is awake
+ASKED = {"space": f"{OWN} https://huggingface.co/api/spaces/"}  # where gradio asks whether its Space is awake
 PAGE = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'"

@@ -13,10 +13,7 @@ from gradio.components import Component
 from pydantic import Field
 
 from core.errors import DarkroomError
-from core.parameters import Text
-from core.presets import Library, Presets, Size
-from core.prompts import SECOND_PROMPTS
-from core.request import GenerationRequest
+from core.request import SECOND_PROMPTS, GenerationRequest, PresetLibrary, Presets, Size, Text
 from core.settings import Mode
 from ui.facts import PROMPTS
 from ui.form import EDITING, mean_the_same, write_form
@@ -60,7 +57,7 @@ def _save_button(name: str, mode: Mode) -> gr.Button:
     return gr.Button(name, elem_classes="icon save", visible=mode == "local")
 
 
-def _style_choices(library: Library) -> list[tuple[str, str]]:
+def _style_choices(library: PresetLibrary) -> list[tuple[str, str]]:
     return [
         (name if style.suits == "real" else f"{name} · {style.suits} model", name)
         for name, style in library.styles.items()
@@ -171,7 +168,7 @@ class Cabinet:
     def save(self, asked: Saved, *values: Any) -> tuple[Answer, Any, Any]:
         """Keep a style or the form's settings under a name; a taken one only when told to overwrite."""
 
-        def change() -> Library:
+        def change() -> PresetLibrary:
             kept = asked.model_dump(include=set(PROMPTS)) if asked.kind == "styles" else self._settings(values)
             return self._presets.save(asked.kind, asked.name, kept, overwrite=asked.overwrite)
 
@@ -180,7 +177,7 @@ class Cabinet:
     def drop(self, asked: Named) -> tuple[Answer, Any, Any]:
         return self._change(asked, lambda: self._presets.delete(asked.kind, asked.name))
 
-    def _change(self, asked: Named, change: Callable[[], Library]) -> tuple[Answer, Any, Any]:
+    def _change(self, asked: Named, change: Callable[[], PresetLibrary]) -> tuple[Answer, Any, Any]:
         """The answer names the dialog's `serial`, and what was wrong, if something was."""
         answer: Answer = {"serial": asked.serial}
         try:
@@ -197,14 +194,14 @@ class Cabinet:
         (request,) = self._desk.read(given | {"task": "text", "controls": "[]"})
         return {name: getattr(request, name) for name in self._desk.fields if name in KEPT}
 
-    def _drawn(self, library: Library) -> tuple[Answer, Any, Any]:
+    def _drawn(self, library: PresetLibrary) -> tuple[Answer, Any, Any]:
         return (
             self._answer(library),
             gr.update(choices=_style_choices(library)),
             gr.update(choices=[(name, name) for name in library.settings]),
         )
 
-    def _answer(self, library: Library) -> Answer:
+    def _answer(self, library: PresetLibrary) -> Answer:
         taken = {"styles": list(library.styles), "settings": list(library.settings)}
         own = {kind: [name for name in names if (kind, name) in library.own] for kind, names in taken.items()}
         return {"taken": taken, "own": own, "problems": list(library.problems) if self._may_save else []}

@@ -15,20 +15,15 @@ import gradio as gr
 from PIL import Image
 from pydantic import Field
 
-from core.checkpoints import STEPS, Checkpoint
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
-from core.history import History
-from core.images import read_picture
-from core.jobs import FILM_LENGTH, JobQueue, JobState, Status
-from core.line import ENDED
-from core.prompts import SECOND_PROMPTS
-from core.quota import disk_warning
-from core.request import GenerationRequest, reject
-from core.resolving import size_warning, with_loras
+from core.jobs import ENDED, FILM_LENGTH, History, JobQueue, JobState, Status, disk_warning
+from core.library import STEPS, Checkpoint, size_warning, with_loras
+from core.pictures import read_picture
+from core.prompts import MOST_CHUNKS
+from core.request import SECOND_PROMPTS, GenerationRequest, reject
 from core.samplers import SAMPLERS
 from core.sizes import in_words
-from core.tokens import MOST_CHUNKS
 from ui.controls import NO_REFINER, OWN_VAE
 from ui.editing import extended, outlook
 from ui.form import EASEL, MODELS_COMPANY, REMEMBERED, SIDES, check_editing, read_form, read_loras, write_form
@@ -136,7 +131,9 @@ class Desk:
 
     def generate(self, request: gr.Request, *values: Any) -> None:
         wanted = self.read(dict(zip(self.fields, values, strict=True)))
-        for resolved in [self.engine.resolve(each) for each in wanted]:  # all are checked before the first waits
+        for resolved in [
+            self.engine.library.resolve(each) for each in wanted
+        ]:  # all are checked before the first waits
             self.queue.submit(resolved, owner_of(request), address_of(request))
 
     def read(self, given: Mapping[str, Any]) -> list[GenerationRequest]:
@@ -183,7 +180,7 @@ class Desk:
         }
         try:
             wanted = self.read(given)
-            request = self.engine.resolve(wanted[0])
+            request = self.engine.library.resolve(wanted[0])
             drawn = outlook(request)
             notes = "; ".join(self._notes(request))
         except DarkroomError as error:
@@ -232,7 +229,7 @@ class Desk:
         (request,) = self.read(values | {"task": "text"})
         if request.checkpoint is None:
             raise reject("checkpoint", None, "a model")
-        self.engine.resolve(request)
+        self.engine.library.resolve(request)
 
     def follow_model(
         self, name: str | None, loras: str | None, plan: Mapping[str, Any] | None, *values: Any
@@ -261,8 +258,8 @@ class Desk:
         place, refiners where it is one of XL, its own guidance where it has one built in, and any upscaler.
         """
         known = self.checkpoint(name)
-        vaes = [OWN_VAE, *((vae, vae) for vae in self.engine.vaes())]
-        refiners = [(each.title, each.name) for each in self.engine.refiners()]
+        vaes = [OWN_VAE, *((vae, vae) for vae in self.engine.library.vaes())]
+        refiners = [(each.title, each.name) for each in self.engine.library.refiners()]
         there = bool(refiners) and known is not None and known.family == "sdxl"
         none = {} if there else {"value": ""}
         return [
@@ -271,7 +268,7 @@ class Desk:
             gr.Dropdown(choices=[NO_REFINER, *refiners], visible=there, **none),
             gr.Slider(visible=there),
             gr.Slider(visible=known is not None and known.has_distilled_guidance),
-            gr.Dropdown(choices=list(self.engine.upscalers())),
+            gr.Dropdown(choices=list(self.engine.library.upscalers())),
         ]
 
     def second_prompts(self, name: str | None) -> list[Any]:
@@ -281,7 +278,7 @@ class Desk:
         return [gr.Textbox(visible=True) if there else gr.Textbox(visible=False, value="") for _ in SECOND_PROMPTS]
 
     def checkpoint(self, name: str | None) -> Checkpoint | None:
-        return next((known for known in self.engine.checkpoints() if known.name == name), None)
+        return next((known for known in self.engine.library.checkpoints() if known.name == name), None)
 
     def machine(self) -> dict[str, Any]:
         """This machine in a few words, and the share of its memory in use (0 … 1)."""
@@ -329,7 +326,7 @@ class Desk:
         return self._newest_preview[1]
 
     def submit(self, wanted: GenerationRequest, request: gr.Request) -> JobState:
-        return self.queue.submit(self.engine.resolve(wanted), owner_of(request), address_of(request))
+        return self.queue.submit(self.engine.library.resolve(wanted), owner_of(request), address_of(request))
 
     async def _job(self, id: str, request: gr.Request) -> JobState:
         async for state in self.queue.attach(id, owner_of(request)):

@@ -12,7 +12,7 @@ import gradio as gr
 from pydantic import Field
 
 from core.errors import RequestError
-from core.parameters import Parameters, Text
+from core.request import Parameters, Text
 
 Id = Annotated[Text, Field(min_length=1, max_length=100)]
 Serial = Annotated[int, Field(ge=0, le=2**53, title="Serial")]  # by which a script knows the answer to a question

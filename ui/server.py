@@ -24,12 +24,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from core.detectors import Detectors
+from core.control import Detectors
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
-from core.history import History
-from core.inpaint import Canvas
-from core.jobs import JobQueue
+from core.jobs import History, JobQueue
+from core.pictures.work import Canvas
 from core.room import CACHES
 from core.settings import HOST_OWNER, NEWCOMERS, VERSION, Settings
 from ui.archive import file_name, zip_route

@@ -13,14 +13,10 @@ from gradio.events import Dependency
 from PIL import Image
 from pydantic import Field
 
-from core.checkpoints import Checkpoint
 from core.errors import DarkroomError
-from core.inpaint import Canvas
-from core.networks import Network
-from core.parameters import bounds
-from core.preprocess import CONTROL_TYPES, PREPROCESSORS
-from core.request import GenerationRequest
-from core.units import Control
+from core.library import Checkpoint, Network
+from core.pictures.work import Canvas
+from core.request import CONTROL_TYPES, PREPROCESSORS, Control, GenerationRequest, bounds
 from ui.live import AT_ONCE, data_uri, live
 from ui.run import Desk
 from ui.sent import Sent, Serial
@@ -64,7 +60,7 @@ class Steering:
             "fields": _fields(),
             "preprocessors": {name: asdict(row) for name, row in PREPROCESSORS.items()},
             "control_types": CONTROL_TYPES,
-            "networks": [_network(network, known) for network in self._desk.engine.networks()],
+            "networks": [_network(network, known) for network in self._desk.engine.library.networks()],
         }
 
     def map(self, asked: Unit, *values: Any) -> Answer:
@@ -85,7 +81,7 @@ class Steering:
         task = "image" if source and given["task"] != "text" else "text"
         names = ("checkpoint", "width", "height", "image", "resize_mode")
         size = {name: given[name] for name in names} | {"image": source, "task": task, "strength": 1.0}
-        return self._desk.engine.resolve(self._desk.read(size)[0])
+        return self._desk.engine.library.resolve(self._desk.read(size)[0])
 
 
 def _network(network: Network, checkpoint: Checkpoint | None) -> Answer:

@@ -33,12 +33,10 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from core.errors import RequestError, StorageError
-from core.images import read_mask, read_picture
-from core.parameters import allowed, bounds
-from core.request import GenerationRequest, reject
+from core.pictures import read_mask, read_picture
+from core.request import Control, GenerationRequest, allowed, bounds, reject
 from core.settings import Limits
 from core.storage import storage
-from core.units import Control
 from ui.belongings import Visitor
 
 KEEP_SECONDS = 600.0
@@ -57,6 +55,11 @@ def new_folder(visitor: Visitor) -> Path:
     with storage():
         folder.mkdir(mode=0o700, parents=True)
     return folder
+
+
+def _own_folder(visitor: Visitor) -> Path:
+    """The one that needs no token, for uploads of who is known by our cookie."""
+    return _root() / f"{_at(visitor)}-{_whose(visitor)}-{'0' * 32}"
 
 
 def _at(visitor: Visitor) -> str:
@@ -147,7 +150,8 @@ class Reception:
         files: list[str] = []
         try:
             with storage():
-                files, _, _ = await upload_fn(request, folder, self._limits.upload_bytes, None)
+                came, _, _ = await upload_fn(request, folder, self._limits.upload_bytes, None)
+                files = await run_in_threadpool(self._settle, came, folder, visitor)
         except MultiPartException as error:
             return PlainTextResponse(error.message, 413 if "maximum allowed size" in error.message else 400)
         except TypeError:
@@ -158,7 +162,7 @@ class Reception:
             return PlainTextResponse("The upload broke off.", 400)
         finally:
             del self._coming[folder.name]
-            if not files:  # and nothing of one that failed stays
+            if not any(Path(file).is_relative_to(folder) for file in files):  # and nothing of one that failed stays
                 shutil.rmtree(folder, ignore_errors=True)
         request.app.get_blocks().upload_file_set.update(files)  # gradio removes them after a day
         return JSONResponse(files)
@@ -171,6 +175,18 @@ class Reception:
             folder = new_folder(visitor)
             self._coming[folder.name] = size
             return folder
+
+    def _settle(self, files: list[str], folder: Path, visitor: Visitor) -> list[str]:
+        """Where files that came into `folder` stay. What a visitor sends again lies where it lay."""
+        if not visitor.is_known:
+            return files
+        places = [_own_folder(visitor) / Path(file).relative_to(folder) for file in files]
+        with self._turn:
+            for file, place in zip(files, places, strict=True):
+                if Path(file).is_file():  # else it came twice at once
+                    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    os.replace(file, place)
+        return [str(place) for place in places]
 
     def _make_way(self, visitor: Visitor, size: int) -> bool:
         """Whether there is room for `size` bytes, once the oldest uploads have made way: the visitor's own first.

@@ -12,35 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.decoding import shift_of
-from core.denoise import Conditioning, Residuals, Steering
-from core.encoding import encode
-from core.families.sd import EncodedPrompt, StableDiffusion, Texts
+from core.families.contract import Assembled, Conditioning, EncodedPrompt, Facts, Residuals, Steering, Texts
+from core.families.latents import shift_of
+from core.families.shared import embeds_of, networks_of, pooled_of
 from core.families.t5 import MOST_T5_TOKENS, encode_by_t5, read_by_t5
 from core.families.transformers import for_each_block, in_whole_patches, map_latents
-from core.preprocess import FLUX_TYPES
-from core.request import GenerationRequest
-from core.tokens import chunked
-from core.units import Control
+from core.prompts import chunked
+from core.prompts.work import encode
+from core.request import FLUX_TYPES, Control, GenerationRequest
 
 T5_TOKENS = 512
 PATCH = 2  # latents, along each side, that the transformer takes as one
 
 
-class Flux(StableDiffusion):
+class Flux(Assembled):
     @property
     def networks(self) -> dict[str, Any]:
         """T5 is left alone."""
-        return {"unet": self.parts.denoiser, "text_encoder": self.parts.text_encoders[0]}
+        return networks_of(self.parts, "text_encoder")
 
     @property
-    def knows_masks(self) -> bool:
-        return False
-
-    @property
-    def most_chunks(self) -> int:
+    def facts(self) -> Facts:
         """What T5 takes grows with the square of its tokens."""
-        return MOST_T5_TOKENS // T5_TOKENS
+        return Facts(most_chunks=MOST_T5_TOKENS // T5_TOKENS)
 
     def count_chunks(self, texts: Texts) -> int:
         """Of as many tokens as T5 is given at once."""
@@ -53,11 +47,12 @@ class Flux(StableDiffusion):
         gist = encode(clip, chunked(tokenizer, texts[0])[:1]).pooler_output
         return EncodedPrompt(encode_by_t5(t5, t5_tokenizer, texts[1], T5_TOKENS * chunks), gist)
 
-    def conditioning(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> dict[str, Any]:
-        told, pooled = super().conditioning(prompts, request), self.pooled(prompts, request)
-        told |= {
+    def conditioning(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> Conditioning:
+        embeds, pooled = embeds_of(self, prompts, request), pooled_of(self, prompts, request)
+        told = {
+            "encoder_hidden_states": embeds,
             "pooled_projections": pooled,
-            "txt_ids": pooled.new_zeros(told["encoder_hidden_states"].shape[1], 3),
+            "txt_ids": pooled.new_zeros(embeds.shape[1], 3),
         }
         if self.parts.denoiser.config.guidance_embeds:
             told["guidance"] = torch.full([len(pooled)], request.distilled_guidance, device=self.device)

@@ -9,29 +9,32 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from core.decoding import shift_of
-from core.denoise import Conditioning, Residuals, Steering
-from core.encoding import encode, last_but, weigh
-from core.families.sd import EncodedPrompt, StableDiffusion, Texts
+from core.families.contract import Assembled, Conditioning, EncodedPrompt, Facts, Residuals, Steering, Texts
+from core.families.latents import shift_of
+from core.families.shared import clip_chunks, embeds_of, networks_of, pooled_of, sees_masks
 from core.families.t5 import MOST_T5_TOKENS, encode_by_t5, read_by_t5
 from core.families.transformers import for_each_block, in_whole_patches, map_latents
-from core.request import GenerationRequest
-from core.tokens import chunked
-from core.units import Control
+from core.prompts import MOST_CHUNKS, chunked
+from core.prompts.work import encode, last_but, weigh
+from core.request import Control, GenerationRequest
 
 CLIPS = 2  # the encoders before T5
 T5_TOKENS = 256  # for every two chunks of CLIP's, or fewer; T5 itself knows no limit
 
 
-class StableDiffusion3(StableDiffusion):
+class StableDiffusion3(Assembled):
     @property
-    def most_chunks(self) -> int:
+    def networks(self) -> dict[str, Any]:
+        return networks_of(self.parts, "text_encoder", "text_encoder_2")
+
+    @property
+    def facts(self) -> Facts:
         has_t5 = len(self.parts.tokenizers) > CLIPS
-        return 2 * MOST_T5_TOKENS // T5_TOKENS if has_t5 else super().most_chunks
+        return Facts(sees_masks(self.parts), 2 * MOST_T5_TOKENS // T5_TOKENS if has_t5 else MOST_CHUNKS)
 
     def count_chunks(self, texts: Texts) -> int:
         """As many as CLIP fills, or as give T5 the room that it needs."""
-        count = super().count_chunks(texts)
+        count = clip_chunks(self.parts, texts)
         if len(self.parts.tokenizers) > CLIPS:
             blocks = -(-len(read_by_t5(self.parts.tokenizers[CLIPS], texts[0])) // T5_TOKENS)
             count = max(count, 2 * blocks - 1)
@@ -58,10 +61,10 @@ class StableDiffusion3(StableDiffusion):
             words = encode_by_t5(t5, tokenizer, texts[0], length)
         return EncodedPrompt(torch.cat([pad(clip, (0, width - clip.shape[-1])), words], dim=1), torch.cat(pooled, -1))
 
-    def conditioning(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> dict[str, Any]:
+    def conditioning(self, prompts: Sequence[EncodedPrompt], request: GenerationRequest) -> Conditioning:
         return {
-            **super().conditioning(prompts, request),
-            "pooled_projections": self.pooled(prompts, request),
+            "encoder_hidden_states": embeds_of(self, prompts, request),
+            "pooled_projections": pooled_of(self, prompts, request),
         }
 
     def steering(self, net: Any, unit: Control, shown: Tensor, count: int) -> Steering:

@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from core.encoding import encode, weigh_only
-from core.grammar import Wording
-from core.tokens import Chunk, plain_tokens, token_ids
+from core.prompts import Chunk, Wording, plain_tokens, token_ids
+from core.prompts.work import encode, weigh_only
 
 MOST_T5_TOKENS = 1_024  # twice what the models saw; what T5 needs in memory grows with the square
 

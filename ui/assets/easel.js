@@ -307,7 +307,7 @@
     const pixels = pen.getImageData(0, 0, mask.width, mask.height);
     const alphas = new Set();
     for (let at = 3; at < pixels.data.length; at += 4) alphas.add(pixels.data[at]);
-    for (let at = 0; at < pixels.data.length; at += 4) { // as core/images.py reads it: alpha if it varies, else brightness
+    for (let at = 0; at < pixels.data.length; at += 4) { // as core/pictures/images.py reads it: alpha if it varies, else brightness
       const [r, g, b, a] = pixels.data.subarray(at, at + 4);
       const grey = alphas.size > 1 ? a : Math.round(0.299 * r + 0.587 * g + 0.114 * b);
       pixels.data.set([255, 90, 60, grey], at);

@@ -1,1 +1,0 @@
-"""How each tool writes down what a picture was made with, a file for each; core/metadata.py asks them."""

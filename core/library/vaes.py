@@ -1,0 +1,81 @@
+"""VAEs that take the place of a model's own: folders of diffusers and single files in models/vae."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from core.errors import CheckpointError
+from core.library.checkpoints import Checkpoint, is_wide
+from core.library.headers import MALFORMED, count_parameters, models_in, read_json, read_shapes, without_prefix
+from core.library.parts import Part, Source, sole_part
+from core.library.shapes import vae_config
+from core.request import reject
+
+PREFIX = "first_stage_model."  # where a VAE's keys are those of a whole checkpoint
+FITS_FLOAT16 = ("fp16-fix", "fp16_fix", "fp16fix")  # in the names of XL's VAEs that were made to
+USUAL = {"latent_channels": 4, "scaling_factor": 0.18215, "sample_size": 512, "shift_factor": None}
+"""What configs leave out."""
+Described = tuple[Part, Mapping[str, Any]]
+
+
+def list_vaes(folder: Path) -> tuple[str, ...]:
+    return tuple(models_in(folder))
+
+
+def with_vae(checkpoint: Checkpoint, folder: Path, name: str | None) -> Checkpoint:
+    """The checkpoint with the VAE `name` of `folder` in the place of its own; None leaves it as it is.
+
+    Raises RequestError if there is none of that name, it is for other latents, or none is named and the checkpoint
+    has none, CheckpointError if it is damaged.
+    """
+    has_own = any(part.name == "vae" for part in checkpoint.parts)
+    if name is None and has_own:
+        return checkpoint
+    known = models_in(folder)
+    if name not in known:
+        why = "" if has_own else f", as {checkpoint.title} has none of its own"
+        raise reject(
+            "vae", name, f"one of {', '.join(known)}{why}" if known else f"one in models/vae{why}; there is none yet"
+        )
+    part, config = _described(known[name], checkpoint)
+    own = checkpoint.vae_config
+    if any(_fact(fact, config) != _fact(fact, own) for fact in ("latent_channels", "scaling_factor")):
+        raise reject("vae", name, f"a VAE for {checkpoint.title}; this one is for other latents")
+    footprint = replace(
+        checkpoint.footprint,
+        vae=part.parameters,
+        vae_width=config["block_out_channels"][0],
+        wide_vae=is_wide(checkpoint.family, config) and not any(mark in name.lower() for mark in FITS_FLOAT16),
+    )
+    parts = (*(each for each in checkpoint.parts if each.name != "vae"), part)
+    return replace(checkpoint, parts=parts, footprint=footprint)
+
+
+def _fact(name: str, config: Mapping[str, Any]) -> Any:
+    return config.get(name, USUAL[name])
+
+
+def _described(path: Path, checkpoint: Checkpoint) -> Described:
+    try:
+        return _describe_folder(path) if path.is_dir() else _describe_file(path, checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"VAE: {path.name} cannot be used: {error}.") from None
+    except MALFORMED:
+        reason = "it is no VAE of a kind that Darkroom knows"
+        raise CheckpointError(f"VAE: {path.name} cannot be used: {reason}.") from None
+
+
+def _describe_folder(folder: Path) -> Described:
+    return sole_part("vae", folder, ("AutoencoderKL",)), read_json(folder / "config.json")
+
+
+def _describe_file(path: Path, checkpoint: Checkpoint) -> Described:
+    """A file does not say how its latents are scaled: they are the checkpoint's."""
+    prefix, own = without_prefix(read_shapes(path), PREFIX)
+    facts = {name: _fact(name, checkpoint.vae_config) for name in ("sample_size", "scaling_factor", "shift_factor")}
+    config = {**vae_config(own), **facts}
+    named = path / checkpoint.family  # loaded for one family it is another model than for another
+    return Part("vae", named, "AutoencoderKL", path, count_parameters(own), Source(prefix, config)), config

@@ -1,0 +1,10 @@
+"""Pictures in and out: read from files, laid out for a run and put back, written with what they were made with.
+
+It knows pictures and requests: nothing of models, of the loop, or of where pictures are kept.
+"""
+
+from core.pictures.images import fit, read_mask, read_picture
+from core.pictures.metadata import PictureInfo, encode_png, read_text
+from core.pictures.replay import compare
+
+__all__ = ["PictureInfo", "compare", "encode_png", "fit", "read_mask", "read_picture", "read_text"]
