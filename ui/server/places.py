@@ -167,6 +167,8 @@ class Places:
         who = request.state
         asked = Place(who.owner, who.address, body.session_hash or "", body.fn_index, self)
         if not self._most.has_room(self._held.values(), asked):
+            self._forget_unread(asked.owner)
+        if not self._most.has_room(self._held.values(), asked):
             raise HTTPException(429, TOO_MANY)
         success, told, state = await self._push(body, request, username)
         if success:
@@ -226,12 +228,27 @@ class Places:
         """Forget the sessions in which nothing runs and nothing is left to be fetched, by anyone who still reads."""
         queue = self._queue
         messages, pending = queue.pending_messages_per_session, queue.pending_event_ids_session
-        busy = {event.session_hash for event in queue.event_ids_to_events.values()}
-        for session in {*messages, *pending, *self._silent} - busy:
+        for session in {*messages, *pending, *self._silent} - self._busy():
             if not pending.get(session) or session not in messages or self.silence(session) > PATIENCE_SECONDS:
-                for held in (messages, pending, self._silent):
-                    held.pop(session, None)
+                self._forget(session)
         self._count()
+
+    def _forget_unread(self, owner: str) -> None:
+        """Let go of what has ended and its owner has not come to fetch, as he asks for more than his share."""
+        busy = self._busy()
+        for session in {place.session for place in self._held.values() if place.owner == owner}:
+            if session not in busy and session not in self._readers:
+                self._forget(session)
+        self._count()
+
+    def _busy(self) -> set[str]:
+        """The sessions in which something runs or waits."""
+        return {event.session_hash for event in self._queue.event_ids_to_events.values()}
+
+    def _forget(self, session: str) -> None:
+        queue = self._queue
+        for held in (queue.pending_messages_per_session, queue.pending_event_ids_session, self._silent):
+            held.pop(session, None)
 
 
 class _Session(SessionState):  # type: ignore[misc]

@@ -145,15 +145,32 @@ def test_one_visitor_holds_no_more_pages_than_a_share_and_others_go_on(start: Ca
         assert soon(lambda: server.running() == PAGES.owner + 1)
 
 
-def test_what_is_asked_for_is_bounded_and_free_again_once_it_was_fetched(start: Callable[..., Server]) -> None:
-    server, most = start(patience=60.0), LIMITS["space"].jobs_per_owner + PAGES_EVENTS * PAGES.owner
+MOST = LIMITS["space"].jobs_per_owner + PAGES_EVENTS * PAGES.owner
+
+
+def test_nobody_asks_for_more_at_once_than_a_share(
+    start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "POLL_SECONDS", 60.0)  # so that all wait
+    server = start(patience=60.0)
     with server.visitor() as hog, server.visitor() as other:
-        answers = [server.join(hog, "tell_notices", f"unread-{number}") for number in range(most + 1)]
-        assert [answer.status_code for answer in answers] == [200] * most + [429]
-        assert "too much is asked for at once" in answers[-1].text.lower()
+        answers = [server.join(hog, "tell_notices", f"waits-{number}") for number in range(MOST + 1)]
+        assert [answer.status_code for answer in answers] == [200] * MOST + [429]
+        assert answers[-1].json()["detail"].startswith("Too much is asked for at once")
         assert server.join(other, "tell_notices", "another").status_code == 200
-        assert told(hog, "unread-0")[-1]["msg"] == "close_stream"
-        assert server.join(hog, "tell_notices", "again").status_code == 200
+
+
+def test_who_fetches_nothing_makes_the_server_keep_no_more_than_a_share(start: Callable[..., Server]) -> None:
+    server = start(patience=60.0)
+    queue = server.page._queue
+    with server.visitor() as hog, server.visitor() as other:
+        server.join(other, "tell_notices", "another").raise_for_status()
+        for number in range(2 * MOST):
+            server.join(hog, "tell_notices", f"unread-{number}").raise_for_status()
+            assert soon(lambda: not queue.event_ids_to_events)
+        assert len(queue.pending_messages_per_session) <= MOST + 1
+        assert told(other, "another")[-1]["msg"] == "close_stream"
+        assert told(hog, f"unread-{2 * MOST - 1}")[-1]["msg"] == "close_stream"
 
 
 def test_nothing_is_left_of_sessions_that_ended_were_closed_or_never_read(start: Callable[..., Server]) -> None:
