@@ -16,10 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from core.cache import ModelCache
-from core.checkpoints import scan
-from core.headers import shards
-from core.parts import Part, load_part, sole_part
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -35,11 +31,17 @@ from transformers import (
     VitPoseForPoseEstimation,
 )
 
-from core import Engine, GenerationRequest, Lora, Settings, weights
+from core import Engine, GenerationRequest, Lora, Settings
 from core.errors import CheckpointError, LoraError
+from core.library import weights
+from core.library.checkpoints import scan
+from core.library.headers import shards
+from core.library.part_loading import load_part
+from core.library.parts import Part, sole_part
+from core.memory.cache import ModelCache
 from tests import ldm, loras, tiny
-from tests.test_detectors import depth_anything, vitpose
-from tests.test_single_file import T5, pipeline
+from tests.control.test_detectors import depth_anything, vitpose
+from tests.library.test_single_file import T5, pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")  # diffusers' own use
 DTYPES = ("float32", "float16", "bfloat16")
@@ -338,7 +340,8 @@ ALONE = """
 import sys
 from pathlib import Path
 from core.machine import PeakMeter, resident
-from core.parts import load_part, sole_part
+from core.library.part_loading import load_part
+from core.library.parts import sole_part
 
 def load(folder, dtype):
     return load_part(sole_part("x", folder, ("UNet2DConditionModel", "T5EncoderModel")), "cpu", dtype)
