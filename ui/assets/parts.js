@@ -2,7 +2,9 @@
 /* What the scripts of the pages share. Text is only ever set as text. */
 window.darkroom = (() => {
   const $ = (selector, root = document) => root.querySelector(selector);
-  const write = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+  const write = (node, text) => {
+    if (node.textContent !== text) node.textContent = text;
+  };
 
   function make(tag, values = {}, ...children) {
     const node = document.createElement(tag);
@@ -19,8 +21,11 @@ window.darkroom = (() => {
     const key = JSON.stringify(pairs);
     if (node.dataset.key === key) return;
     node.dataset.key = key;
-    node.replaceChildren(...pairs.map(([name, text]) =>
-      make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: text }))));
+    node.replaceChildren(
+      ...pairs.map(([name, text]) =>
+        make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: text })),
+      ),
+    );
   }
 
   /* A select's choices after its first, which means any. What is chosen stays. */
@@ -29,12 +34,16 @@ window.darkroom = (() => {
     if (select.dataset.key === key) return;
     const { value } = select;
     select.dataset.key = key;
-    select.replaceChildren(select.options[0], ...pairs.map(([of, label]) => make("option", { value: of, textContent: label })));
+    select.replaceChildren(
+      select.options[0],
+      ...pairs.map(([of, label]) => make("option", { value: of, textContent: label })),
+    );
     select.value = pairs.some(([of]) => of === value) ? value : "";
   }
 
   /* A slider's track is coloured up to its value. */
-  const slid = (range) => range.style.setProperty("--range_progress", `${(100 * (range.value - range.min)) / (range.max - range.min)}%`);
+  const slid = (range) =>
+    range.style.setProperty("--range_progress", `${(100 * (range.value - range.min)) / (range.max - range.min)}%`);
 
   /* Text into a field of the form, as if a person had written it. */
   function type(field, text) {
@@ -55,18 +64,27 @@ window.darkroom = (() => {
   function arrange(list, items) {
     const staying = new Set(items);
     for (const item of [...list.children]) if (!staying.has(item)) item.remove();
-    items.forEach((item, place) => { if (list.children[place] !== item) list.insertBefore(item, list.children[place] || null); });
+    items.forEach((item, place) => {
+      if (list.children[place] !== item) list.insertBefore(item, list.children[place] || null);
+    });
   }
 
   /* Whether keys are text there, and no shortcuts. */
-  const writes = (node) => Boolean(node?.matches?.("input:not([type=range], [type=radio], [type=checkbox], [type=color]), textarea, select, [contenteditable]"));
+  const writes = (node) =>
+    Boolean(
+      node?.matches?.(
+        "input:not([type=range], [type=radio], [type=checkbox], [type=color]), textarea, select, [contenteditable]",
+      ),
+    );
 
   /* What this browser keeps for us, or is to keep; nothing where it may not, as in a frame of another site. */
   const kept = (where, key, value) => {
     try {
       if (value === undefined) return window[where].getItem(key);
       window[where].setItem(key, value);
-    } catch { /* it is forgotten */ }
+    } catch {
+      /* it is forgotten */
+    }
     return null;
   };
 

@@ -29,9 +29,18 @@
 
   function chip(tab, { label, weight, off }) {
     const name = make("button", { type: "button", className: "name", title: `Open ${tab.textContent.trim()}` });
-    name.append(make("small", { textContent: tab.textContent.trim() }), make("span", { textContent: label }), make("b", { textContent: weight.toFixed(Number.isInteger(weight * 10) ? 1 : 2) }));
+    name.append(
+      make("small", { textContent: tab.textContent.trim() }),
+      make("span", { textContent: label }),
+      make("b", { textContent: weight.toFixed(Number.isInteger(weight * 10) ? 1 : 2) }),
+    );
     name.addEventListener("click", () => tab.click());
-    const cross = make("button", { type: "button", className: "close", ariaLabel: `Switch off ${label}`, title: "Switch off" });
+    const cross = make("button", {
+      type: "button",
+      className: "close",
+      ariaLabel: `Switch off ${label}`,
+      title: "Switch off",
+    });
     cross.addEventListener("click", off);
     return make("li", {}, name, cross);
   }

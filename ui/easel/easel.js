@@ -50,7 +50,8 @@
       given(event.dataTransfer);
     });
     document.addEventListener("keydown", pressed);
-    document.addEventListener("input", (event) => { // what these change is seen on the source
+    document.addEventListener("input", (event) => {
+      // what these change is seen on the source
       if (event.target.closest?.("#masking")) look("source");
     });
     root.parentElement.querySelector(".looks").addEventListener("click", (event) => {
@@ -88,7 +89,10 @@
     const image = $(".layers img", root);
     URL.revokeObjectURL(image.src);
     image.src = URL.createObjectURL(files[0]);
-    const readable = await image.decode().then(() => true, () => false);
+    const readable = await image.decode().then(
+      () => true,
+      () => false,
+    );
     if (!readable) {
       remove();
       return write($(".drop .hint", root), `${files[0].name} is no picture that can be read: PNG, JPEG or WebP`);
@@ -154,15 +158,20 @@
   function wireCamera(video) {
     video.addEventListener("click", shoot);
     video.addEventListener("keydown", (event) => event.key === "Enter" && shoot());
-    new ResizeObserver(() => { // another look, tab or page leaves it without a size
+    new ResizeObserver(() => {
+      // another look, tab or page leaves it without a size
       if (!video.checkVisibility()) closeCamera();
     }).observe(video);
-    window.addEventListener("keydown", (event) => {
-      if (event.key !== "Escape" || video.hidden || $("dialog[open]")) return;
-      event.stopPropagation(); // else it would stop a run, too
-      closeCamera();
-      $("[data-does=camera]", root).focus();
-    }, true);
+    window.addEventListener(
+      "keydown",
+      (event) => {
+        if (event.key !== "Escape" || video.hidden || $("dialog[open]")) return;
+        event.stopPropagation(); // else it would stop a run, too
+        closeCamera();
+        $("[data-does=camera]", root).focus();
+      },
+      true,
+    );
   }
 
   async function camera() {
@@ -307,7 +316,8 @@
     const pixels = pen.getImageData(0, 0, mask.width, mask.height);
     const alphas = new Set();
     for (let at = 3; at < pixels.data.length; at += 4) alphas.add(pixels.data[at]);
-    for (let at = 0; at < pixels.data.length; at += 4) { // as core/pictures/images.py reads it: alpha if it varies, else brightness
+    for (let at = 0; at < pixels.data.length; at += 4) {
+      // as core/pictures/images.py reads it: alpha if it varies, else brightness
       const [r, g, b, a] = pixels.data.subarray(at, at + 4);
       const grey = alphas.size > 1 ? a : Math.round(0.299 * r + 0.587 * g + 0.114 * b);
       pixels.data.set([255, 90, 60, grey], at);
@@ -323,7 +333,12 @@
   function spot(layer, event) {
     const box = layer.getBoundingClientRect();
     const scale = layer.width / box.width;
-    return { id: event.pointerId, x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale, scale };
+    return {
+      id: event.pointerId,
+      x: (event.clientX - box.left) * scale,
+      y: (event.clientY - box.top) * scale,
+      scale,
+    };
   }
 
   /* The first finger paints. A second one takes its stroke back: it is there to move the board. */
@@ -368,13 +383,17 @@
 
   function wireMoving(board) {
     let finger = null; // the second one, as it was last heard of
-    board.addEventListener("pointerdown", (event) => { if (!event.isPrimary) finger = event; });
+    board.addEventListener("pointerdown", (event) => {
+      if (!event.isPrimary) finger = event;
+    });
     board.addEventListener("pointermove", (event) => {
       if (event.pointerId !== finger?.pointerId) return;
       board.scrollBy(finger.clientX - event.clientX, finger.clientY - event.clientY);
       finger = event;
     });
-    const end = (event) => { if (event.pointerId === finger?.pointerId) finger = null; };
+    const end = (event) => {
+      if (event.pointerId === finger?.pointerId) finger = null;
+    };
     board.addEventListener("pointerup", end);
     board.addEventListener("pointercancel", end);
   }
@@ -412,9 +431,15 @@
     undo: () => step(state.back, state.forth),
     redo: () => step(state.forth, state.back),
     clear,
-    smaller: () => { state.zoom = Math.max(1, state.zoom / 1.25); },
-    larger: () => { state.zoom = Math.min(8, state.zoom * 1.25); },
-    used: () => { state.used = !state.used; },
+    smaller: () => {
+      state.zoom = Math.max(1, state.zoom / 1.25);
+    },
+    larger: () => {
+      state.zoom = Math.min(8, state.zoom * 1.25);
+    },
+    used: () => {
+      state.used = !state.used;
+    },
     "mask-file": () => $("[name=mask]", root).click(),
     choose: () => $("[name=pictures]", root).click(),
     camera,
@@ -494,7 +519,8 @@
     $(".drop", root).hidden = there;
     layers.image.hidden = false;
     layers.inpaint.hidden = !masking;
-    for (const button of root.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === state.tool);
+    for (const button of root.querySelectorAll("[data-tool]"))
+      button.setAttribute("aria-pressed", button.dataset.tool === state.tool);
     $("[name=colour]", root).hidden = masking;
     $("[data-does=used]", root).hidden = $("[data-does='mask-file']", root).hidden = !masking;
     $("[data-does=undo]", root).disabled = !state.back.length;

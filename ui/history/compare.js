@@ -32,7 +32,8 @@
   }
 
   /* A result beside what it began from. */
-  const before = (id, ratio) => beside({ url: `pictures/${id}/source`, words: "Before" }, { url: `pictures/${id}`, words: "After" }, ratio);
+  const before = (id, ratio) =>
+    beside({ url: `pictures/${id}/source`, words: "Before" }, { url: `pictures/${id}`, words: "After" }, ratio);
 
   Object.assign(darkroom, {
     compare,

@@ -37,7 +37,9 @@
     $(".card", root).addEventListener("click", (event) => does(event.target.closest("[data-does]")?.dataset.does));
     $(".ask", root).addEventListener("close", (event) => event.target.returnValue === "delete" && change("remove"));
     $("iframe", root).addEventListener("load", refused);
-    new IntersectionObserver(([end]) => end.isIntersecting && more(), { rootMargin: "400px" }).observe($(".end", root));
+    new IntersectionObserver(([end]) => end.isIntersecting && more(), { rootMargin: "400px" }).observe(
+      $(".end", root),
+    );
     new IntersectionObserver(([seen]) => seen.isIntersecting && view.rows.length && ask(null)).observe(root);
     draw();
   }
@@ -70,7 +72,10 @@
     view.problem = answer.problem;
     if (answer.kind === "page") shelve(answer);
     else if (answer.kind === "removed") drop(new Set(answer.ids));
-    else answer.ids.forEach((id) => { if (row(id)) row(id).favourite = answer.on; });
+    else
+      answer.ids.forEach((id) => {
+        if (row(id)) row(id).favourite = answer.on;
+      });
     draw();
   }
 
@@ -92,7 +97,8 @@
     if (answer.before !== null) [view.rows, view.more] = [[...view.rows, ...fresh], answer.more];
     else if (fresh.length < answer.rows.length) view.rows = [...fresh, ...view.rows];
     else [view.rows, view.more] = [answer.rows, answer.more];
-    requestAnimationFrame(() => { // a page may be shorter than the screen
+    requestAnimationFrame(() => {
+      // a page may be shorter than the screen
       if ($(".end", root).getBoundingClientRect().top < innerHeight + 400 && root.checkVisibility()) more();
     });
   }
@@ -151,7 +157,9 @@
     const id = view.at;
     if (!id || event.altKey) return;
     const wide = event.ctrlKey || event.metaKey;
-    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns(), Home: -1e9, End: 1e9 }[event.key];
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns(), Home: -1e9, End: 1e9 }[
+      event.key
+    ];
     if (step) {
       const here = view.rows.findIndex((one) => one.id === id);
       const next = view.rows[Math.min(Math.max(here + step, 0), view.rows.length - 1)].id;
@@ -173,12 +181,17 @@
   const columns = () => getComputedStyle($(".grid", root)).gridTemplateColumns.split(" ").length;
 
   /* Escape lets go of what is chosen before it stops a run. */
-  window.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || !view.chosen.size || $("dialog[open]") || !root.contains(document.activeElement)) return;
-    event.stopPropagation();
-    choose([]);
-    draw();
-  }, true);
+  window.addEventListener(
+    "keydown",
+    (event) => {
+      if (event.key !== "Escape" || !view.chosen.size || $("dialog[open]") || !root.contains(document.activeElement))
+        return;
+      event.stopPropagation();
+      choose([]);
+      draw();
+    },
+    true,
+  );
 
   /* -- doing ------------------------------------------------------------------------------------------------ */
 
@@ -190,7 +203,8 @@
     if (what === "look") look();
     else if (what === "favourite") change("favourite", { on: !ones.every((each) => each.favourite) });
     else if (what === "remove") confirm(ones.length);
-    else if (what === "compare") darkroom.beside(...ones.map((each) => ({ url: url(each.id), words: seed(each) })), one.width / one.height);
+    else if (what === "compare")
+      darkroom.beside(...ones.map((each) => ({ url: url(each.id), words: seed(each) })), one.width / one.height);
     else if (what === "before") darkroom.before(one.id, one.width / one.height);
     else if (what === "zip") zip(ones);
     else if (["image", "inpaint", "control"].includes(what)) darkroom.send(what, one.id);
@@ -213,11 +227,15 @@
   function look() {
     const [rows, [one]] = [view.rows, chosen()];
     if (!one) return;
-    darkroom.large(rows.map((each) => ({ url: url(each.id), words: title(each) })), rows.indexOf(one), (at) => {
-      hold(rows[at].id);
-      choose([rows[at].id]);
-      draw();
-    });
+    darkroom.large(
+      rows.map((each) => ({ url: url(each.id), words: title(each) })),
+      rows.indexOf(one),
+      (at) => {
+        hold(rows[at].id);
+        choose([rows[at].id]);
+        draw();
+      },
+    );
   }
 
   function zip(ones) {
@@ -254,11 +272,14 @@
     const grid = $(".grid", root);
     const old = new Map([...grid.children].map((item) => [item.dataset.id, item]));
     if (!row(view.at)) view.at = view.rows[0]?.id ?? null;
-    arrange(grid, view.rows.map((one) => {
-      const item = old.get(one.id) || newTile(one);
-      drawTile(item, one);
-      return item;
-    }));
+    arrange(
+      grid,
+      view.rows.map((one) => {
+        const item = old.get(one.id) || newTile(one);
+        drawTile(item, one);
+        return item;
+      }),
+    );
     grid.hidden = !view.rows.length; // an empty list box is none
   }
 
@@ -276,7 +297,13 @@
   function newTile(one) {
     const image = make("img", { alt: "", loading: "lazy", decoding: "async", src: `${url(one.id)}/thumbnail` });
     image.addEventListener("error", () => item.classList.add("missing"), { once: true });
-    const item = make("li", { role: "option", id: `tile-${one.id}`, title: title(one) }, image, make("span", { className: "tick" }), make("i"));
+    const item = make(
+      "li",
+      { role: "option", id: `tile-${one.id}`, title: title(one) },
+      image,
+      make("span", { className: "tick" }),
+      make("i"),
+    );
     item.dataset.id = one.id;
     return item;
   }
@@ -298,7 +325,19 @@
     write($(".negative", card), single && one.negative ? `Without: ${one.negative}` : "");
     drawMaps($(".maps", card), single ? one : { id: "", maps: 0 });
     darkroom.list($(".facts", card), single ? one.facts : []);
-    const shown = { use: single, again: single, image: single, inpaint: single, control: single, upscale: single, before: single && one.source, download: single, zip: !single, compare: ones.length === 2, look: single };
+    const shown = {
+      use: single,
+      again: single,
+      image: single,
+      inpaint: single,
+      control: single,
+      upscale: single,
+      before: single && one.source,
+      download: single,
+      zip: !single,
+      compare: ones.length === 2,
+      look: single,
+    };
     for (const [name, on] of Object.entries(shown)) $(`[data-does=${name}]`, card).hidden = !on;
     $("[data-does=download]", card).href = `${url(one.id)}?download=1`;
     const loved = ones.every((each) => each.favourite);

@@ -16,13 +16,22 @@
 
   function built() {
     const image = make("img", { className: "sheet", tabIndex: 0 });
-    const leaves = [["before", -1, "Newer picture"], ["next", 1, "Older picture"]].map(([className, by, ariaLabel]) => {
+    const leaves = [
+      ["before", -1, "Newer picture"],
+      ["next", 1, "Older picture"],
+    ].map(([className, by, ariaLabel]) => {
       const button = make("button", { type: "button", className, ariaLabel });
       button.addEventListener("click", () => leaf(by));
       return button;
     });
     const close = make("form", { method: "dialog" }, make("button", { className: "close", ariaLabel: "Close" }));
-    const made = make("dialog", { id: "large", ariaLabel: "The picture, large" }, make("div", {}, image), ...leaves, close);
+    const made = make(
+      "dialog",
+      { id: "large", ariaLabel: "The picture, large" },
+      make("div", {}, image),
+      ...leaves,
+      close,
+    );
     image.addEventListener("load", () => {
       image.style.setProperty("--ar", image.naturalWidth / image.naturalHeight);
       image.style.setProperty("--pixels", `${image.naturalWidth}px`);

@@ -22,7 +22,11 @@
       if (!file) return;
       const mine = ++asked;
       show($("img", element), file);
-      $("img", element).decode().catch(() => { $("img", element).hidden = mine === asked; });
+      $("img", element)
+        .decode()
+        .catch(() => {
+          $("img", element).hidden = mine === asked;
+        });
       say("Reading …");
       path = null;
       draw(element, null);
@@ -78,7 +82,12 @@
     write($(".source", root), answer.source ? `Made with ${answer.source}` : NONE);
     write($(".prompt", root), answer.prompt);
     write($(".negative", root), answer.negative && `Without: ${answer.negative}`);
-    write($(".missing", root), answer.missing ? `“${answer.missing}” is not on this machine; the model that is chosen here, or Lanczos, takes its place.` : "");
+    write(
+      $(".missing", root),
+      answer.missing
+        ? `“${answer.missing}” is not on this machine; the model that is chosen here, or Lanczos, takes its place.`
+        : "",
+    );
     part(".settings", answer.facts);
     part(".unknown", answer.unknown);
     part(".made", answer.made_with);

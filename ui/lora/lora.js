@@ -9,7 +9,9 @@
   function lora(element, given, watch, trigger, upload) {
     [root, props, follow] = [element, given, (told) => trigger("follow", told)];
     watch("value", draw);
-    root.addEventListener("input", (event) => { if (event.target.closest(".find")) draw(); });
+    root.addEventListener("input", (event) => {
+      if (event.target.closest(".find")) draw();
+    });
     const file = $("[type=file]", root);
     $(".add", root).addEventListener("click", () => file.click());
     file.addEventListener("change", async () => {
@@ -37,11 +39,20 @@
   function switched(text) {
     if (text === read) return;
     read = text;
-    try { on = JSON.parse(text || "[]"); } catch { on = []; }
+    try {
+      on = JSON.parse(text || "[]");
+    } catch {
+      on = [];
+    }
     draw();
-    darkroom.chips("lora", on.map((each) => ({
-      label: each.name, weight: each.weight ?? 1, off: () => change(each.name, null),
-    })));
+    darkroom.chips(
+      "lora",
+      on.map((each) => ({
+        label: each.name,
+        weight: each.weight ?? 1,
+        off: () => change(each.name, null),
+      })),
+    );
   }
 
   /* Set a LoRA's values; null switches it off. */
@@ -60,30 +71,53 @@
     if (!root) return;
     const { loras, mayAdd, problem, added } = props.value;
     $(".add", root).hidden = !mayAdd;
-    tell(problem || (added ? `${added} is added.` : loras.length ? "" : "There is no LoRA yet; put .safetensors files into models/loras."));
+    tell(
+      problem ||
+        (added
+          ? `${added} is added.`
+          : loras.length
+            ? ""
+            : "There is no LoRA yet; put .safetensors files into models/loras."),
+    );
     $(".find", root).hidden = !loras.length && !mayAdd;
     const asked = $("[type=search]", root).value.trim().toLowerCase();
     const fits = $("[name=fits]", root).checked;
-    const seen = loras.filter((each) => isOn(each)
-      || (!(fits && each.misfit) && `${each.name} ${each.words.join(" ")} ${each.notes}`.toLowerCase().includes(asked)));
+    const seen = loras.filter(
+      (each) =>
+        isOn(each) ||
+        (!(fits && each.misfit) &&
+          `${each.name} ${each.words.join(" ")} ${each.notes}`.toLowerCase().includes(asked)),
+    );
     seen.sort((a, b) => Boolean(a.problem || a.misfit) - Boolean(b.problem || b.misfit)); // what cannot be used is last
     const rows = new Map([...$("ul", root).children].map((row) => [row.dataset.key, row]));
     const at = document.activeElement.closest("#lora li [type=checkbox]")?.value; // its row may be made anew
-    arrange($("ul", root), seen.map((each) => {
-      const key = JSON.stringify([each, Boolean(isOn(each))]);
-      const row = rows.get(key) || newRow(each, key);
-      return settle(row, isOn(each));
-    }));
-    if (at && document.activeElement === document.body) [...root.querySelectorAll("li [type=checkbox]")].find((box) => box.value === at)?.focus();
+    arrange(
+      $("ul", root),
+      seen.map((each) => {
+        const key = JSON.stringify([each, Boolean(isOn(each))]);
+        const row = rows.get(key) || newRow(each, key);
+        return settle(row, isOn(each));
+      }),
+    );
+    if (at && document.activeElement === document.body)
+      [...root.querySelectorAll("li [type=checkbox]")].find((box) => box.value === at)?.focus();
   }
 
   const isOn = ({ name }) => on.find((each) => each.name === name);
 
   function newRow(each, key) {
-    const box = make("input", { type: "checkbox", value: each.name, checked: Boolean(isOn(each)), disabled: Boolean(each.problem || each.misfit) && !isOn(each) });
+    const box = make("input", {
+      type: "checkbox",
+      value: each.name,
+      checked: Boolean(isOn(each)),
+      disabled: Boolean(each.problem || each.misfit) && !isOn(each),
+    });
     box.addEventListener("change", () => change(each.name, box.checked ? {} : null));
     const why = each.problem || each.misfit;
-    const texts = [make("b", { textContent: each.name }), make("small", { textContent: why ? `${why[0].toUpperCase()}${why.slice(1)}` : each.facts })];
+    const texts = [
+      make("b", { textContent: each.name }),
+      make("small", { textContent: why ? `${why[0].toUpperCase()}${why.slice(1)}` : each.facts }),
+    ];
     const head = make("label", { title: each.notes }, box, picture(each), make("span", {}, ...texts));
     const row = make("li", { className: why ? "bad" : "" }, head);
     row.dataset.key = key;
@@ -95,14 +129,28 @@
   }
 
   function picture({ preview, name }) {
-    return preview ? make("img", { src: preview, alt: "", loading: "lazy" }) : make("i", { textContent: name.split("/").at(-1).slice(0, 1).toUpperCase() });
+    return preview
+      ? make("img", { src: preview, alt: "", loading: "lazy" })
+      : make("i", { textContent: name.split("/").at(-1).slice(0, 1).toUpperCase() });
   }
 
   function slider(each, part, label) {
     const [min, max, step] = props.value.limits;
     const [least, most] = props.value.usual;
-    const range = make("input", { type: "range", min: least, max: most, step, ariaLabel: `${label} of ${each.name}` });
-    const number = make("input", { type: "number", min, max, step, ariaLabel: `${label} of ${each.name}, as a number` });
+    const range = make("input", {
+      type: "range",
+      min: least,
+      max: most,
+      step,
+      ariaLabel: `${label} of ${each.name}`,
+    });
+    const number = make("input", {
+      type: "number",
+      min,
+      max,
+      step,
+      ariaLabel: `${label} of ${each.name}, as a number`,
+    });
     for (const input of [range, number]) {
       input.dataset.part = part;
       input.addEventListener("change", () => {

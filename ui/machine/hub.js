@@ -7,7 +7,9 @@
   function hub(element, props, watch, trigger) {
     const list = $("ul", element);
     let running = null; // its name
-    setInterval(() => { if (running && !document.hidden) trigger("follow"); }, PAUSE);
+    setInterval(() => {
+      if (running && !document.hidden) trigger("follow");
+    }, PAUSE);
     list.addEventListener("click", (event) => {
       const button = event.target.closest("button");
       if (button) trigger(running ? "halt" : "fetch", { name: button.closest("li").dataset.name });
@@ -19,18 +21,32 @@
       if (offline) write($(".none", element), offline);
       while (list.children.length < models.length) list.append(row());
       for (const [place, model] of models.entries()) draw(list.children[place], model, { now, offline });
-      if (running && !now && models.find(({ name }) => name === running)?.has) document.querySelector("#rescan").click();
+      if (running && !now && models.find(({ name }) => name === running)?.has)
+        document.querySelector("#rescan").click();
       running = now;
     });
   }
 
-  const row = () => make("li", {},
-    make("div", {}, make("b"), make("span"), make("small", { className: "facts" }),
-      make("small", { className: "told" }), make("progress", { max: 1 })),
-    make("button", { type: "button" }));
+  const row = () =>
+    make(
+      "li",
+      {},
+      make(
+        "div",
+        {},
+        make("b"),
+        make("span"),
+        make("small", { className: "facts" }),
+        make("small", { className: "told" }),
+        make("progress", { max: 1 }),
+      ),
+      make("button", { type: "button" }),
+    );
 
   function draw(item, { name, facts, use, has, state, share, words }, { now, offline }) {
-    const [title, purpose, told, bar, button] = ["b", "span", ".told", "progress", "button"].map((part) => $(part, item));
+    const [title, purpose, told, bar, button] = ["b", "span", ".told", "progress", "button"].map((part) =>
+      $(part, item),
+    );
     item.dataset.name = name;
     write(title, name);
     write(purpose, use);
@@ -40,7 +56,10 @@
     bar.value = share;
     bar.ariaLabel = `Download of ${name}`;
     button.disabled = has || Boolean(offline) || Boolean(now && now !== name);
-    write(button, has ? "Here" : now === name ? "Cancel" : state === "stopped" || state === "failed" ? "Go on" : "Download");
+    write(
+      button,
+      has ? "Here" : now === name ? "Cancel" : state === "stopped" || state === "failed" ? "Go on" : "Download",
+    );
     button.ariaLabel = `${button.textContent}: ${name}`;
   }
 

@@ -3,8 +3,14 @@
 (() => {
   const { $, write, make } = darkroom;
   const WORDS = {
-    styles: ["Save a style", "{prompt} is what stands in the prompt box. The style goes around it when you generate."],
-    settings: ["Save these settings", "Model, size, steps, guidance, sampler and pictures, as they are now. No prompt, no seed."],
+    styles: [
+      "Save a style",
+      "{prompt} is what stands in the prompt box. The style goes around it when you generate.",
+    ],
+    settings: [
+      "Save these settings",
+      "Model, size, steps, guidance, sampler and pictures, as they are now. No prompt, no seed.",
+    ],
   };
   let root, tell;
   let now = { taken: {}, own: {}, problems: [] };
@@ -62,7 +68,12 @@
       write($(".strong", root), "Overwrite it");
       return;
     }
-    send("save", { name, overwrite: overwrite === name, prompt: fields.prompt.value, negative_prompt: fields.negative_prompt.value });
+    send("save", {
+      name,
+      overwrite: overwrite === name,
+      prompt: fields.prompt.value,
+      negative_prompt: fields.negative_prompt.value,
+    });
   }
 
   function send(does, values) {
@@ -74,11 +85,13 @@
   function drawOwn() {
     const names = now.own[kind] || [];
     $(".own", root).hidden = !names.length;
-    $(".own ul", root).replaceChildren(...names.map((name) => {
-      const cross = make("button", { type: "button", className: "close", ariaLabel: `Delete ${name}` });
-      cross.addEventListener("click", () => send("drop", { name }));
-      return make("li", {}, make("span", { textContent: name }), cross);
-    }));
+    $(".own ul", root).replaceChildren(
+      ...names.map((name) => {
+        const cross = make("button", { type: "button", className: "close", ariaLabel: `Delete ${name}` });
+        cross.addEventListener("click", () => send("drop", { name }));
+        return make("li", {}, make("span", { textContent: name }), cross);
+      }),
+    );
   }
 
   Object.assign(darkroom, { presets, keep });

@@ -16,7 +16,12 @@
   /* `values` are the request's own fields; `path` is where the server has the picture, `url` what is seen of it. */
   const fresh = () => ({ ...blank(), values: { ...defaults(), ...(fitting().length ? begin(fitting()[0]) : {}) } });
   const blank = () => ({ on: false, own: true, path: "", url: "", map: "", size: "", problem: "", serial: 0 });
-  const defaults = () => Object.fromEntries(Object.entries(state.can.fields).filter(([name]) => name !== "image").map(([name, field]) => [name, field.default]));
+  const defaults = () =>
+    Object.fromEntries(
+      Object.entries(state.can.fields)
+        .filter(([name]) => name !== "image")
+        .map(([name, field]) => [name, field.default]),
+    );
   const unit = () => state.units[state.at];
   const network = (name) => state.can.networks.find((one) => one.name === name);
   const fitting = () => state.can.networks.filter((one) => one.fits);
@@ -27,7 +32,8 @@
     element.addEventListener("click", clicked);
     takes(root, $("[name=control]", root), ([file]) => place(file));
     $("[name=on]", root).addEventListener("change", (event) => change(unit(), { on: event.target.checked }));
-    document.addEventListener("input", (event) => { // the source picture and the size are the map's too
+    document.addEventListener("input", (event) => {
+      // the source picture and the size are the map's too
       if (event.target.closest?.("#form-image, #form-task, #size, #field-resize_mode")) ask();
     });
     new IntersectionObserver(([seen]) => seen.isIntersecting && ask()).observe(root);
@@ -63,10 +69,13 @@
   /* Upload a unit's picture. Generate waits for it. Another that came meanwhile is not overwritten. */
   function send(one, file) {
     const { url } = one;
-    const sent = (values) => { if (one.url === url) change(one, values); };
+    const sent = (values) => {
+      if (one.url === url) change(one, values);
+    };
     const sending = upload(file).then(
       ({ path }) => sent({ path, problem: "" }),
-      () => sent({ path: "", problem: "The server did not take this file; it may be too large" }));
+      () => sent({ path: "", problem: "The server did not take this file; it may be too large" }),
+    );
     darkroom.wait(sending);
     return sending;
   }
@@ -114,7 +123,13 @@
       const { image: picture, ...values } = given[index];
       const url = picture?.path ? uploadedAt(picture.path) : picture ? `inputs/${picture}` : "";
       const one = { ...fresh(), on: true, own: picture !== null, url, values };
-      if (picture) darkroom.wait(fetched(one.url).then((file) => send(one, file), () => change(one, { url: "", problem: "The picture that it began from could not be fetched" })));
+      if (picture)
+        darkroom.wait(
+          fetched(one.url).then(
+            (file) => send(one, file),
+            () => change(one, { url: "", problem: "The picture that it began from could not be fetched" }),
+          ),
+        );
       return one;
     });
     fill();
@@ -135,7 +150,11 @@
         draw();
         return;
       }
-      tell("map", { unit: state.units.indexOf(one), serial: one.serial, control: { ...told(one), net: one.values.net || "none" } });
+      tell("map", {
+        unit: state.units.indexOf(one),
+        serial: one.serial,
+        control: { ...told(one), net: one.values.net || "none" },
+      });
     }, UNTIL);
   }
 
@@ -159,30 +178,61 @@
   const begin = (known) => ({ net: known.name, control_type: null, ...known.begins });
 
   function networkChoices() {
-    const option = (one, more = "") => make("option", { value: one.name, textContent: one.title + more, disabled: Boolean(more), title: one.problem || "" });
+    const option = (one, more = "") =>
+      make("option", {
+        value: one.name,
+        textContent: one.title + more,
+        disabled: Boolean(more),
+        title: one.problem || "",
+      });
     const others = state.can.networks.filter((one) => !one.fits);
     const groups = fitting().map((one) => option(one));
     if (!groups.length) groups.push(make("option", { value: "", textContent: "No network for this model" }));
     if (others.length) {
-      groups.push(make("optgroup", { label: "Not with this model" }, ...others.map((one) => option(one, one.problem ? " · cannot be used" : " · of another family"))));
+      groups.push(
+        make(
+          "optgroup",
+          { label: "Not with this model" },
+          ...others.map((one) => option(one, one.problem ? " · cannot be used" : " · of another family")),
+        ),
+      );
     }
     return groups;
   }
 
   function build() {
     const { fields, preprocessors, control_types: types, most } = state.can;
-    $(".units", root).replaceChildren(...Array.from({ length: most }, (_, index) => {
-      const button = make("button", { type: "button", textContent: String(index + 1) });
-      button.dataset.unit = index;
-      return button;
-    }));
+    $(".units", root).replaceChildren(
+      ...Array.from({ length: most }, (_, index) => {
+        const button = make("button", { type: "button", textContent: String(index + 1) });
+        button.dataset.unit = index;
+        return button;
+      }),
+    );
     $(".rows", root).replaceChildren(
-      segments("own", { label: "From", help: "Where the control picture comes from" }, [["own", "Own picture"], ["source", "Source picture"]]),
+      segments("own", { label: "From", help: "Where the control picture comes from" }, [
+        ["own", "Own picture"],
+        ["source", "Source picture"],
+      ]),
       choice("net", fields.net, []),
-      choice("preprocessor", fields.preprocessor, Object.entries(preprocessors).map(([name, row]) => [name, row.label])),
-      choice("control_type", fields.control_type, [["", "By the preprocessor"], ...types.map((type) => [type, capital(type)])]),
+      choice(
+        "preprocessor",
+        fields.preprocessor,
+        Object.entries(preprocessors).map(([name, row]) => [name, row.label]),
+      ),
+      choice("control_type", fields.control_type, [
+        ["", "By the preprocessor"],
+        ...types.map((type) => [type, capital(type)]),
+      ]),
       ...["threshold_a", "threshold_b", "weight", "start", "end"].map((name) => slider(name, fields[name])),
-      ...["resize_mode", "mode"].map((name) => segments(name, fields[name], fields[name].choices.map((value) => [value, capital(value)]))));
+      ...["resize_mode", "mode"].map((name) =>
+        segments(
+          name,
+          fields[name],
+          fields[name].choices.map((value) => [value, capital(value)]),
+        ),
+      ),
+    );
   }
 
   const capital = (text) => text[0].toUpperCase() + text.slice(1);
@@ -194,13 +244,19 @@
   }
 
   function choice(name, field, pairs) {
-    const select = make("select", { name }, ...pairs.map(([value, textContent]) => make("option", { value, textContent })));
+    const select = make(
+      "select",
+      { name },
+      ...pairs.map(([value, textContent]) => make("option", { value, textContent })),
+    );
     select.addEventListener("change", () => pick(name, select.value || null));
     return row(name, field, select);
   }
 
   function slider(name, field) {
-    const [range, number] = ["range", "number"].map((type) => make("input", { type, name, min: field.least, max: field.most, step: field.step }));
+    const [range, number] = ["range", "number"].map((type) =>
+      make("input", { type, name, min: field.least, max: field.most, step: field.step }),
+    );
     for (const input of [range, number]) {
       input.setAttribute("aria-label", field.label);
       input.addEventListener("input", () => input.value !== "" && pick(name, Number(input.value)));
@@ -209,12 +265,18 @@
   }
 
   function segments(name, field, pairs) {
-    const group = make("div", { role: "group", ariaLabel: field.label }, ...pairs.map(([value, textContent]) => {
-      const button = make("button", { type: "button", textContent });
-      button.dataset.value = value;
-      button.addEventListener("click", () => (name === "own" ? change(unit(), { own: value === "own" }) : pick(name, value)));
-      return button;
-    }));
+    const group = make(
+      "div",
+      { role: "group", ariaLabel: field.label },
+      ...pairs.map(([value, textContent]) => {
+        const button = make("button", { type: "button", textContent });
+        button.dataset.value = value;
+        button.addEventListener("click", () =>
+          name === "own" ? change(unit(), { own: value === "own" }) : pick(name, value),
+        );
+        return button;
+      }),
+    );
     const node = make("div", { title: field.help || "" }, make("span", { textContent: field.label }), group);
     node.dataset.row = name;
     return node;
@@ -253,11 +315,14 @@
     drawPictures(one);
     drawRows(one);
     const on = state.units.filter((each) => each.on);
-    darkroom.chips("control", on.map((each) => ({
-      label: network(each.values.net)?.title || each.values.net || "no network",
-      weight: each.values.weight,
-      off: () => change(each, { on: false }),
-    })));
+    darkroom.chips(
+      "control",
+      on.map((each) => ({
+        label: network(each.values.net)?.title || each.values.net || "no network",
+        weight: each.values.weight,
+        off: () => change(each, { on: false }),
+      })),
+    );
   }
 
   function drawPictures(one) {
@@ -288,7 +353,8 @@
       of(name).hidden = !own;
       if (!own) return;
       write($("span", of(name)), own.label);
-      for (const input of of(name).querySelectorAll("input")) Object.assign(input, { min: own.lowest, max: own.highest, step: own.step, ariaLabel: own.label });
+      for (const input of of(name).querySelectorAll("input"))
+        Object.assign(input, { min: own.lowest, max: own.highest, step: own.step, ariaLabel: own.label });
       set(of(name), values[name] ?? own.default);
     });
     for (const name of ["weight", "start", "end"]) set(of(name), values[name]);
@@ -298,13 +364,15 @@
   }
 
   function set(node, value) {
-    for (const input of node.querySelectorAll("input")) if (Number(input.value) !== value || input.value === "") input.value = value;
+    for (const input of node.querySelectorAll("input"))
+      if (Number(input.value) !== value || input.value === "") input.value = value;
     const range = $("[type=range]", node);
     darkroom.slid(range);
   }
 
   function press(node, value) {
-    for (const button of node.querySelectorAll("button")) button.setAttribute("aria-pressed", button.dataset.value === value);
+    for (const button of node.querySelectorAll("button"))
+      button.setAttribute("aria-pressed", button.dataset.value === value);
   }
 
   Object.assign(darkroom, { steering, steer, control: place, takeControl: take });
