@@ -236,7 +236,7 @@ def test_who_has_no_cookie_and_waits_is_waited_for(start: Callable[..., Server])
     with server.visitor(has_cookie=False) as another:
         call(another, **SMALL)
         assert soon(lambda: len(server.queue._board.open) == 2)
-        assert soon(lambda: len(server.queue._board.open) == 1)  # nobody listened to the later one for as long as it takes
+        assert soon(lambda: len(server.queue._board.open) == 1)  # nobody listened to the later one so long
     server.engine.let_pass(100)
     assert len(job.result(timeout=30)[0]) == 1
 
