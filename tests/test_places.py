@@ -194,7 +194,7 @@ def test_nothing_is_left_of_sessions_that_ended_were_closed_or_never_read(start:
         lambda: app.iterators,
         lambda: app.state_holder.session_data,
         lambda: server.page.pending_diff_streams,
-        lambda: server.queue._films,
+        lambda: server.queue._board.films,
     ]
     assert soon(lambda: not any(holds() for holds in kept)), [holds() for holds in kept]
     assert len(queue.event_analytics) <= 1
@@ -223,9 +223,9 @@ def test_who_has_no_cookie_and_hangs_up_has_no_job(start: Callable[..., Server],
         if reads:
             with program.stream("GET", f"/gradio_api/call/generate/{event}"):
                 pass
-    assert soon(lambda: [job.cancelled for job in server.queue._open.values()] == [True])
+    assert soon(lambda: [job.cancelled for job in server.queue._board.open.values()] == [True])
     server.engine.let_pass(1)
-    assert soon(lambda: not server.queue._open)
+    assert soon(lambda: not server.queue._board.open)
 
 
 def test_who_has_no_cookie_and_waits_is_waited_for(start: Callable[..., Server]) -> None:
@@ -235,8 +235,10 @@ def test_who_has_no_cookie_and_waits_is_waited_for(start: Callable[..., Server])
     assert soon(lambda: bool(server.engine.ran))
     with server.visitor(has_cookie=False) as another:
         call(another, **SMALL)
-        assert soon(lambda: len(server.queue._open) == 2)
-        assert soon(lambda: len(server.queue._open) == 1)  # nobody listened to the later one for as long as it takes
+        assert soon(lambda: len(server.queue._board.open) == 2)
+        assert soon(
+            lambda: len(server.queue._board.open) == 1
+        )  # nobody listened to the later one for as long as it takes
     server.engine.let_pass(100)
     assert len(job.result(timeout=30)[0]) == 1
 
@@ -247,7 +249,7 @@ def test_who_cancels_a_call_without_a_cookie_cancels_its_job(start: Callable[...
     job = client.submit(**SMALL, api_name="/generate")
     assert soon(lambda: bool(server.engine.ran))
     job.cancel()
-    assert soon(lambda: [job.cancelled for job in server.queue._open.values()] == [True])
+    assert soon(lambda: [job.cancelled for job in server.queue._board.open.values()] == [True])
 
 
 def test_with_a_cookie_a_job_outlives_who_asked_for_it(start: Callable[..., Server]) -> None:
@@ -260,7 +262,7 @@ def test_with_a_cookie_a_job_outlives_who_asked_for_it(start: Callable[..., Serv
             pass
         assert soon(lambda: not asked.alive)
         server.engine.let_pass(100)
-        assert soon(lambda: not server.queue._open)
+        assert soon(lambda: not server.queue._board.open)
         server.join(visitor, "relay", "later").raise_for_status()
         with stream(visitor, "later") as lines:
             shown = next(line for line in lines.iter_lines() if "process_generating" in line)
