@@ -26,10 +26,10 @@ from core.settings import LIMITS, Settings
 from tests import darkroom
 from tests.browser import new_tab
 from tests.test_app import free_port
+from ui import places
 from ui.app import THEME, build_page
-from ui.server import places
-from ui.server.places import PAGES, PAGES_EVENTS
-from ui.server.serving import running
+from ui.places import PAGES, PAGES_EVENTS
+from ui.server import running
 
 FIELDS = GenerationRequest.model_fields
 SMALL: dict[str, Any] = {"prompt": "a red circle", "steps": 2, "width": 64, "height": 64}
@@ -236,7 +236,9 @@ def test_who_has_no_cookie_and_waits_is_waited_for(start: Callable[..., Server])
     with server.visitor(has_cookie=False) as another:
         call(another, **SMALL)
         assert soon(lambda: len(server.queue._board.open) == 2)
-        assert soon(lambda: len(server.queue._board.open) == 1)  # nobody listened to the later one so long
+        assert soon(
+            lambda: len(server.queue._board.open) == 1
+        )  # nobody listened to the later one for as long as it takes
     server.engine.let_pass(100)
     assert len(job.result(timeout=30)[0]) == 1
 
