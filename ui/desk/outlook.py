@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from PIL import Image
 
+from core.errors import RequestError
 from core.pictures.work import Canvas, extend_to
 from core.request import GenerationRequest
 from core.settings import Limits
@@ -17,6 +19,8 @@ MASK_SIDE = 384  # pixels of the mask that is shown as the engine will use it
 
 def extended(ratio: str, image: str, limits: Limits) -> list[int]:
     """The four sides that bring the source picture to `ratio`, such as "16:9". Raises RequestError."""
+    if not re.fullmatch(r"[1-9][0-9]?:[1-9][0-9]?", ratio):
+        raise RequestError("shape", ratio, "a ratio such as 16:9", "Extend")
     values = {"task": "image", "image": image, "resize_mode": "stretch", "strength": 1.0}
     picture = read_form(values, limits)[0].image
     across, down = map(int, ratio.split(":"))

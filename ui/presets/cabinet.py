@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.components import Component
 from pydantic import Field
 
-from core.errors import DarkroomError
+from core.errors import DarkroomError, RequestError
 from core.request import SECOND_PROMPTS, GenerationRequest, PresetLibrary, Presets, Size, Text
 from core.settings import Mode
 from ui.desk import EDITING, MODELS_OWN, Desk, mean_the_same, own_values, write_form
@@ -144,10 +144,12 @@ class Cabinet:
         }
         return write_form(self._desk.fields, values)
 
-    def resize(self, name: str, checkpoint: str | None) -> tuple[int, int]:
+    def resize(self, name: str | None, checkpoint: str | None) -> tuple[int, int]:
         """Width and height of a size, at the area that the model was made for."""
-        known = self._desk.checkpoint(checkpoint)
-        return self._presets.library.sizes[name].pixels(known.native_size if known else 512)
+        known, sizes = self._desk.checkpoint(checkpoint), self._presets.library.sizes
+        if name not in sizes:
+            raise RequestError("aspect", name, "one of " + ", ".join(sizes), "Size")
+        return sizes[name].pixels(known.native_size if known else 512)
 
     def match(self, *values: Any) -> tuple[str | None, str | None]:
         """The setting and the size that the form is at, if at any."""

@@ -50,12 +50,17 @@ def visit(space: str) -> Iterator[Visit]:
         yield visitor
 
 
-def begin(visitor: httpx.Client, **values: Any) -> str:
-    """The event of a call of `/generate`."""
+def call(visitor: httpx.Client, **values: Any) -> httpx.Response:
+    """A call of `/generate`."""
     names = GenerationRequest.model_fields
     given = SMALL | values
     data = [given.get(name, [] if field.default == () else field.default) for name, field in names.items()]
-    return str(visitor.post("/gradio_api/call/generate", json={"data": data}).json()["event_id"])
+    return visitor.post("/gradio_api/call/generate", json={"data": data})
+
+
+def begin(visitor: httpx.Client, **values: Any) -> str:
+    """Its event."""
+    return str(call(visitor, **values).json()["event_id"])
 
 
 def ended(visitor: httpx.Client, event: str) -> tuple[str, Any]:
@@ -136,7 +141,8 @@ def test_anothers_event_is_as_unknown(visit: Visit) -> None:
 
 def test_anothers_session_is_as_unknown(visit: Visit) -> None:
     ann, bob, session = visit(), visit(), secrets.token_hex(8)
-    load = next(each for each in ann.get("/config").json()["dependencies"] if each["inputs"] == [])
+    events = ann.get("/config").json()["dependencies"]
+    load = next(each for each in events if each["inputs"] == [] and each["queue"] and not each["collects_event_data"])
     join = {"data": [], "fn_index": load["id"], "session_hash": session}
     assert ann.post("/gradio_api/queue/join", json=join).status_code == 200
     paths = [f"/gradio_api/queue/data?session_hash={one}" for one in (session, secrets.token_hex(8))]
@@ -170,12 +176,9 @@ def test_anothers_upload_is_named_in_vain(visit: Visit, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
     files = {"files": ("a.png", (tmp_path / "a.png").read_bytes())}
     (path,) = ann.post("/gradio_api/upload", files=files).json()
-    answers = [
-        ended(bob, begin(bob, image={"path": one, "meta": {"_type": "gradio.FileData"}}))
-        for one in (path, path + "x")
-    ]
-    assert answers[0] == answers[1]
-    assert "a file that is gone" in answers[0][1]["error"]
+    answers = [call(bob, image={"path": one, "meta": {"_type": "gradio.FileData"}}) for one in (path, path + "x")]
+    assert same(*answers) == 422
+    assert "a file that is gone" in answers[0].json()["error"]
     assert made(ann, image={"path": path, "meta": {"_type": "gradio.FileData"}})
 
 

@@ -26,10 +26,9 @@ from core.settings import LIMITS, Settings
 from tests import darkroom
 from tests.browser import new_tab
 from tests.test_app import free_port
-from ui import places
 from ui.app import THEME, build_page
-from ui.places import PAGES, PAGES_EVENTS
-from ui.server import running
+from ui.server import places, running
+from ui.server.places import PAGES, PAGES_EVENTS
 
 FIELDS = GenerationRequest.model_fields
 SMALL: dict[str, Any] = {"prompt": "a red circle", "steps": 2, "width": 64, "height": 64}

@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 
 from core.settings import Settings
 from tests.darkroom import LIMITS
-from ui.server.guard import OWNER_COOKIE, Guard
+from ui.server.cookies import OWNER_COOKIE, Owners
+from ui.server.guard import Guard
 from ui.server.uploads import KEEP_SECONDS, Reception
 
 KB = 1024
@@ -34,7 +35,9 @@ def visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Visit:
     monkeypatch.setenv("SPACE_ID", "a/b")
     with gr.Blocks() as page:
         gr.Textbox()
-    served = Guard(Settings(), None).protect(App.create_app(page, app_kwargs={"routes": Reception(SHARES).routes()}))
+    settings = Settings(data=tmp_path)
+    app = App.create_app(page, app_kwargs={"routes": Reception(SHARES).routes()})
+    served = Guard(settings, None, Owners(settings, lambda _: True)).protect(app)
 
     def visitor(cookies: dict[str, str] | None = None, address: str = "93.184.216.34") -> TestClient:
         return TestClient(served, "http://localhost:7860", headers={"X-Forwarded-For": address}, cookies=cookies)
