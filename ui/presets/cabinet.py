@@ -147,7 +147,7 @@ class Cabinet:
     def resize(self, name: str | None, checkpoint: str | None) -> tuple[int, int]:
         """Width and height of a size, at the area that the model was made for."""
         known, sizes = self._desk.checkpoint(checkpoint), self._presets.library.sizes
-        if name not in sizes:
+        if name is None or name not in sizes:
             raise RequestError("aspect", name, "one of " + ", ".join(sizes), "Size")
         return sizes[name].pixels(known.native_size if known else 512)
 

@@ -50,12 +50,12 @@ def visit(space: str) -> Iterator[Visit]:
         yield visitor
 
 
-def call(visitor: httpx.Client, **values: Any) -> httpx.Response:
+def call(visitor: httpx.Client, session: str | None = None, **values: Any) -> httpx.Response:
     """A call of `/generate`."""
     names = GenerationRequest.model_fields
     given = SMALL | values
     data = [given.get(name, [] if field.default == () else field.default) for name, field in names.items()]
-    return visitor.post("/gradio_api/call/generate", json={"data": data})
+    return visitor.post("/gradio_api/call/generate", json={"data": data, "session_hash": session})
 
 
 def begin(visitor: httpx.Client, **values: Any) -> str:
@@ -147,8 +147,8 @@ def test_anothers_session_is_as_unknown(visit: Visit) -> None:
     assert ann.post("/gradio_api/queue/join", json=join).status_code == 200
     paths = [f"/gradio_api/queue/data?session_hash={one}" for one in (session, secrets.token_hex(8))]
     assert same(*map(bob.get, paths)) == 404
-    for route in ("queue/join", "run/predict", "call/generate", "call/v2/generate"):
-        assert bob.post(f"/gradio_api/{route}", json=join).status_code == 404
+    assert bob.post("/gradio_api/queue/join", json=join).status_code == 404
+    assert call(bob, session).status_code == 404
     assert bob.get(f"/gradio_api/heartbeat/{session}").status_code == 404
     with ann.stream("GET", paths[0]) as stream:
         assert "event_id" in next(line for line in stream.iter_lines() if line)
