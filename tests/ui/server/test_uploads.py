@@ -40,7 +40,8 @@ def visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Visit:
     served = Guard(settings, None, Owners(settings, lambda _: True)).protect(app)
 
     def visitor(cookies: dict[str, str] | None = None, address: str = "93.184.216.34") -> TestClient:
-        return TestClient(served, "http://localhost:7860", headers={"X-Forwarded-For": address}, cookies=cookies)
+        proxy, noted = ("10.0.0.1", 5000), {"X-Forwarded-For": address}
+        return TestClient(served, "http://localhost:7860", headers=noted, cookies=cookies, client=proxy)
 
     return visitor
 
