@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -105,18 +106,21 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL_SECONDS
     login = Login.for_mode(settings)
     guard = Guard(settings, login)
+    reception = Reception(settings.limits)
 
     @asynccontextmanager
     async def in_front(app: Starlette) -> AsyncIterator[None]:
         # Middleware given to `launch` would stand behind gradio's; here, at the start, the whole can still be wrapped
         assert app.middleware_stack
         app.middleware_stack = guard.protect(app.middleware_stack)
+        tidying = asyncio.create_task(reception.tidy())
         yield
+        tidying.cancel()
 
     launch = partial(
         page.launch,
         app_kwargs={
-            "routes": [*Reception(settings.limits).routes(), *routes(queue, history, engine.detectors)],
+            "routes": [*reception.routes(), *routes(queue, history, engine.detectors)],
             "lifespan": in_front,
             "openapi_url": None,
         },
