@@ -81,7 +81,8 @@ def serve(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **
 def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, **look: Any) -> Iterator[Running]:
     """The page on its port, for as long as the context lasts."""
     settings = engine.settings
-    ours = [*Reception(settings.limits).routes(), *routes(queue, history, engine.detectors)]
+    reception = Reception(settings.limits)
+    ours = [*reception.routes(), *routes(queue, history, engine.detectors)]
     login = Login.for_mode(settings)
     guard = Guard(settings, login, Owners(settings, history.owns) if settings.mode != "local" else None)
     places = Places(page, settings.limits, queue.wake)
@@ -96,7 +97,7 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
         gate = Gate(known, page, ours, settings.limits.upload_bytes)
         app.middleware_stack = with_policy(guard.protect(gate), settings.mode)
         with sparing_log():
-            async with places.kept(app):
+            async with reception.tidied(), places.kept(app):
                 yield
 
     launch = partial(

@@ -8,6 +8,7 @@ cookie is read by who knows the token, which nobody guesses.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
@@ -15,7 +16,8 @@ import secrets
 import shutil
 import threading
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -39,7 +41,7 @@ from core.settings import Limits
 from core.storage import storage
 from ui.server.belongings import Visitor
 
-KEEP_SECONDS = 600.0
+KEEP_SECONDS, HOUR, DAY = 600.0, 3600.0, 86400.0
 LEAST_BYTES = 2**16  # that a file counts, so that a million empty ones are none to go through
 MOST_CONTROLS: int = bounds(GenerationRequest.model_fields["controls"])["max_length"]
 FOLDER = re.compile(r"[0-9a-f]{16}-(?P<owner>[^-/]+)-[0-9a-f]{32}/")
@@ -111,7 +113,7 @@ def uploaded(value: Any, field: str, label: str) -> Path:
 
 @dataclass(frozen=True)
 class Held:
-    """A file among the uploads, and when it was last used."""
+    """A file among the uploads, when it was last used, and whose it is."""
 
     path: Path
     used: float
@@ -120,6 +122,15 @@ class Held:
     @property
     def folder(self) -> str:
         return self.path.relative_to(_root()).parts[0]
+
+
+def _is_at(folder: str, visitor: Visitor) -> bool:
+    return folder.startswith(f"{_at(visitor)}-")
+
+
+def _is_of(folder: str, visitor: Visitor) -> bool:
+    """Those without a cookie are one for each address."""
+    return f"-{_whose(visitor)}-" in folder and (visitor.is_known or _is_at(folder, visitor))
 
 
 class Reception:
@@ -164,7 +175,6 @@ class Reception:
             del self._coming[folder.name]
             if not any(Path(file).is_relative_to(folder) for file in files):  # and nothing of one that failed stays
                 shutil.rmtree(folder, ignore_errors=True)
-        request.app.get_blocks().upload_file_set.update(files)  # gradio removes them after a day
         return JSONResponse(files)
 
     def _take(self, visitor: Visitor, size: int) -> Path | None:
@@ -194,28 +204,47 @@ class Reception:
         What was used in the last KEEP_SECONDS stays: it may be on somebody's canvas, or just coming in. What a job
         begins from is kept elsewhere.
         """
-        mine, near = f"{_at(visitor)}-{_whose(visitor)}-", f"{_at(visitor)}-"
-        own = self._limits.uploads_per_owner if visitor.is_known else inf
-        same = self._limits.uploads_per_address if visitor.address else inf
-        shares = ((own, mine), (same, near), (self._limits.uploads_in_all, ""))
+        shares: list[tuple[float, Callable[[str], bool]]] = [(self._limits.uploads_in_all, lambda folder: True)]
+        if visitor.address:
+            shares.insert(0, (self._limits.uploads_per_address, lambda folder: _is_at(folder, visitor)))
+        if visitor.is_known:
+            shares.insert(0, (self._limits.uploads_per_owner, lambda folder: _is_of(folder, visitor)))
         if all(most == inf for most, _ in shares):
             return True
-        held = sorted(self._look(), key=lambda one: (not one.folder.startswith(mine), one.used))
-        return all(self._shrink(held, most - size, start) for most, start in shares)
+        held = sorted(self._look(), key=lambda one: (not _is_of(one.folder, visitor), one.used))
+        return all(self._shrink(held, most - size, counts) for most, counts in shares)
 
-    def _shrink(self, held: list[Held], most: float, start: str) -> bool:
-        """Remove files of `held` in their order until those in folders that begin with `start` have `most` bytes."""
-        counted = [one for one in held if one.folder.startswith(start)]
-        size = sum(max(one.size, LEAST_BYTES) for one in counted)
-        size += sum(coming for name, coming in self._coming.items() if name.startswith(start))
-        for one in counted:
-            if size <= most:
-                break
-            if time.time() - one.used > KEEP_SECONDS:
-                one.path.unlink(missing_ok=True)
-                held.remove(one)
+    def _shrink(self, held: list[Held], most: float, counts: Callable[[str], bool]) -> bool:
+        """Remove files of `held`, in their order, until those that count have `most` bytes; whether they have."""
+        size = sum(max(one.size, LEAST_BYTES) for one in held if counts(one.folder))
+        size += sum(coming for folder, coming in tuple(self._coming.items()) if counts(folder))
+        stay = []
+        for one in held:
+            if size > most and counts(one.folder) and _is_removed(one, KEEP_SECONDS):
                 size -= max(one.size, LEAST_BYTES)
+            else:
+                stay.append(one)
+        held[:] = stay
         return size <= most
+
+    @asynccontextmanager
+    async def tidied(self) -> AsyncIterator[None]:
+        """As long as the context lasts, what nobody has used for a day is removed every hour."""
+        tidying = asyncio.create_task(self._tidy())
+        try:
+            yield
+        finally:
+            tidying.cancel()
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(HOUR)
+            await run_in_threadpool(self.expire)
+
+    def expire(self) -> None:
+        with self._turn:
+            for one in self._look():
+                _is_removed(one, DAY)
 
     def _look(self) -> list[Held]:
         """The files that there are. Folders that lost theirs go, too."""
@@ -230,9 +259,18 @@ class Reception:
             held += files
             if not files and folder.name not in self._coming:
                 with suppress(FileNotFoundError):
-                    if time.time() - folder.stat().st_mtime > KEEP_SECONDS:
+                    if time.time() - folder.stat().st_mtime > KEEP_SECONDS:  # else somebody is about to fill it
                         shutil.rmtree(folder, ignore_errors=True)
         return held
+
+
+def _is_removed(one: Held, unused: float) -> bool:
+    """Remove a file that nobody has used for so many seconds; whether it is gone."""
+    if time.time() - one.used <= unused:
+        return False
+    with suppress(OSError):  # Windows keeps what is being read
+        one.path.unlink(missing_ok=True)
+    return not one.path.exists()
 
 
 def _send_file(request: Request) -> Response:

@@ -29,14 +29,19 @@ Visit = Callable[..., TestClient]
 
 
 @pytest.fixture
-def visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Visit:
+def reception() -> Reception:
+    return Reception(SHARES)
+
+
+@pytest.fixture
+def visit(tmp_path: Path, reception: Reception, monkeypatch: pytest.MonkeyPatch) -> Visit:
     """A visitor of a Space, with these cookies and from this address."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     monkeypatch.setenv("SPACE_ID", "a/b")
     with gr.Blocks() as page:
         gr.Textbox()
     settings = Settings(data=tmp_path)
-    app = App.create_app(page, app_kwargs={"routes": Reception(SHARES).routes()})
+    app = App.create_app(page, app_kwargs={"routes": reception.routes()})
     served = Guard(settings, None, Owners(settings, lambda _: True)).protect(app)
 
     def visitor(cookies: dict[str, str] | None = None, address: str = "93.184.216.34") -> TestClient:
@@ -133,6 +138,19 @@ def test_what_a_form_has_looked_at_lately_stays(visit: Visit) -> None:
     sent(visit(ANN))
     assert (shown.exists(), forgotten.exists()) == (True, False)
     assert send(visit(ANN)).status_code == 507
+
+
+def test_a_visitors_share_goes_along_to_another_address(visit: Visit) -> None:
+    for last in (34, 35):
+        sent(visit(ANN, f"93.184.216.{last}"))
+    assert send(visit(ANN, "93.184.216.36")).status_code == 507
+
+
+def test_what_nobody_uses_for_a_day_goes(visit: Visit, reception: Reception) -> None:
+    day = 86400
+    old, used = sent(visit(ANN), ago=day + 1), sent(visit(), ago=day - 9)
+    reception.expire()
+    assert (old.exists(), used.exists()) == (False, True)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
