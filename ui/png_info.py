@@ -13,7 +13,7 @@ from gradio.components import Component
 from core.errors import DarkroomError, RequestError
 from core.jobs import JobState, Status
 from core.library import named
-from core.pictures import PictureInfo, compare, read_picture, read_text
+from core.pictures import TOOLS, PictureInfo, compare, read_picture, read_text
 from core.request import LANCZOS, Hires
 from ui.facts import facts, own_facts
 from ui.form import write_form
@@ -22,7 +22,6 @@ from ui.run import Desk, told
 from ui.server import owner_of
 from ui.uploads import uploaded
 
-SOURCES = {"darkroom": "Darkroom", "a1111": "A1111", "comfyui": "ComfyUI", "invokeai": "InvokeAI"}
 TEXT_SHOWN = 100_000  # characters of a text that is shown whole
 Answer = dict[str, Any]
 
@@ -50,7 +49,7 @@ class Reader:
         except DarkroomError as error:
             return answer | {"problem": str(error)}
         return answer | {
-            "source": SOURCES.get(info.source or ""),
+            "source": TOOLS.get(info.source or ""),
             "prompt": info.fields.get("prompt", ""),
             "negative": info.fields.get("negative_prompt", ""),
             "facts": own_facts(info.request, info.index) if info.request else facts(info.fields),
