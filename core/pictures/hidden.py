@@ -1,4 +1,4 @@
-"""Text in the lowest bits of a picture's pixels, where NovelAI and "stealth pnginfo" of A1111 hide a copy of theirs."""
+"""Text in the lowest bits of pixels, where NovelAI and A1111's "stealth pnginfo" hide a copy of theirs."""
 
 from __future__ import annotations
 

@@ -39,9 +39,10 @@ from core.request import GenerationRequest
 class PictureInfo:
     """What a picture's texts say.
 
-    `source` is the tool that wrote them (of TOOLS), None if no known one. `text` is what was read, unchanged. `fields` holds
-    values that a GenerationRequest takes, by field; `unknown` the rest as text, by its name in the file. A picture of
-    ours is number `index` of the batch that `request` makes; None if the pictures it began from are not at hand.
+    `source` is the tool of TOOLS that wrote them, None if no known one. `text` is what was read, unchanged. `fields`
+    holds values that a GenerationRequest takes, by field; `unknown` the rest as text, by its name in the file. A
+    picture of ours is number `index` of the batch that `request` makes; None if the pictures it began from are not
+    at hand.
     """
 
     source: str | None = None
@@ -91,7 +92,7 @@ def read_text(file: bytes | Path, picture: Callable[[str], Image] | None = None)
     if "darkroom" in texts:
         unknown["darkroom"] = "damaged"
     info = _read_others(texts) or _read_others(read_hidden(file)) or PictureInfo(unknown=texts)
-    return replace(info, unknown=unknown | info.unknown)
+    return replace(info, unknown={**unknown, **info.unknown})
 
 
 def _read_others(texts: Mapping[str, str]) -> PictureInfo | None:

@@ -39,7 +39,7 @@ ENCODINGS: Mapping[bytes, tuple[str, ...]] = {
     b"JIS\0\0\0\0\0": ("iso2022_jp", "utf-8", "shift_jis", "euc_jp"),
     b"\0\0\0\0\0\0\0\0": (),
 }
-"""The eight bytes before a user's comment that name its encoding. Of those that name none, UTF-8 shows whether it is."""
+"""By the eight bytes before a user's comment that name its encoding; UTF-8 shows itself, whatever they say."""
 SURE = 16  # bytes that all spell ASCII are no UTF-16
 IN_EXIF = (Base.UserComment, Base.ImageDescription, Base.XPComment, Base.Software)
 KEYED = re.compile(r"(\w+):\s*(?=\{)")  # ComfyUI's "prompt:{…}", in whichever tag comes next
@@ -148,7 +148,7 @@ def decode_comment(data: bytes) -> str:
     """A user's comment, of which eight bytes may name the encoding. Those of UTF-16 come in both orders, whatever the
     order of the EXIF around them; what is called UTF-16 may be UTF-8; and where the eight are no name, they are text.
     """
-    encodings = ENCODINGS.get(data[:8])
+    encodings = ENCODINGS.get(data[:8].upper())
     if encodings is None:
         return decoded(data)
     body = data[8:]
@@ -157,8 +157,9 @@ def decode_comment(data: bytes) -> str:
 
 
 def decoded(data: bytes, *encodings: str) -> str:
-    """Bytes by the first of `encodings` that they are whole text in, then UTF-8, UTF-16 and Latin 1."""
-    for encoding in (*encodings, "utf-8", UTF_16):
+    """Bytes by the first of `encodings` that they are whole text in, then UTF-8, UTF-16 if it shows, and Latin 1."""
+    shows = b"\0" in data or data.startswith((codecs.BOM_UTF16_BE, codecs.BOM_UTF16_LE))
+    for encoding in (*encodings, "utf-8", *([UTF_16] if shows else [])):
         with suppress(UnicodeError):
             text = _utf_16(data) if encoding == UTF_16 else data.decode(encoding)
             if "\0" not in text.rstrip("\0"):
@@ -199,7 +200,7 @@ def _in_xmp(text: str) -> dict[str, str]:
         for name, value in element.attrib.items():
             _keep(texts, name, value)
         if _local(element.tag) in IN_XMP and _local(element.tag) not in texts:
-            item = element.find(f".//{RDF}li")
+            item = element.find(f"*/{RDF}li")
             _keep(texts, element.tag, (element if item is None else item).text or "")
     return texts
 

@@ -16,7 +16,7 @@ from core.pictures.dialects.found import (
     stem,
     weighted,
 )
-from core.pictures.dialects.graph import MOST_HOPS, SIDES, Graph, Node, Said, is_link
+from core.pictures.dialects.graph import MOST_HOPS, SIDES, Graph, Node, is_link
 
 Inputs = Mapping[str, Any]
 KSAMPLER = {"positive", "latent_image", "steps", "sampler_name"}
@@ -161,7 +161,9 @@ def _size(graph: Graph, latents: Any) -> list[Found]:
 
 
 def _side(graph: Graph, link: Any, side: str) -> list[Found]:
-    said = graph.said(link, side) or Said(None)
+    said = graph.said(link, side)
+    if said is None:
+        return [Found(side, None, graph.texts(link) or None)]
     prompt = "prompt" if side == SIDES[0] else "negative_prompt"
     found = [Found(side, prompt, said.first), Found(f"{side}, second", f"{prompt}_2", said.second)]
     if side == SIDES[0]:
@@ -245,7 +247,7 @@ def _vae(graph: Graph) -> list[Found]:
 
 
 def _refiner(graph: Graph, samplers: Mapping[str, Inputs], first: list[str]) -> list[Found]:
-    """A sampler with another model that goes on with the very latents, at the step where the sole first one stopped."""
+    """A sampler with another model that goes on with the same latents, where the only first one stopped."""
     start = samplers[first[0]]
     end, steps = start.get("end_at_step"), start.get("steps")
     if len(first) > 1 or not (isinstance(end, int) and isinstance(steps, int) and 0 < end < steps):

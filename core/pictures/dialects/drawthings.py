@@ -43,10 +43,10 @@ def _read(values: dict[str, Any]) -> list[Found]:
 
 
 def _sampler(name: str) -> list[Found]:
-    schedule = next((end for end in SCHEDULES if name.endswith(end)), "")
-    ours = name.removesuffix(schedule).replace("Euler A", "Euler a") if schedule != " Karras" else name
+    end = next((end for end in SCHEDULES if name.endswith(end)), "")
+    ours = name.removesuffix(end)
     ours = "Euler a" if ours in ("Euler A", "Euler Ancestral") else ours
-    return sampler_found(Found("sampler", "sampler", ours), Found("schedule", None, schedule.strip()))
+    return sampler_found(Found("sampler", "sampler", ours), Found("schedule", None, end.strip()))
 
 
 def _lora(entry: Any) -> dict[str, Any]:

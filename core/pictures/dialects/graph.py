@@ -68,7 +68,7 @@ class Graph(dict[str, Node]):
         waiting, seen = list(links), set()
         while waiting:
             link = waiting.pop()
-            key = str(link[0]) if is_link(link) else None
+            key = str(link[0]) if is_link(link) else ""
             if key in self and key not in seen:
                 seen.add(key)
                 yield self[key]
@@ -82,14 +82,14 @@ class Graph(dict[str, Node]):
             node = self.source(value)
             if node is None:
                 return None
-            given = {key: each for key, each in node.inputs.items() if key not in ABOUT and not isinstance(each, str)}
+            given = {key: each for key, each in node.inputs.items() if key not in ABOUT}
             if len(given) != 1 and not isinstance(given.get(name), int | float):
                 return None
             value = given.get(name) if name in given else next((given[key] for key in NUMBER if key in given), None)
         return None
 
     def text(self, value: Any, *names: str, hops: int = MOST_HOPS) -> str | None:
-        """A text, or what the nodes behind a link make of theirs: hold one, under one of `names` too, or join some."""
+        """A text, or what the nodes behind a link hold, under one of `names` too, or make of those that they join."""
         if isinstance(value, str):
             return value
         node = self.source(value)
@@ -118,8 +118,14 @@ class Graph(dict[str, Node]):
             texts = [text.strip() for text in texts]
         return between.join(text for text in texts if text or node.kind not in DROP_EMPTY)
 
+    def texts(self, link: Any) -> list[str]:
+        """Every text that an encoder behind `link` may have been told."""
+        keys = {name for names in ENCODED for name in names} | {"clip_g", *TEXT}
+        given = [value for node in self.upstream(link) for key, value in node.inputs.items() if key in keys]
+        return [text for text in given if isinstance(text, str)]
+
     def said(self, link: Any, side: str, hops: int = MOST_HOPS) -> Said | None:
-        """What a conditioning says, None if that is not sure: of parts of the picture, of mixtures, of unknown nodes."""
+        """What a conditioning says; None if that is not sure, as of a part of the picture or of a mixture."""
         node = self.source(link)
         if node is None or hops <= 0 or PARTIAL.search(node.kind):
             return None

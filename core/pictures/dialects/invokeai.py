@@ -18,6 +18,7 @@ FIELDS = {
     "height": "height",
     "strength": "strength",
     "clip_skip": "clip_skip",
+    "refiner_start": "refiner_start",
 }
 MODELS = {"model": "checkpoint", "vae": "vae", "refiner_model": "refiner"}
 SWITCHES = {"s": "steps", "S": "seed", "C": "cfg_scale", "W": "width", "H": "height", "A": "sampler"}
@@ -104,7 +105,7 @@ def _settings(values: Mapping[str, Any]) -> list[Found]:
 
 
 def _prompts(given: Any) -> list[Found]:
-    """The prompt, and what stands in brackets as the negative one; several prompts with weights are left as they are."""
+    """The prompt, and what stands in brackets as the negative one; several with weights are left as they are."""
     if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
         given = given[0].get("prompt")
     if not isinstance(given, str):
