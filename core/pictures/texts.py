@@ -78,7 +78,11 @@ def _texts(file: ImageFile) -> dict[str, str]:
     texts = {str(key): _sensible(value) for key, value in file.info.items() if isinstance(value, str)}
     profiles = [_unhexed(texts.pop(name)) for name in list(texts) if name.startswith(RAW_PROFILE)]
     exif = [file.info.get("exif", b""), *(each for each in profiles if each.startswith(EXIF_MARK))]
-    xmp = [file.info.get("xmp", b""), *(each.removeprefix(XMP_MARK) for each in profiles if XMP_MARK in each[:40])]
+    xmp = [
+        file.info.get("xmp", b""),
+        texts.get(XMP_IN_PNG, "").encode(),
+        *(each.removeprefix(XMP_MARK) for each in profiles if XMP_MARK in each[:40]),
+    ]
     described = _in_xmp(decoded(max(xmp, key=len)))
     if described:
         texts.pop(XMP_IN_PNG, None)

@@ -21,6 +21,7 @@ from core.pictures.dialects.found import (
     stem,
     weighted,
 )
+from core.pictures.texts import XMP_IN_PNG
 from core.request import LATENT, GenerationRequest, tag
 
 LINE_LIMIT = 2**16  # characters of the line of settings
@@ -108,7 +109,7 @@ def read(texts: Texts) -> Reading | None:
     for name, text in sorted(texts.plain.items(), key=lambda item: item[0] not in OWN):
         lines = [line.strip() for line in text.split("\n")]
         settings = max((number for number, line in enumerate(lines) if line.startswith(STEPS)), default=None)
-        if settings is not None and (name in OWN or _is_sure(lines[settings])):
+        if settings is not None and (name in OWN or (name != XMP_IN_PNG and _is_sure(lines[settings]))):
             return Reading(_read(lines, settings), text)
     return None
 
