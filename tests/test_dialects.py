@@ -351,7 +351,7 @@ def texts_of(source: str, values: dict[str, Any]) -> dict[str, str]:
     return {"Comment" if source == "novelai" else "UserComment": json.dumps(values)}
 
 
-@settings(max_examples=150)
+@settings(max_examples=100, deadline=None)
 @given(st.data(), st.sampled_from(list(RECORDS)))
 def test_any_values_raise_nothing_and_stay_in_their_places(data: st.DataObject, source: str) -> None:
     values = dict(RECORDS[source])
@@ -366,12 +366,12 @@ def test_any_values_raise_nothing_and_stay_in_their_places(data: st.DataObject, 
 
 
 pieces = st.sampled_from(
-    ["Steps: ", "5", " | ", "Seed: 7", "prompt: ", "Negative prompt:", "Version: a,", "\n", '"', " -s ", "[", "]", "{",
-     ":", ",", "Size: 64x64", "a fox", "Lora weights: ", "Hires upscale: 2", "\ufffd", "9" * 40, "-S", "<lora:a:1>"]
+    ["Steps: ", "5", " | ", "Seed: 7", "prompt: ", "Negative prompt:", "Version: a,", "\n", '"', " -s ", "[", "]",
+     "{", ":", ",", "Size: 64x64", "a fox", "Lora weights: ", "Hires upscale: 2", "\ufffd", "9" * 40, "<lora:a:1>"]
 )  # fmt: skip
 
 
-@settings(max_examples=150)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(pieces, max_size=16).map("".join), st.sampled_from(["parameters", "Dream", "UserComment", "Other"]))
 def test_any_text_raises_nothing(text: str, name: str) -> None:
     for field, kept in read_text(png(**{name: text})).fields.items():
@@ -393,7 +393,7 @@ WRITERS = {
 }  # fmt: skip
 
 
-@settings(max_examples=150)
+@settings(max_examples=100, deadline=None)
 @given(words, words, st.sampled_from(list(WRITERS)))
 def test_any_prompts_come_back(prompt: str, negative: str, source: str) -> None:
     info = read(source, **WRITERS[source](prompt, negative))

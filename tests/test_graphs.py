@@ -97,6 +97,22 @@ def test_efficient_loader() -> None:
     assert info.fields == {**FIELDS, "prompt": "a hen", "clip_skip": 2}
 
 
+def test_stacks_of_loras() -> None:
+    last = node(
+        "LoRA Stacker", input_mode="simple", lora_count=1, lora_name_1="ink.safetensors", lora_wt_1=0.8,
+        model_str_1=0.1, clip_str_1=0.2, lora_name_2="beyond.safetensors", lora_wt_2=1, lora_stack=["first", 0],
+    )  # fmt: skip
+    first = node(
+        "CR LoRA Stack", switch_1="On", lora_name_1="wash.safetensors", model_weight_1=1, clip_weight_1=0.5,
+        switch_2="Off", lora_name_2="off.safetensors", model_weight_2=1, clip_weight_2=1, lora_name_3="None",
+    )  # fmt: skip
+    apply = node("CR Apply LoRA Stack", model=["model", 0], clip=["model", 1], lora_stack=["last", 0])
+    nodes = graph(apply=apply, last=last, first=first, sampler=sampler(model=["apply", 0]))
+    assert read(nodes).fields["loras"] == (Lora(name="wash", text_encoder_weight=0.5), Lora(name="ink", weight=0.8))
+    last["inputs"] |= {"input_mode": "advanced", "lora_stack": ["last", 0]}
+    assert read(nodes).fields["loras"][-1] == Lora(name="ink", weight=0.1, text_encoder_weight=0.2)
+
+
 def test_a_vae_of_its_own_file_if_all_decode_with_it() -> None:
     vae = node("VAELoader", vae_name="XL\\fix.safetensors")
     decode = node("VAEDecode", samples=["sampler", 0], vae=["vae", 0])
@@ -310,7 +326,7 @@ def test_circles_and_depths_end_soon(name: str) -> None:
 inputs = st.dictionaries(
     st.sampled_from(
         ["text", "value", "positive", "negative", "model", "conditioning", "conditioning_to", "conditioning_from", "",
-         "latent_image", "text_a", "text_b", "delimiter", "seed", "clip", "lora_name", "strength_model", "vae",
+         "latent_image", "text_a", "text_b", "delimiter", "seed", "clip", "lora_name", "strength_model", "lora_stack",
          "steps", "sampler_name", "ckpt_name", "width", "height", "batch_size"]
     ),
     st.integers(0, 99) | st.sampled_from(["words", "euler"])
@@ -323,7 +339,7 @@ kinds = st.sampled_from(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["0", "1", "2", "3", "text", "sampler"]), st.builds(node, kinds), max_size=6),
     st.data(),

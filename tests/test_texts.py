@@ -9,7 +9,7 @@ from contextlib import suppress
 from io import BytesIO
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
@@ -81,6 +81,7 @@ ENCODED = st.sampled_from(
 words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"], max_codepoint=0xFFFD), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(words, ENCODED)
 def test_any_prompt_comes_back_from_any_encoding(prompt: str, encoded: tuple[bytes, str]) -> None:
     header, encoding = encoded
@@ -209,6 +210,7 @@ WHOLE = {
 }
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(WHOLE)), st.binary(max_size=60), st.floats(0, 1), st.integers(0, 30))
 def test_no_damage_brings_anything_but_a_clear_error(kind: str, noise: bytes, share: float, cut: int) -> None:
     at = int(share * len(WHOLE[kind]))
@@ -216,6 +218,7 @@ def test_no_damage_brings_anything_but_a_clear_error(kind: str, noise: bytes, sh
         read_text(WHOLE[kind][:at] + noise + WHOLE[kind][at + cut :])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_any_comment_is_text(data: bytes) -> None:
     decode_comment(data).encode("utf-8")

@@ -97,8 +97,9 @@ def read_text(file: bytes | Path, picture: Callable[[str], Image] | None = None)
 
 def _read_others(texts: Mapping[str, str]) -> PictureInfo | None:
     """What the first dialect that knows its own finds."""
+    given = Texts(texts)
     for source, (_, reader) in DIALECTS.items():
-        reading = reader(Texts(texts))
+        reading = reader(given)
         if reading is not None:
             return PictureInfo(source, *check(reading.found), reading.text)
     return None

@@ -34,6 +34,8 @@ LORAS = (  # a LoRA's name, its weight, and that in the text encoders
     ("lora_name", "strength_model", "strength_clip"),
     ("lora_name", "lora_model_strength", "lora_clip_strength"),
 )
+STACKED = (("model_weight", "clip_weight"), ("lora_wt", "lora_wt"), ("model_str", "clip_str"))  # with a number each
+MOST_STACKED = 50
 SAVES, SHOWS = re.compile("save", re.IGNORECASE), re.compile("preview", re.IGNORECASE)
 UNDERSTOOD = {
     "BasicGuider",
@@ -221,10 +223,29 @@ def _loras(graph: Graph, node: Node) -> Iterator[dict[str, Any]]:
     for name, weight, text in LORAS:
         if {name, weight} <= node.inputs.keys() and node.inputs[name] != "None":
             yield _lora(graph, (node.inputs[name], node.inputs[weight], node.inputs.get(text)))
+    yield from _stack(graph, node.inputs.get("lora_stack"))
     for entry in node.inputs.values():
         listed = isinstance(entry, dict) and entry.keys() >= {"on", "lora", "strength"}
         if listed and entry["on"] is True and entry["lora"] not in (None, "", "None"):
             yield _lora(graph, (entry["lora"], entry["strength"], entry.get("strengthTwo")))
+
+
+def _stack(graph: Graph, link: Any) -> Iterator[dict[str, Any]]:
+    """The LoRAs of stacks that were put on one another, as the Efficient Loader and Comfyroll's nodes apply them."""
+    stacks: dict[str, Inputs] = {}
+    while (node := graph.source(link)) and node.key not in stacks:
+        stacks[node.key] = node.inputs
+        link = node.inputs.get("lora_stack")
+    for stack in reversed(stacks.values()):
+        count = stack.get("lora_count")
+        for number in range(1, 1 + (min(count, MOST_STACKED) if isinstance(count, int) else MOST_STACKED)):
+            name = stack.get(f"lora_name_{number}")
+            if name in (None, "None") or stack.get(f"switch_{number}", "On") != "On":
+                continue
+            keys = next(keys for keys in STACKED if f"{keys[0]}_{number}" in stack or keys is STACKED[-1])
+            if stack.get("input_mode") == "advanced":
+                keys = STACKED[-1]
+            yield _lora(graph, (name, *(stack.get(f"{key}_{number}") for key in keys)))
 
 
 def _lora(graph: Graph, entry: tuple[Any, Any, Any]) -> dict[str, Any]:
