@@ -230,6 +230,8 @@ def test_a_controlnets_outputs_are_its_sides_however_they_are_wired() -> None:
     swapped = sampler(positive=["control", 1], negative=["control", 0])
     info = read(graph(control=control, sampler=swapped))
     assert (info.fields["prompt"], info.fields["negative_prompt"]) == ("blurry", "a fox")
+    passed = {"r": node("Reroute", x=["control", 1]), "sampler": sampler(positive=["control", 0], negative=["r", 0])}
+    assert read(graph(control=control, **passed)).fields == FIELDS
 
 
 # Samplers
@@ -247,6 +249,12 @@ def test_a_sampler_in_parts() -> None:
     assert read(graph(**parts, sampler=whole)).fields == FIELDS
     inputs = {"model": ["model", 0], "positive": ["text", 0], "negative": ["not", 0], "cfg": 7.0, "noise_seed": 77}
     assert read(graph(**parts, sampler=node("SamplerCustom", **inputs, **links))).fields == FIELDS
+    parts |= {
+        "select": node("SamplerEulerAncestral", eta=1.0),
+        "sigmas": node("SplitSigmas", sigmas=["x", 0], step=5),
+    }
+    info = read(graph(**parts, sampler=whole))
+    assert info.fields == without("sampler", "steps") and info.unknown["Node select"] == "SamplerEulerAncestral"
 
 
 def advanced(**inputs: Any) -> Nodes:
@@ -327,7 +335,7 @@ inputs = st.dictionaries(
     st.sampled_from(
         ["text", "value", "positive", "negative", "model", "conditioning", "conditioning_to", "conditioning_from", "",
          "latent_image", "text_a", "text_b", "delimiter", "seed", "clip", "lora_name", "strength_model", "lora_stack",
-         "steps", "sampler_name", "ckpt_name", "width", "height", "batch_size"]
+         "steps", "sampler", "sigmas", "sampler_name", "ckpt_name", "width", "height", "batch_size"]
     ),
     st.integers(0, 99) | st.sampled_from(["words", "euler"])
     | st.tuples(st.sampled_from(["0", "1", "2", "3", "text", "sampler"]), st.integers(0, 2)).map(list)
@@ -335,7 +343,17 @@ inputs = st.dictionaries(
     max_size=8,
 )  # fmt: skip
 kinds = st.sampled_from(
-    ["KSampler", "Reroute", "StringConcatenate", "ConditioningConcat", "VAEDecode", "SaveImage", "X", "LoraLoader"]
+    [
+        "KSampler",
+        "Reroute",
+        "StringConcatenate",
+        "ConditioningConcat",
+        "VAEDecode",
+        "SaveImage",
+        "X",
+        "LoraLoader",
+        "SamplerCustom",
+    ]
 )
 
 

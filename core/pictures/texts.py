@@ -43,7 +43,7 @@ ENCODINGS: Mapping[bytes, tuple[str, ...]] = {
 SURE = 16  # bytes that all spell ASCII are no UTF-16
 IN_EXIF = (Base.UserComment, Base.ImageDescription, Base.XPComment, Base.Software)
 KEYED = re.compile(r"(\w+):\s*(?=\{)")  # ComfyUI's "prompt:{…}", in whichever tag comes next
-IN_XMP = (USER_COMMENT, "description", "CreatorTool", "parameters", "prompt", "workflow")
+IN_XMP = (USER_COMMENT, "description", "ImageDescription", "CreatorTool", "parameters", "prompt", "workflow")
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 
 

@@ -145,7 +145,7 @@ def _settings(graph: Graph, sampler: Inputs) -> list[Found]:
         Found("lora_name", "loras", loras[::-1] or None),
         *_stretch(sampler),
     ]
-    name = graph.text(sampler["sampler_name"], "sampler_name")
+    name = graph.text(sampler.get("sampler_name"), "sampler_name")
     if name:
         schedule = graph.text(sampler.get("scheduler"), "scheduler") or ""
         found += sampler_found(Found("sampler_name", "sampler", name), Found("Schedule type", None, schedule))

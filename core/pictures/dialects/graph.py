@@ -24,8 +24,14 @@ NUMBER = ("value", "int", "float", "number", "Number", "seed")
 ABOUT = ("control_after_generate", "min", "max", "step", "title", "mode")  # how a value is shown and changed
 ENCODED = (("text_l", "text_g"), ("clip_l", "t5xxl"), ("text",), ("prompt",))  # for the first encoder, and the second
 LOADER = re.compile(r"loader", re.IGNORECASE)
-TWO_OUT = ("ControlNetApplyAdvanced", "ControlNetApplySD3", "ACN_AdvancedControlNetApply", "InpaintModelConditioning")
-"""Nodes whose first output is the positive side and the second the negative."""
+TWO_OUT = {
+    "ACN_AdvancedControlNetApply": 0,
+    "ControlNetApplyAdvanced": 0,
+    "ControlNetApplySD3": 0,
+    "Efficient Loader": 1,
+    "InpaintModelConditioning": 0,
+}
+"""Nodes with an output for each side, and which of theirs is the positive one."""
 SIDES = ("positive", "negative")
 PARTIAL = re.compile(r"area|mask|timestep|gligen|average", re.IGNORECASE)  # a prompt for a part of the picture or run
 
@@ -55,11 +61,16 @@ class Graph(dict[str, Node]):
 
     def source(self, link: Any) -> Node | None:
         """The node that `link` comes from, past those that only hand on what they are given."""
+        found = self._output(link)
+        return found[0] if found else None
+
+    def _output(self, link: Any) -> tuple[Node, Any] | None:
+        """The same, and which of its outputs."""
         for _ in range(MOST_HOPS):
             self._looks -= 1
             node = self.get(str(link[0])) if is_link(link) and self._looks >= 0 else None
             if node is None or not HANDS_ON.search(node.kind):
-                return node
+                return (node, link[1]) if node else None
             link = next(filter(is_link, node.inputs.values()), None)
         return None
 
@@ -126,7 +137,7 @@ class Graph(dict[str, Node]):
 
     def said(self, link: Any, side: str, hops: int = MOST_HOPS) -> Said | None:
         """What a conditioning says; None if that is not sure, as of a part of the picture or of a mixture."""
-        node = self.source(link)
+        node, output = self._output(link) or (None, None)
         if node is None or hops <= 0 or PARTIAL.search(node.kind):
             return None
         if node.kind == "ConditioningZeroOut":
@@ -134,7 +145,7 @@ class Graph(dict[str, Node]):
         if node.kind == "ConditioningConcat":
             return self._concat(node, side, hops - 1)
         if set(SIDES) <= node.inputs.keys():
-            return self._of_side(node, link[1], side, hops)
+            return self._of_side(node, _side(node.kind, output) or side, hops)
         behind = [each for key, each in node.inputs.items() if key.startswith("conditioning") and is_link(each)]
         if not behind:
             return self._encoded(node)
@@ -142,9 +153,7 @@ class Graph(dict[str, Node]):
         guidance = self.number(node.inputs.get("guidance"), "guidance")
         return replace(said, guidance=guidance) if said and guidance is not None else said
 
-    def _of_side(self, node: Node, output: Any, side: str, hops: int) -> Said | None:
-        if node.kind in TWO_OUT and output in (0, 1):
-            side = SIDES[output]
+    def _of_side(self, node: Node, side: str, hops: int) -> Said | None:
         given = node.inputs[side]
         if isinstance(given, str) or LOADER.search(node.kind):  # the Efficient Loader encodes as well
             text = self.text(given, side)
@@ -178,6 +187,11 @@ class Graph(dict[str, Node]):
         return Said(first, second, inputs.get("clip"), self.number(inputs.get("guidance"), "guidance"))
 
 
+def _side(kind: str, output: Any) -> str | None:
+    """The side of an output, if the node is known to have two."""
+    return SIDES[output - TWO_OUT[kind]] if kind in TWO_OUT and output - TWO_OUT[kind] in (0, 1) else None
+
+
 def _between(node: Node) -> str | None:
     """What a node puts between the texts that it joins."""
     if node.kind == PYSSSSS:
@@ -195,4 +209,6 @@ def _second(said: Said) -> str:
 
 
 def is_link(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int)
+    return (
+        isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int) and isinstance(value[1], int)
+    )
