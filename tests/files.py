@@ -12,9 +12,11 @@ from PIL.PngImagePlugin import PngInfo
 
 
 def png(**texts: str) -> bytes:
+    """A PNG with `texts`, of which what is not ASCII is UTF-8 and says so."""
     info = PngInfo()
     for key, text in texts.items():
-        info.add_text(key, text)
+        add = info.add_text if text.isascii() else info.add_itxt
+        add(key, text)
     file = BytesIO()
     Image.new("RGB", (1, 1)).save(file, "PNG", pnginfo=info)
     return file.getvalue()

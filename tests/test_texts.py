@@ -115,7 +115,10 @@ def test_texts_behind_the_pixels_are_those_that_pillow_knows(name: bytes) -> Non
 
 def test_utf_8_where_latin_1_is_due_is_utf_8() -> None:
     assert read_texts(raw_chunk(png(), b"tEXt", b"parameters\0" + TEXT.encode())) == {"parameters": TEXT}
+    assert read_texts(raw_chunk(png(), b"tEXt", b"Title\0" + "café".encode())) == {"Title": "café"}
+    assert read_texts(raw_chunk(png(), b"tEXt", b"Title\0" + "a — b".encode())) == {"Title": "a — b"}
     assert read_texts(raw_chunk(png(), b"tEXt", b"Title\0f\xf3x")) == {"Title": "fóx"}
+    assert read_texts(raw_chunk(png(), b"tEXt", b"Title\0\xc2\xa0")) == {"Title": "Â\xa0"}
     assert read_texts(png(Title="“fóx”")) == {"Title": "“fóx”"}
 
 

@@ -43,6 +43,8 @@ ENCODINGS: Mapping[bytes, tuple[str, ...]] = {
 SURE = 16  # bytes that all spell ASCII are no UTF-16
 IN_EXIF = (Base.UserComment, Base.ImageDescription, Base.XPComment, Base.Software)
 KEYED = re.compile(r"(\w+):\s*(?=\{)")  # ComfyUI's "prompt:{…}", in whichever tag comes next
+TELLING = re.compile(r"[a-z][^\x00-\xbf]|[^\x00-\xbf][a-z]|[‐-…\U00010000-\U0010ffff]", re.IGNORECASE)
+"""What no accident makes of Latin 1: a foreign letter within a word, a typographic mark, an emoji."""
 IN_XMP = (USER_COMMENT, "description", "ImageDescription", "CreatorTool", "parameters", "prompt", "workflow")
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 
@@ -90,10 +92,12 @@ def _texts(file: ImageFile) -> dict[str, str]:
 
 
 def _sensible(text: str) -> str:
-    """A PNG's text that is Latin 1 by the standard, and by many tools UTF-8; where it says what it is, that."""
+    """A PNG's text that is Latin 1 by the standard, and UTF-8 by many tools: that, if it is more than an accident."""
     if not isinstance(text, iTXt):
         with suppress(UnicodeError):
-            return text.encode("latin-1").decode("utf-8")
+            utf_8 = text.encode("latin-1").decode("utf-8")
+            if len({character for character in utf_8 if character >= "À"}) > 1 or TELLING.search(utf_8):
+                return utf_8
     return str(text)
 
 
