@@ -43,7 +43,7 @@ ENCODINGS: Mapping[bytes, tuple[str, ...]] = {
 SURE = 16  # bytes that all spell ASCII are no UTF-16
 IN_EXIF = (Base.UserComment, Base.ImageDescription, Base.XPComment, Base.Software)
 KEYED = re.compile(r"(\w+):\s*(?=\{)")  # ComfyUI's "prompt:{…}", in whichever tag comes next
-TELLING = re.compile(r"[a-z][^\x00-\xbf]|[^\x00-\xbf][a-z]|[‐-…\U00010000-\U0010ffff]", re.IGNORECASE)
+TELLING = re.compile(r"[a-z][^\x00-\xbf]|[^\x00-\xbf][a-z]|[‐-…\U00010000-\U0010ffff]")
 """What no accident makes of Latin 1: a foreign letter within a word, a typographic mark, an emoji."""
 IN_XMP = (USER_COMMENT, "description", "ImageDescription", "CreatorTool", "parameters", "prompt", "workflow")
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
