@@ -21,6 +21,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from core.errors import RequestError
 
+PNG = b"\x89PNG\r\n\x1a\n"
 MOST_SCANS = 100  # of a JPEG; editors write some ten, and each that is empty costs a pass over all pixels
 
 
@@ -92,7 +93,7 @@ def opened(source: bytes | Path) -> ImageFile | None:
     server's console instead of refusing them.
     """
     data = source if isinstance(source, bytes) else source.read_bytes()
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(PNG):
         return PngImageFile(BytesIO(data))
     if data.startswith(b"\xff\xd8\xff"):
         return JpegImageFile(BytesIO(data))

@@ -1,4 +1,4 @@
-"""What a picture says about its making: written with every picture; read from ours, A1111's, ComfyUI's, InvokeAI's.
+"""What a picture says about its making: written with every picture; read from ours and from other tools'.
 
 The readers take text from strangers: nothing is evaluated, sizes are capped, and whatever is not a valid value of a
 request's field is listed as unknown instead of being bent into one.
@@ -9,37 +9,43 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from PIL.ExifTags import IFD, Base
-from PIL.Image import Exif, Image
+from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
-from core.errors import DarkroomError, RequestError
-from core.pictures.dialects import a1111, comfyui, invokeai
-from core.pictures.dialects.found import Found, check, clean, parse_object
-from core.pictures.images import opened
+from core.errors import DarkroomError
+from core.pictures.dialects import (
+    a1111,
+    comfyui,
+    drawthings,
+    easydiffusion,
+    fooocus,
+    invokeai,
+    novelai,
+    sdnext,
+    swarmui,
+)
+from core.pictures.dialects.found import Found, Reading, Texts, check, clean, parse_object
+from core.pictures.hidden import read_hidden
+from core.pictures.texts import TEXT_LIMIT, read_texts
 from core.request import GenerationRequest
-
-Source = Literal["darkroom", "a1111", "comfyui", "invokeai"]
-
-TEXT_LIMIT = 2**20  # characters of one text chunk; Pillow refuses compressed ones that grow beyond as many bytes
 
 
 @dataclass(frozen=True)
 class PictureInfo:
-    """What a PNG's text says.
+    """What a picture's texts say.
 
-    `source` is the tool that wrote it, None if no known one. `text` is what was read, unchanged. `fields` holds
-    values that a GenerationRequest takes, by field; `unknown` the rest as text, by its name in the file. A picture of
-    ours is number `index` of the batch that `request` makes; None if the pictures it began from are not at hand.
+    `source` is the tool of TOOLS that wrote them, None if no known one. `text` is what was read, unchanged. `fields`
+    holds values that a GenerationRequest takes, by field; `unknown` the rest as text, by its name in the file. A
+    picture of ours is number `index` of the batch that `request` makes; None if the pictures it began from are not
+    at hand.
     """
 
-    source: Source | None = None
+    source: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
@@ -77,7 +83,7 @@ def read_text(file: bytes | Path, picture: Callable[[str], Image] | None = None)
 
     Raises RequestError for any other file, or one whose compressed text is a bomb; never anything else.
     """
-    texts = _texts(file)
+    texts = read_texts(file)
     unknown = {key: f"{len(text):,} characters" for key, text in texts.items() if len(text) > TEXT_LIMIT}
     texts = {key: text for key, text in texts.items() if key not in unknown}
     ours = _read_ours(texts, picture)
@@ -85,38 +91,18 @@ def read_text(file: bytes | Path, picture: Callable[[str], Image] | None = None)
         return ours
     if "darkroom" in texts:
         unknown["darkroom"] = "damaged"
-    for source, key, reader in READERS:
-        found = reader(texts[key]) if key in texts else None
-        if found is not None:
-            fields, more = check(found)
-            return PictureInfo(source, fields, unknown | more, texts[key])
-    return PictureInfo(unknown=unknown | texts)
+    info = _read_others(texts) or _read_others(read_hidden(file)) or PictureInfo(unknown=texts)
+    return replace(info, unknown={**unknown, **info.unknown})
 
 
-def _texts(picture: bytes | Path) -> dict[str, str]:
-    """A PNG's texts, of which every tool writes its own before the pixels, or A1111's in a JPEG's or WebP's EXIF; no
-    pixel is decoded.
-    """
-    try:
-        file = opened(picture)
-        assert file
-        with file:
-            texts = {str(key): str(value) for key, value in file.info.items() if isinstance(value, str)}
-            return _comment(file.info.get("exif", b"")) | texts
-    except Exception:  # Pillow raises whatever its parser trips over
-        use = "a PNG, JPEG or WebP picture with less than 1 MB of text"
-        raise RequestError("image", "this file", use, "Picture") from None
-
-
-def _comment(data: bytes) -> dict[str, str]:
-    """The user's comment in EXIF, of which eight bytes name the encoding; A1111's is UTF-16, the high byte first."""
-    exif, comment = Exif(), None
-    with suppress(Exception):  # damaged EXIF says nothing
-        exif.load(data)
-        comment = exif.get_ifd(IFD.Exif).get(Base.UserComment)
-    if not isinstance(comment, bytes):
-        return {}
-    return {"parameters": comment[8:].decode("utf-16-be" if comment.startswith(b"UNICODE") else "utf-8", "replace")}
+def _read_others(texts: Mapping[str, str]) -> PictureInfo | None:
+    """What the first dialect that knows its own finds."""
+    given = Texts(texts)
+    for source, (_, reader) in DIALECTS.items():
+        reading = reader(given)
+        if reading is not None:
+            return PictureInfo(source, *check(reading.found), reading.text)
+    return None
 
 
 # Ours
@@ -141,8 +127,16 @@ def _read_ours(texts: Mapping[str, str], picture: Callable[[str], Image] | None)
     return PictureInfo("darkroom", fields, {}, text, index, words, request)
 
 
-READERS: tuple[tuple[Source, str, Callable[[str], list[Found] | None]], ...] = (
-    ("a1111", "parameters", a1111.read),
-    ("invokeai", "invokeai_metadata", invokeai.read),
-    ("comfyui", "prompt", comfyui.read),
-)
+DIALECTS: Mapping[str, tuple[str, Callable[[Texts], Reading | None]]] = {
+    "drawthings": ("Draw Things", drawthings.read),
+    "sdnext": ("SD.Next", sdnext.read),
+    "a1111": ("A1111", a1111.read),
+    "fooocus": ("Fooocus", fooocus.read),
+    "swarmui": ("SwarmUI", swarmui.read),
+    "novelai": ("NovelAI", novelai.read),
+    "easydiffusion": ("Easy Diffusion", easydiffusion.read),
+    "invokeai": ("InvokeAI", invokeai.read),
+    "comfyui": ("ComfyUI", comfyui.read),
+}
+"""Who else writes down how a picture was made: a name for people, and the reader of its texts."""
+TOOLS: Mapping[str, str] = {"darkroom": "Darkroom", **{source: title for source, (title, _) in DIALECTS.items()}}

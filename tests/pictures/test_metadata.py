@@ -17,15 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.ExifTags import IFD, Base
-from PIL.PngImagePlugin import PngInfo
 
 from core.errors import DarkroomError, NotFound, RequestError
 from core.library.checkpoints import Checkpoint, named
-from core.pictures.metadata import TEXT_LIMIT, PictureInfo, encode_png, read_text
+from core.pictures.metadata import PictureInfo, encode_png, read_text
+from core.pictures.texts import TEXT_LIMIT
 from core.request.generation import GenerationRequest
 from core.request.parameters import fingerprint
 from core.request.units import Control, Lora
 from core.samplers import SAMPLERS
+from tests.files import png, raw_chunk
 
 BLANK = Image.new("RGB", (512, 768), "red")
 FULL = GenerationRequest(
@@ -43,21 +44,6 @@ FULL = GenerationRequest(
     loras=(Lora(name="ink", weight=0.8),),
 )
 MADE_WITH = {"model_hash": "6ce0161689", "darkroom": "0.1.0", "lora_hash:ink": "aabbccddee"}
-
-
-def png(**texts: str) -> bytes:
-    info = PngInfo()
-    for key, text in texts.items():
-        info.add_text(key, text)
-    file = BytesIO()
-    Image.new("RGB", (1, 1)).save(file, "PNG", pnginfo=info)
-    return file.getvalue()
-
-
-def raw_chunk(data: bytes, name: bytes, content: bytes) -> bytes:
-    """`data` with one more chunk behind its header."""
-    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-    return data[:33] + chunk + data[33:]
 
 
 # Ours

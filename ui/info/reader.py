@@ -12,7 +12,7 @@ import gradio as gr
 from core.errors import DarkroomError, RequestError
 from core.jobs import JobState, Status
 from core.library import named
-from core.pictures import PictureInfo, compare, read_picture, read_text
+from core.pictures import TOOLS, PictureInfo, compare, read_picture, read_text
 from core.request import LANCZOS, Hires
 from core.settings import Settings
 from ui.desk import Desk, Studio, write_form
@@ -21,7 +21,6 @@ from ui.live import AT_ONCE, QUIET, live
 from ui.sent import OfFile
 from ui.server import owner_of, uploaded
 
-SOURCES = {"darkroom": "Darkroom", "a1111": "A1111", "comfyui": "ComfyUI", "invokeai": "InvokeAI"}
 TEXT_SHOWN = 100_000  # characters of a text that is shown whole
 Answer = dict[str, Any]
 
@@ -51,7 +50,7 @@ class Reader:
         except DarkroomError as error:
             return answer | {"problem": str(error)}
         return answer | {
-            "source": SOURCES.get(info.source or ""),
+            "source": TOOLS.get(info.source or ""),
             "prompt": info.fields.get("prompt", ""),
             "negative": info.fields.get("negative_prompt", ""),
             "facts": own_facts(info.request, info.index) if info.request else facts(info.fields),

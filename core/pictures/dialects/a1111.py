@@ -9,7 +9,19 @@ from collections.abc import Iterator, Mapping
 from PIL.Image import Image
 
 from core.events import LORA_HASH
-from core.pictures.dialects.found import SCHEDULES, Found, check, parse_number, sampler_found, stem
+from core.pictures.dialects.found import (
+    SCHEDULES,
+    Found,
+    Reading,
+    Texts,
+    check,
+    parse_number,
+    sampler_found,
+    sides,
+    stem,
+    weighted,
+)
+from core.pictures.texts import XMP_IN_PNG
 from core.request import LATENT, GenerationRequest, tag
 
 LINE_LIMIT = 2**16  # characters of the line of settings
@@ -31,7 +43,12 @@ HIRES = {  # with a second pass the strength is that one's
 }
 REAL_ESRGAN = {"R-ESRGAN 4x+": "RealESRGAN_x4plus", "R-ESRGAN 4x+ Anime6B": "RealESRGAN_x4plus_anime_6B"}
 """Upscalers that A1111 brings, and what their files are called."""
+OWN_VAE = ("Automatic", "None", "Default (model)")  # the model's; the last is Fooocus's word
 NEGATIVE = "Negative prompt:"
+STEPS = "Steps: "  # the line of settings begins so
+OWN = ("parameters", "UserComment")  # the texts where this tool writes
+KNOWN = {"Steps", "Sampler", "CFG scale", "Seed", "Size", "Model", "Model hash"}
+ENOUGH = 3
 
 
 def write(image: Image, request: GenerationRequest, index: int, made_with: Mapping[str, str]) -> str:
@@ -87,34 +104,46 @@ def _quote(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if set(value) & set(',\n:"') else value
 
 
-def read(text: str) -> list[Found] | None:
-    """The prompt, the negative prompt from its marker on, and the line of settings, each possibly of many lines."""
-    lines = [line.strip() for line in text.split("\n")]
-    settings = max((number for number, line in enumerate(lines) if line.startswith("Steps: ")), default=None)
-    if settings is None:
-        return None
-    prompts, after = lines[:settings], "\n".join(lines[settings + 1 :])
-    negative = next((number for number, line in enumerate(prompts) if line.startswith(NEGATIVE)), settings)
+def read(texts: Texts) -> Reading | None:
+    """The first text with a line of settings. Where any text may stand, it must name several that this tool has."""
+    for name, text in sorted(texts.plain.items(), key=lambda item: item[0] not in OWN):
+        lines = [line.strip() for line in text.split("\n")]
+        settings = max((number for number, line in enumerate(lines) if line.startswith(STEPS)), default=None)
+        if settings is not None and (name in OWN or (name != XMP_IN_PNG and _is_sure(lines[settings]))):
+            return Reading(_read(lines, settings), text)
+    return None
+
+
+def _is_sure(line: str) -> bool:
+    return len(line) <= LINE_LIMIT and len(KNOWN & dict(_pairs(line)).keys()) >= ENOUGH
+
+
+def _read(lines: list[str], settings: int) -> list[Found]:
+    """The prompts of lines whose number `settings` is that of the settings, these, and what stands behind them."""
+    line, after = lines[settings], "\n".join(lines[settings + 1 :])
+    found = [*prompts_found(lines[:settings])]
+    found += settings_found(dict(_pairs(line))) if len(line) <= LINE_LIMIT else [Found("Settings", None, line)]
+    return [*found, *([Found("After the settings", None, after)] if after else [])]
+
+
+def prompts_found(lines: list[str]) -> list[Found]:
+    """The prompt, and the negative prompt from its marker on, each possibly of many lines."""
+    negative = next((number for number, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
     return [
-        Found("Prompt", "prompt", "\n".join(prompts[:negative])),
-        Found("Negative prompt", "negative_prompt", "\n".join(prompts[negative:]).removeprefix(NEGATIVE).strip()),
-        *_settings(lines[settings]),
-        *([Found("After the settings", None, after)] if after else []),
+        Found("Prompt", "prompt", "\n".join(lines[:negative])),
+        Found("Negative prompt", "negative_prompt", "\n".join(lines[negative:]).removeprefix(NEGATIVE).strip()),
     ]
 
 
-def _settings(line: str) -> list[Found]:
-    if len(line) > LINE_LIMIT:
-        return [Found("Settings", None, line)]
-    pairs = dict(_pairs(line))
-    width, _, height = pairs.get("Size", "").partition("x")
-    found = [Found("Size", "width", parse_number(width)), Found("Size", "height", parse_number(height))]
-    if check(found)[1]:
-        found = []
-    else:
+def settings_found(pairs: dict[str, str]) -> list[Found]:
+    found = sides(pairs.get("Size"))
+    if found:
         del pairs["Size"]
     if "Sampler" in pairs:
-        found += sampler_found(Found("Sampler", "sampler", pairs.pop("Sampler")), pairs.pop("Schedule type", ""))
+        key = "Scheduler" if "Scheduler" in pairs and "Schedule type" not in pairs else "Schedule type"
+        found += sampler_found(
+            Found("Sampler", "sampler", pairs.pop("Sampler")), Found(key, None, pairs.pop(key, ""))
+        )
     second_pass = any(key.startswith("Hires") for key in pairs)
     found += _hires(pairs)
     for key, value in pairs.items():
@@ -122,8 +151,10 @@ def _settings(line: str) -> list[Found]:
             found.append(Found(key, "checkpoint", value))
         elif key == "Refiner":
             found.append(Found(key, "refiner", BRACKETED.sub("", value)))
-        elif key == "VAE" and value not in ("Automatic", "None"):
+        elif key == "VAE" and value not in OWN_VAE:
             found.append(Found(key, "vae", value))
+        elif key == "Lora weights":
+            found.append(Found(key, "loras", [weighted(*each.rpartition(": ")[::2]) for each in value.split(", ")]))
         elif key in NUMBERS and not (second_pass and key == "Denoising strength"):
             found.append(Found(key, NUMBERS[key], parse_number(value)))
         else:
@@ -158,16 +189,18 @@ def _pairs(line: str) -> Iterator[tuple[str, str]]:
 
 
 def _value(line: str, start: int) -> tuple[str, int]:
-    """The value from `start` on, and where it ends: a JSON string, or text up to the next comma."""
+    """The value from `start` on, and where it ends: a JSON string, a list or object as it stands (Civitai's), or text
+    up to the next comma.
+    """
     while line.startswith(" ", start):
         start += 1
-    if line.startswith('"', start):
+    if line.startswith(('"', "[", "{"), start):
         try:
             value, end = json.JSONDecoder().raw_decode(line, start)
-        except ValueError:
-            end = start
+        except (ValueError, RecursionError):
+            value, end = None, start
         if line.startswith(",", end) or end == len(line):
-            return str(value), end
+            return value if isinstance(value, str) else line[start:end], end
     comma = line.find(",", start)
     end = comma if comma >= 0 else len(line)
     return line[start:end].strip(), end
