@@ -9,7 +9,8 @@ from typing import Any
 
 from core.errors import CheckpointError
 from core.library.checkpoints import Checkpoint, is_wide
-from core.library.headers import MALFORMED, count_parameters, models_in, read_json, read_shapes, without_prefix
+from core.library.folders import Folders, models_in
+from core.library.headers import MALFORMED, count_parameters, read_json, read_shapes, without_prefix
 from core.library.parts import Part, Source, sole_part
 from core.library.shapes import vae_config
 from core.request import reject
@@ -21,12 +22,12 @@ USUAL = {"latent_channels": 4, "scaling_factor": 0.18215, "sample_size": 512, "s
 Described = tuple[Part, Mapping[str, Any]]
 
 
-def list_vaes(folder: Path) -> tuple[str, ...]:
-    return tuple(models_in(folder))
+def list_vaes(where: Folders) -> tuple[str, ...]:
+    return tuple(models_in(where))
 
 
-def with_vae(checkpoint: Checkpoint, folder: Path, name: str | None) -> Checkpoint:
-    """The checkpoint with the VAE `name` of `folder` in the place of its own; None leaves it as it is.
+def with_vae(checkpoint: Checkpoint, where: Folders, name: str | None) -> Checkpoint:
+    """The checkpoint with the VAE `name` of `where` in the place of its own; None leaves it as it is.
 
     Raises RequestError if there is none of that name, it is for other latents, or none is named and the checkpoint
     has none, CheckpointError if it is damaged.
@@ -34,7 +35,7 @@ def with_vae(checkpoint: Checkpoint, folder: Path, name: str | None) -> Checkpoi
     has_own = any(part.name == "vae" for part in checkpoint.parts)
     if name is None and has_own:
         return checkpoint
-    known = models_in(folder)
+    known = models_in(where)
     if name not in known:
         why = "" if has_own else f", as {checkpoint.title} has none of its own"
         raise reject(
