@@ -12,11 +12,9 @@ from gradio.components import Component
 
 from core.errors import DarkroomError, RequestError
 from core.jobs import JobState, Status
-from core.library import named
-from core.pictures import PictureInfo, compare, read_picture, read_text
-from core.request import LANCZOS, Hires
+from core.library import AtHand
+from core.pictures import PictureInfo, compare, read_picture, read_text, said
 from ui.facts import facts, own_facts
-from ui.form import write_form
 from ui.live import AT_ONCE, QUIET, live
 from ui.run import Desk, told
 from ui.server import owner_of
@@ -33,7 +31,9 @@ def build_info() -> gr.HTML:
 
 def wire_info(info: gr.HTML, reader: Reader, filled: list[Component]) -> None:
     info.read(reader.read, None, info, **AT_ONCE, trigger_mode="multiple")
-    info.use(reader.use, filled[:-1], filled, **AT_ONCE)
+    info.use(
+        reader.use, filled[:-1], filled, **QUIET, concurrency_limit=None
+    )  # of what is queued, warnings are shown
     info.replay(reader.replay, None, info, **QUIET, concurrency_limit=None, trigger_mode="multiple")
 
 
@@ -54,7 +54,7 @@ class Reader:
             "prompt": info.fields.get("prompt", ""),
             "negative": info.fields.get("negative_prompt", ""),
             "facts": own_facts(info.request, info.index) if info.request else facts(info.fields),
-            "missing": self._missing(info),
+            "missing": str(self._at_hand(info)),
             "unknown": [(key, text[:TEXT_SHOWN]) for key, text in info.unknown.items()],
             "made_with": list(info.made_with.items()),
             "text": info.text[:TEXT_SHOWN],
@@ -67,14 +67,7 @@ class Reader:
         """
         with told():
             info = self._info(event, request)
-        fields = _own_fields(info)
-        for model in ("checkpoint", "refiner"):
-            if fields.get(model):
-                found = named(fields.pop(model), self._desk.engine.library.checkpoints())
-                fields |= {model: found.name} if found else {}
-        if fields.get("hires") and self._lacks(fields["hires"]):
-            fields["hires"] = fields["hires"].replace(upscaler=LANCZOS)
-        return [*write_form(self._desk.fields, fields), self._desk.kept(before)]
+        return self._desk.filled(self._at_hand(info), before)
 
     async def replay(self, event: gr.EventData, request: gr.Request) -> AsyncIterator[Answer]:
         """Make the whole batch again and compare this picture. First tells that it runs, then how it came out."""
@@ -105,14 +98,10 @@ class Reader:
         """What the file says. The pictures that it began from are found if they are in the visitor's own history."""
         return read_text(_path(event), lambda fingerprint: self._desk.history.input(fingerprint, owner_of(request)))
 
-    def _missing(self, info: PictureInfo) -> str:
-        """The names of model and upscaler if this machine does not have them."""
-        name, hires = info.fields.get("checkpoint"), info.fields.get("hires")
-        lacks = [name] if name and named(name, self._desk.engine.library.checkpoints()) is None else []
-        return ", ".join(lacks + ([hires.upscaler] if hires and self._lacks(hires) else []))
-
-    def _lacks(self, hires: Hires) -> bool:
-        return hires.upscaler not in self._desk.engine.library.upscalers()
+    def _at_hand(self, info: PictureInfo) -> AtHand:
+        """The picture's settings as this machine can draw them."""
+        told = said(info)
+        return self._desk.engine.library.at_hand(_own_fields(info), told.hashes, told.embeddings)
 
 
 def _path(event: gr.EventData) -> Path:

@@ -9,7 +9,7 @@ import asyncio
 import html
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ from PIL import Image
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
 from core.jobs import ENDED, FILM_LENGTH, History, JobQueue, JobState, Status, disk_warning
-from core.library import STEPS, Checkpoint, size_warning, with_loras
+from core.library import STEPS, AtHand, Checkpoint, size_warning, with_loras
 from core.pictures import read_picture
 from core.prompts import MOST_CHUNKS
 from core.request import SECOND_PROMPTS, GenerationRequest, reject
@@ -42,6 +42,11 @@ MOST_UNREAD = 4  # frames that wait for a page that reads slowly
 PATIENCE_SECONDS = 60.0  # with a page that does not read
 PREVIEW_SIDE = 256  # pixels; one pixel a latent, enlarged by a browser, would have visible edges
 TITLE_LENGTH = 200  # characters of a prompt that name a picture in the film
+
+
+def _labelled(names: Iterable[str], origins: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Names as choices, with the tools in whose folders they lie."""
+    return [(f"{name} · {origins[name]}" if name in origins else name, name) for name in names]
 
 
 @contextmanager
@@ -144,14 +149,19 @@ class Desk:
     def generate(self, request: gr.Request, *values: Any) -> None:
         with told():
             wanted = self.read(dict(zip(self.fields, values, strict=True)))
-            for resolved in [
-                self.engine.library.resolve(each) for each in wanted
-            ]:  # all are checked before the first waits
+            for resolved in [self._resolved(each)[0] for each in wanted]:  # all are checked before the first waits
                 self.queue.submit(resolved, owner_of(request), address_of(request))
 
     def read(self, given: Mapping[str, Any]) -> list[GenerationRequest]:
         """The requests in the raw values of the form's fields."""
         return read_form(given, self.engine.settings.limits)
+
+    def _resolved(self, wanted: GenerationRequest) -> tuple[GenerationRequest, AtHand]:
+        """A request of the form, and what took the place of files that have gone since they were chosen in it: of
+        those under a fold, where nobody would see what Generate is refused for.
+        """
+        found = self.engine.library.at_hand({name: getattr(wanted, name) for name in ("vae", "refiner", "hires")})
+        return self.engine.library.resolve(wanted.replace(**found.fields)), found
 
     def extend(self, ratio: str, image: str) -> list[Any]:
         """The four sides that bring the source picture to a shape; as they are for none."""
@@ -182,8 +192,16 @@ class Desk:
         """A picture's settings, as values of the form's fields, and last of all what stood there before."""
         with told():
             job = await self._job(event, request)
-            used = job.request.replace(seed=self._seed(job, event))
-        return [*await asyncio.to_thread(write_form, self.fields, dict(used)), self.kept(before)]
+            used = dict(job.request.replace(seed=self._seed(job, event)))
+        return await asyncio.to_thread(self.filled, self.engine.library.at_hand(used), before)
+
+    def filled(self, used: AtHand, before: Sequence[Any]) -> list[Any]:
+        """Settings as values of the form's fields, and last of all what stood there before. What is not on this
+        machine is told.
+        """
+        if used.missing:
+            gr.Warning(html.escape(str(used), quote=False), duration=None)
+        return [*write_form(self.fields, used.fields), self.kept(before)]
 
     def kept(self, before: Sequence[Any]) -> list[Any]:
         """The form's values, to be written into it again; what the page's own script draws stays as it is then."""
@@ -205,9 +223,9 @@ class Desk:
         }
         try:
             wanted = self.read(given)
-            request = self.engine.library.resolve(wanted[0])
+            request, found = self._resolved(wanted[0])
             drawn = outlook(request)
-            notes = "; ".join(self._notes(request))
+            notes = "; ".join((*map(str, found.missing), *self._notes(request)))
         except DarkroomError as error:
             return plan | {"problem": str(error)}
         seconds, count = self.queue.estimate(request), len(wanted) * request.batch_size
@@ -254,7 +272,7 @@ class Desk:
         (request,) = self.read(values | {"task": "text"})
         if request.checkpoint is None:
             raise reject("checkpoint", None, "a model")
-        self.engine.library.resolve(request)
+        self._resolved(request)
 
     def follow_model(self, name: str | None, loras: str, plan: Mapping[str, Any], *values: Any) -> list[Any]:
         """The MODELS_OWN fields after a change of model: what showed the old one's own value shows the new one's."""
@@ -278,7 +296,8 @@ class Desk:
         place, refiners where it is one of XL, its own guidance where it has one built in, and any upscaler.
         """
         known = self.checkpoint(name)
-        vaes = [OWN_VAE, *((vae, vae) for vae in self.engine.library.vaes())]
+        library = self.engine.library
+        vaes = [OWN_VAE, *_labelled(library.vaes(), library.origins("vae"))]
         refiners = [(each.title, each.name) for each in self.engine.library.refiners()]
         there = bool(refiners) and known is not None and known.family == "sdxl"
         none = {} if there else {"value": ""}
@@ -288,7 +307,7 @@ class Desk:
             gr.Dropdown(choices=[NO_REFINER, *refiners], visible=there, **none),
             gr.Slider(visible=there),
             gr.Slider(visible=known is not None and known.has_distilled_guidance),
-            gr.Dropdown(choices=list(self.engine.library.upscalers())),
+            gr.Dropdown(choices=_labelled(library.upscalers(), library.origins("upscalers"))),
         ]
 
     def second_prompts(self, name: str | None) -> list[Any]:

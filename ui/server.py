@@ -200,7 +200,7 @@ def _greeting(server: Running, settings: Settings) -> str:
     if server.login:
         user, _, password = server.login.user_and_password.partition(":")
         rows["Login"] = f"{user} / {password}" if settings.auth is None else f"{user}, with your password"
-    rows |= {"Models": str(settings.models), "Pictures": str(settings.data)}
+    rows |= {"Models": ", ".join(map(str, settings.model_folders)), "Pictures": str(settings.data)}
     lines = [f"  {name:9} {value}" for name, value in rows.items() if value]
     return "\n".join([f"Darkroom {VERSION}", *lines, "Ctrl+C stops it; waiting pictures go on at the next start."])
 

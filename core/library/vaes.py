@@ -17,7 +17,15 @@ from core.request import reject
 
 PREFIX = "first_stage_model."  # where a VAE's keys are those of a whole checkpoint
 FITS_FLOAT16 = ("fp16-fix", "fp16_fix", "fp16fix")  # in the names of XL's VAEs that were made to
-USUAL = {"latent_channels": 4, "scaling_factor": 0.18215, "sample_size": 512, "shift_factor": None}
+UNTOLD = {
+    "sample_size": 512,
+    "scaling_factor": 0.18215,
+    "shift_factor": None,
+    "norm_num_groups": 32,
+    "mid_block_add_attention": True,
+}
+"""What tensors do not tell, and what it is usually."""
+USUAL = {"latent_channels": 4, **UNTOLD}
 """What configs leave out."""
 Described = tuple[Part, Mapping[str, Any]]
 
@@ -74,9 +82,9 @@ def _describe_folder(folder: Path) -> Described:
 
 
 def _describe_file(path: Path, checkpoint: Checkpoint) -> Described:
-    """A file does not say how its latents are scaled: they are the checkpoint's."""
+    """A file does not say how its latents are scaled, or its layers grouped: as the checkpoint's."""
     prefix, own = without_prefix(read_shapes(path), PREFIX)
-    facts = {name: _fact(name, checkpoint.vae_config) for name in ("sample_size", "scaling_factor", "shift_factor")}
+    facts = {name: _fact(name, checkpoint.vae_config) for name in UNTOLD}
     config = {**vae_config(own), **facts}
     named = path / checkpoint.family  # loaded for one family it is another model than for another
     return Part("vae", named, "AutoencoderKL", path, count_parameters(own), Source(prefix, config)), config
