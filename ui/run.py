@@ -19,7 +19,7 @@ from PIL import Image
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
 from core.jobs import ENDED, FILM_LENGTH, History, JobQueue, JobState, Status, disk_warning
-from core.library import STEPS, AtHand, Checkpoint, size_warning, with_loras
+from core.library import STEPS, AtHand, Checkpoint, embeddings_of, size_warning, with_loras
 from core.pictures import read_picture
 from core.prompts import MOST_CHUNKS
 from core.request import SECOND_PROMPTS, GenerationRequest, reject
@@ -160,7 +160,8 @@ class Desk:
         """A request of the form, and what took the place of files that have gone since they were chosen in it: of
         those under a fold, where nobody would see what Generate is refused for.
         """
-        found = self.engine.library.at_hand({name: getattr(wanted, name) for name in ("vae", "refiner", "hires")})
+        folded = {name: getattr(wanted, name) for name in ("vae", "refiner", "hires")}
+        found = self.engine.library.at_hand(folded, embeddings=embeddings_of(dict(wanted)))
         return self.engine.library.resolve(wanted.replace(**found.fields)), found
 
     def extend(self, ratio: str, image: str) -> list[Any]:
@@ -272,7 +273,7 @@ class Desk:
         (request,) = self.read(values | {"task": "text"})
         if request.checkpoint is None:
             raise reject("checkpoint", None, "a model")
-        self._resolved(request)
+        self.engine.library.resolve(request)
 
     def follow_model(self, name: str | None, loras: str, plan: Mapping[str, Any], *values: Any) -> list[Any]:
         """The MODELS_OWN fields after a change of model: what showed the old one's own value shows the new one's."""

@@ -17,7 +17,7 @@ from core.library.checkpoints import Checkpoint
 from core.library.folders import Folders, models_in
 from core.library.headers import MALFORMED, PICKLES, read_shapes
 from core.memory import Key
-from core.prompts import Words, names_pattern
+from core.prompts import Words, names_pattern, word
 from core.request import GenerationRequest, reject
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class Embedding:
 def scan(where: Folders) -> tuple[Embedding, ...]:
     """Every embedding in `where`, those in its folders too; a pickle only where its name has no other file."""
     found = [_describe(name, path) for name, path in models_in(where, whole=False).items()]
-    read = {embedding.name.lower() for embedding in found if not embedding.problem}
-    return tuple(each for each in found if not each.problem or each.name.lower() not in read)
+    read = {word(embedding.name) for embedding in found if not embedding.problem}
+    return tuple(each for each in found if not each.problem or word(each.name) not in read)
 
 
 def _describe(file: str, path: Path) -> Embedding:
@@ -85,8 +85,8 @@ def named_in(text: str, embeddings: Iterable[Embedding], checkpoint: Checkpoint)
 
 
 def _named(text: str, embeddings: Iterable[Embedding]) -> tuple[Embedding, ...]:
-    known = {embedding.name.lower(): embedding for embedding in embeddings}
-    names = {name.lower(): None for name in names_pattern(known).findall(text)} if known else {}
+    known = {word(embedding.name): embedding for embedding in embeddings}
+    names = {word(name): None for name in names_pattern(known).findall(text)} if known else {}
     return tuple(known[name] for name in names)
 
 
@@ -103,7 +103,7 @@ def all_prompts(request: GenerationRequest) -> str:
 
 def lengths(embeddings: Iterable[Embedding]) -> Mapping[str, Any]:
     """Something of each word's length in the place of its vectors, for counting."""
-    return {embedding.name.lower(): range(embedding.vectors) for embedding in embeddings}
+    return {word(embedding.name): range(embedding.vectors) for embedding in embeddings}
 
 
 def read_words(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, ...]:
@@ -112,7 +112,7 @@ def read_words(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, .
     for embedding in embeddings:
         tensors = _tensors(embedding)
         for own, key in zip(words, embedding.keys(encoders), strict=True):
-            own[embedding.name.lower()] = tensors[key].reshape(embedding.vectors, -1)
+            own[word(embedding.name)] = tensors[key].reshape(embedding.vectors, -1)
     return words
 
 

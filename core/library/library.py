@@ -214,7 +214,7 @@ class Library:
             "upscaler": self._known((*UPSCALERS, *upscalers), lambda name: [upscalers[name]] * (name in upscalers)),
             "lora": replace(self._known(loras, lambda name: [loras[name].path]), find=lora),
             "controlnet": self._known([each.name for each in self._networks if each.part], lambda name: []),
-            "embedding": self._known([each.name for each in self._embeddings], lambda name: []),
+            "embedding": self._known(list(dict.fromkeys(each.name for each in self._embeddings)), lambda name: []),
         }
 
     def _known(self, names: Collection[str], files: Callable[[str], Sequence[Path]]) -> Here:

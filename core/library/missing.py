@@ -19,7 +19,7 @@ LISTS = (
     ("controls", "controlnet", "net"),
 )  # fields of several, what each names, and where
 PROMPTS = ("prompt", "negative_prompt", *SECOND_PROMPTS)
-CALLED = re.compile(r"embedding:([^\s,:()<>|\[\]]+)", re.IGNORECASE)  # as ComfyUI writes it
+CALLED = re.compile(r"(?<!\w)embedding:([^\s,:()<>|\[\]]+)", re.IGNORECASE)  # as ComfyUI writes it
 
 
 class Kind(NamedTuple):
@@ -102,12 +102,16 @@ def at_hand(
         return found
 
     made = {**fields, **renamed(fields, find)}
-    said = (name for _, text in _prompts(fields) for name in CALLED.findall(text))
-    for name in dict.fromkeys((*embeddings, *said)):
+    for name in dict.fromkeys((*embeddings, *embeddings_of(fields))):
         find("embedding", name)
     if made.get("checkpoint", "") is None:
         del made["checkpoint"]
     return AtHand(made, tuple(missing))
+
+
+def embeddings_of(fields: Mapping[str, Any]) -> list[str]:
+    """The names that prompts call embeddings'."""
+    return [name for _, text in _prompts(fields) for name in CALLED.findall(text)]
 
 
 def _prompts(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
