@@ -13,7 +13,7 @@ from gradio.components import Component
 from core.errors import DarkroomError, RequestError
 from core.jobs import JobState, Status
 from core.library import AtHand
-from core.pictures import PictureInfo, compare, read_picture, read_text, said
+from core.pictures import PictureInfo, compare, read_picture, read_text, said_hashes
 from ui.facts import facts, own_facts
 from ui.live import AT_ONCE, QUIET, live
 from ui.run import Desk, told
@@ -100,7 +100,7 @@ class Reader:
 
     def _at_hand(self, info: PictureInfo) -> AtHand:
         """The picture's settings as this machine can draw them."""
-        told = said(info)
+        told = said_hashes(info)
         return self._desk.engine.library.at_hand(_own_fields(info), told.hashes, told.embeddings)
 
 

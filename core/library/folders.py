@@ -219,7 +219,9 @@ def models_in(where: Folders, whole: bool = True) -> dict[str, Path]:
     seen: set[tuple[int, int]] = set()
     for folder in [where] if isinstance(where, Path) else where:
         of_this = dict(_models(folder, whole, seen))
-        found = {**{name: of_this[name] for name in sorted(of_this, key=lambda name: name.split("/"))}, **found}
+        found |= {
+            name: of_this[name] for name in sorted(of_this, key=lambda name: name.split("/")) if name not in found
+        }
     return found
 
 

@@ -66,7 +66,8 @@ def _title(told: Iterable[Mapping[str, Any]]) -> str:
     for each in told:
         if title := _one_line(_first([each], TITLES)):
             version = _one_line(_first([each], VERSIONS))
-            return (title if version in title else f"{title} {version}")[:TITLE_LIMIT]
+            both = f"{title} {version}"
+            return next((each for each in (title, version) if title in each and version in each), both)[:TITLE_LIMIT]
     return ""
 
 

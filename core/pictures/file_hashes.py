@@ -32,7 +32,7 @@ class Said:
     embeddings: tuple[str, ...] = ()
 
 
-def said(info: PictureInfo) -> Said:
+def said_hashes(info: PictureInfo) -> Said:
     told = dict(list(_told(info))[:MOST])
     named = {
         info.fields[field]: told[key] for field, keys in OF_FIELDS.items() if (key := _key(field, keys, info, told))
