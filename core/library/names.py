@@ -15,7 +15,7 @@ from core.library.headers import GGUF, PICKLES, SAFETENSORS
 
 ENDINGS = (*SAFETENSORS, *PICKLES, GGUF)
 LEAST_HASH = 8  # hex digits by which a file may be told
-LIKENESS = 0.5  # of names that are near each other
+LIKENESS = 0.6  # of names that are near each other
 
 
 def plain(name: str) -> str:

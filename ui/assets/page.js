@@ -2,7 +2,7 @@
 /* The live parts of the page. Each is given its element once, and draws itself anew whenever its value changes.
    Text from people and files is only ever set as textContent, pictures only as img.src. */
 Object.assign(window.darkroom, (() => {
-  const { $, write, make, arrange } = darkroom;
+  const { $, write, make, arrange, awaits } = darkroom;
   const help = HELP;
   const view = {
     jobs: [], // newest first: waiting, running, ended; as far back as the film was scrolled
@@ -95,9 +95,10 @@ Object.assign(window.darkroom, (() => {
       if (now?.preview) view.seen = { job: now.id, preview: now.preview };
       draw();
     });
-    $(".picture", element).addEventListener("error", (event) => {
-      if (event.target.src.startsWith("data:")) return;
-      write($(".words span", element), "This picture's file cannot be read any more");
+    const picture = $(".picture", element);
+    awaits(picture, (away) => {
+      if (!away) return draw();
+      if (!picture.src.startsWith("data:")) write($(".words span", element), "This picture's file cannot be read any more");
     });
     draw();
   }
@@ -286,9 +287,9 @@ Object.assign(window.darkroom, (() => {
 
   function newFrame(key) {
     const [img, badge] = [make("img", { alt: "", loading: "lazy" }), make("span")];
-    img.addEventListener("error", () => { // deleted in another tab, or by hand
-      img.hidden = true;
-      badge.textContent = "gone";
+    awaits(img, (away) => { // deleted in another tab, or by hand
+      img.hidden = away;
+      write(badge, away ? "gone" : "");
     });
     const item = make("li", {}, make("button", { type: "button", className: "frame" }, img, badge, make("i")));
     item.dataset.key = key;
