@@ -32,6 +32,8 @@ from core.memory import Footprint
 from core.request import SEED_LIMIT, UPSCALERS, GenerationRequest, Lora, reject, take_tags
 from core.settings import Settings
 
+ON_DISK = {"vae": "vae", "upscaler": "upscalers"}  # kinds that are looked for anew each time, and their folders
+
 
 @dataclass(frozen=True)
 class Kit:
@@ -184,38 +186,30 @@ class Library:
 
     def _named(self, request: GenerationRequest) -> GenerationRequest:
         """`request` with the names that its files have here; one that means none is left for whom it concerns."""
-        here = self._here()
-        return request.replace(**renamed(dict(request), lambda kind, name: here[kind].find(name) or name))
+        return request.replace(**renamed(dict(request), lambda kind, name: self._here(kind).find(name) or name))
 
     def at_hand(
         self, fields: Mapping[str, Any], hashes: Mapping[str, str] | None = None, embeddings: Iterable[str] = ()
     ) -> AtHand:
         """Settings as this machine can draw them, and what they name that is not here; see missing.py."""
-        return at_hand(fields, self._here(), hashes or {}, embeddings)
+        return at_hand(fields, self._here, hashes or {}, embeddings)
 
-    def _here(self) -> Mapping[str, Here]:
-        """By missing.py's kinds. Models and networks that cannot be used count as not being here."""
-        models = {each.name: each for each in self._checkpoints}
-        usable = [each.name for each in self._checkpoints if each.problem is None]
-        loras, vae, upscalers = (
-            {info.name: info for info in self._loras},
-            self._files("vae"),
-            self._files("upscalers"),
-        )
-
-        def lora(name: str) -> str | None:
-            found = self._loras.meant(name)
-            return found[0].name if len(found) == 1 else None
-
-        return {
-            "checkpoint": self._known(usable, lambda name: models[name].files),
-            "refiner": self._known([each.name for each in self.refiners()], lambda name: models[name].files),
-            "vae": self._known(vae, lambda name: [vae[name]]),
-            "upscaler": self._known((*UPSCALERS, *upscalers), lambda name: [upscalers[name]] * (name in upscalers)),
-            "lora": replace(self._known(loras, lambda name: [loras[name].path]), find=lora),
-            "controlnet": self._known([each.name for each in self._networks if each.part], lambda name: []),
-            "embedding": self._known(list(dict.fromkeys(each.name for each in self._embeddings)), lambda name: []),
-        }
+    def _here(self, kind: str) -> Here:
+        """What there is of one of missing.py's kinds. Models and networks that cannot be used do not count."""
+        if kind in ON_DISK:
+            files = self._files(ON_DISK[kind])
+            names = (*(UPSCALERS if kind == "upscaler" else ()), *files)
+            return self._known(names, lambda name: [files[name]] if name in files else [])
+        if kind == "lora":
+            loras = {info.name: info for info in self._loras}
+            return replace(self._known(loras, lambda name: [loras[name].path]), find=self._loras.only)
+        if kind in ("checkpoint", "refiner"):
+            usable = [each for each in self._checkpoints if each.problem is None]
+            models = {each.name: each for each in (self.refiners() if kind == "refiner" else usable)}
+            return self._known(models, lambda name: models[name].files)
+        if kind == "controlnet":
+            return self._known([each.name for each in self._networks if each.part], lambda name: [])
+        return self._known(list(dict.fromkeys(each.name for each in self._embeddings)), lambda name: [])
 
     def _known(self, names: Collection[str], files: Callable[[str], Sequence[Path]]) -> Here:
         def hashes() -> Iterator[tuple[str, str]]:

@@ -146,6 +146,11 @@ class LoraShelf:
         shown = ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
         raise RequestError("loras", name, f"one of {shown}" if known else "none, as there is no LoRA", "LoRA")
 
+    def only(self, name: str) -> str | None:
+        """The one LoRA that a name may mean."""
+        found = self.meant(name)
+        return found[0].name if len(found) == 1 else None
+
     def meant(self, name: str) -> list[LoraInfo]:
         """All that a name may mean."""
         by_name = {info.name: info for info in self}

@@ -88,7 +88,7 @@ def renamed(fields: Mapping[str, Any], find: Callable[[str, str], str | None]) -
 
 
 def at_hand(
-    fields: Mapping[str, Any], here: Mapping[str, Here], hashes: Mapping[str, str], embeddings: Iterable[str] = ()
+    fields: Mapping[str, Any], here: Callable[[str], Here], hashes: Mapping[str, str], embeddings: Iterable[str] = ()
 ) -> AtHand:
     """A request's `fields` with the names that this machine has for what they name. `hashes`: of files, by the names
     that `fields` have for them; `embeddings`: what is known to be one in the prompts.
@@ -96,9 +96,10 @@ def at_hand(
     missing: dict[Missing, None] = {}
 
     def find(kind: str, name: str) -> str | None:
-        found = here[kind].find(name) or _by_hash(hashes.get(name), here[kind])
+        there = here(kind)
+        found = there.find(name) or _by_hash(hashes.get(name), there)
         if found is None:
-            missing[Missing(kind, name, nearest(name, here[kind].names))] = None
+            missing[Missing(kind, name, nearest(name, there.names))] = None
         return found
 
     made = {**fields, **renamed(fields, find)}
