@@ -50,7 +50,9 @@ class Engine:
         self._door = threading.Lock()  # held by who takes the engine, and while models are unloaded
         self._importing = threading.Lock()
         self._idle: threading.Timer | None = None
-        self.detectors = Detectors(self.settings.models / "preprocessors", self._models, self.prepare)
+        self.detectors = Detectors(
+            functools.partial(self.library.folders, "preprocessors"), self._models, self.prepare
+        )
         self._reports: dict[str, LoraReport] = {}
         self.last_run: RunMemory | None = None
 

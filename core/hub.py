@@ -39,6 +39,7 @@ from huggingface_hub.utils.sha import git_hash
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from core.errors import DarkroomError, HubError, RequestError, StorageError
+from core.library import READ_ONLY, shelves
 from core.settings import ROOT, Settings
 from core.sizes import MB, in_words
 
@@ -142,6 +143,8 @@ class Hub:
             raise HubError(OFFLINE)
         if name not in self.catalogue:
             raise RequestError("name", name, "a name of presets/models.yaml", "Model")
+        if not shelves(self._settings.model_folders).is_own(self.catalogue[name].kind):
+            raise HubError(f"Nothing is downloaded: {READ_ONLY}")
         if self._thread and self._thread.is_alive():
             raise HubError("Another model is being downloaded. Wait for it, or cancel it first.")
         if self.has(name):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
 import os
 import re
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from core.errors import RequestError
 from core.request import GenerationRequest, allowed, bounds, reject
@@ -136,6 +137,7 @@ class Settings(BaseSettings):
         frozen=True,
         extra="ignore",
         env_prefix="DARKROOM_",
+        env_prefix_target="all",
         cli_prog_name="app.py",
         cli_kebab_case=True,
         cli_implicit_flags=True,
@@ -154,10 +156,12 @@ class Settings(BaseSettings):
     )
     share: bool = Field(False, description="a public link for friends; a login is made if --auth gives none")
     auth: str | None = Field(None, description="user:password that visitors must give", repr=False)
-    models: Path = Field(
-        ROOT / "models",
+    model_folders: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (ROOT / "models",),
+        validation_alias="models",
+        min_length=1,
         description="folder of checkpoints, controlnet, loras, embeddings, preprocessors, previews, text_encoders, "
-        "upscalers, vae",
+        "upscalers, vae; given again, folders of other tools, which are only read",
     )
     data: Path = Field(user_data_path("darkroom", appauthor=False), description="folder of history and pictures")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps")
@@ -167,7 +171,20 @@ class Settings(BaseSettings):
         0, ge=0, le=10_080, description="minutes without a picture after which models leave the memory; 0: never"
     )
 
-    @field_validator("models", "data")
+    @field_validator("model_folders", mode="before")
+    @classmethod
+    def _folders(cls, folders: Any) -> Any:
+        """A variable joins several as the system joins paths; a comma is a character like any other."""
+        if isinstance(folders, str):
+            return [folder for folder in folders.split(os.pathsep) if folder]
+        return [folders] if isinstance(folders, Path) else folders
+
+    @field_validator("model_folders")
+    @classmethod
+    def _absolute_folders(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(folder.absolute() for folder in folders)
+
+    @field_validator("data")
     @classmethod
     def _absolute(cls, folder: Path) -> Path:
         """As it is meant where the program is started; a server then stands elsewhere, see core/room.py."""
@@ -207,10 +224,18 @@ class Settings(BaseSettings):
 
         Raises RequestError for a value that is not allowed, naming its flag and variable.
         """
+        repeated = argparse.ArgumentParser("app.py", add_help=False, allow_abbrev=False)
+        repeated.add_argument("--models", action="append")  # pydantic-settings would cut each at its commas
+        folders, others = repeated.parse_known_args(arguments)
         try:
-            return cls(_cli_parse_args=list(arguments))
+            return cls(_cli_parse_args=others, **vars(folders) if folders.models else {})
         except ValidationError as error:
             raise _explain(error) from None
+
+    @property
+    def models(self) -> Path:
+        """Darkroom's own folder of models: what is downloaded, uploaded and taught goes there."""
+        return self.model_folders[0]
 
     @property
     def address(self) -> str:
@@ -252,7 +277,7 @@ def _explain(error: ValidationError) -> RequestError:
     """The first of pydantic's complaints, in our words. Where a value may be secret, it is not shown."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0])
-    field = Settings.model_fields[name]
+    field = next(field for own, field in Settings.model_fields.items() if name in (own, field.validation_alias))
     value = first["input"] if field.repr else "***"
     ours = first.get("ctx", {}).get("error")
     use = str(ours) if ours else allowed(field) if "ge" in bounds(field) else str(field.description)

@@ -36,7 +36,8 @@ def fields(model: type[Parameters]) -> str:
 
 def flags() -> str:
     rows = ["| flag | variable | what |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
+    for own, field in Settings.model_fields.items():
+        name = str(field.validation_alias or own)
         option = name.replace("_", "-")
         flag = f"--{option}" if field.annotation is not bool else f"--{option}, --no-{option}"
         rows.append(f"| `{flag}` | `DARKROOM_{name.upper()}` | {field.description} |")

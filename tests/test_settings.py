@@ -79,7 +79,8 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         Settings.from_command_line(["--help"])
     assert raised.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for name, field in Settings.model_fields.items():
+    for own, field in Settings.model_fields.items():
+        name = str(field.validation_alias or own)
         assert f"--{name.replace('_', '-')}" in shown
         assert str(field.description) in shown
 

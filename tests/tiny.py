@@ -39,7 +39,7 @@ from core.control.detectors import Detectors
 from core.memory.cache import ModelCache
 
 POCKET = Path(__file__).resolve().parent.parent / "models" / "checkpoints" / "pocket"
-FILTERS = Detectors(Path("no networks"), ModelCache(0), prepare=lambda: None)
+FILTERS = Detectors(lambda: (), ModelCache(0), prepare=lambda: None)
 SCHEDULER = {
     "beta_start": 0.00085,
     "beta_end": 0.012,

@@ -9,25 +9,24 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from PIL import Image as Pillow
 from PIL.Image import Image
 
-from core.library import find_detector, load_part
+from core.library import Folders, find_detector, load_part
 from core.memory import BYTES, ModelCache
 from core.request import PREPROCESSORS, Control, Preprocessor
 
 
 @dataclass(frozen=True)
 class Detectors:
-    """The networks in `folder`; what was loaded is kept in `models`. One works at a time: each takes all cores.
+    """The networks in folders; what was loaded is kept in `models`. One works at a time: each takes all cores.
 
     `prepare` is called before the first: transformers, imported half by another thread, would look damaged.
     """
 
-    folder: Path
+    where: Callable[[], Folders]
     models: ModelCache
     prepare: Callable[[], None]
     _turn: threading.Lock = field(default_factory=threading.Lock)
@@ -41,7 +40,7 @@ class Detectors:
         from core.control import learned
 
         see = getattr(learned, row.function)
-        part = find_detector(self.folder, unit)
+        part = find_detector(self.where(), unit)
         load = partial(load_part, part, "cpu", "float32")
         with self._turn, self.models.use(part.key, part.parameters * BYTES["float32"], load) as network:
             made: Image = see(network, part.folder, picture, *values(row, unit.thresholds))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from core.errors import CheckpointError
 from core.families import FAMILIES, Family, LatentFormat, pixels_a_latent
 from core.library.cards import Card, read_card
 from core.library.few_steps import FewSteps, few_steps
+from core.library.folders import Folders, models_in
 from core.library.headers import (
     MALFORMED,
     count_parameters,
-    models_in,
     read_all_shapes,
     read_json,
     read_metadata,
@@ -23,8 +23,10 @@ from core.library.headers import (
     weights_in,
 )
 from core.library.layouts import Found, Layout, identify, layout_of, noise_schedule, pieces
+from core.library.names import the_one
 from core.library.parts import CLASSES, Part, Source, shipped_tokenizer
 from core.library.shapes import Config
+from core.library.sidecars import beside
 from core.library.text_encoders import TextEncoder, fitting
 from core.memory import Footprint
 from core.request import GenerationRequest
@@ -49,6 +51,7 @@ class Checkpoint:
     """A model of the list. One with a `problem` cannot be used; then only name, title and problem mean anything, but
     for a refiner, which is whole.
 
+    `origin`: the tool in whose folder it lies, nothing for Darkroom's own.
     `context_width` is that of the text embeddings its U-Net or transformer reads, `most_side` the longest side in
     pixels that it has places for (None: any).
     """
@@ -74,6 +77,7 @@ class Checkpoint:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     denoiser_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     vae_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    origin: str = ""
 
     @property
     def is_refiner(self) -> bool:
@@ -109,12 +113,12 @@ class Checkpoint:
         return usable(self.scheduler_config)
 
 
-def scan(folder: Path, text_encoders: Sequence[TextEncoder] = ()) -> tuple[Checkpoint, ...]:
-    """Every model folder and single file in `folder`, by name. What cannot be used says why instead of raising.
+def scan(where: Folders, text_encoders: Sequence[TextEncoder] = ()) -> tuple[Checkpoint, ...]:
+    """Every model folder and single file in `where`, by name. What cannot be used says why instead of raising.
 
     Models that come without text encoders draw with those of another model, or of `text_encoders`.
     """
-    found = [_describe_safely(name, path) for name, path in models_in(folder).items()]
+    found = [_describe_safely(name, path) for name, path in models_in(where).items()]
     return tuple(_completed(each, found, text_encoders) if each.lacks else each for each in found)
 
 
@@ -145,14 +149,10 @@ def _what_is_missing(checkpoint: Checkpoint, text_encoders: Iterable[TextEncoder
 
 
 def named(name: str, known: Iterable[Checkpoint]) -> Checkpoint | None:
-    """The model of that name, or of the name that other tools give it: without folders and ending, in any case."""
+    """The model that a name means, see names.py."""
     by_name = {each.name: each for each in known}
-    by_stem = {_stem(each.name): each for each in known}
-    return by_name.get(name) or by_stem.get(_stem(name))
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).name.removesuffix(".safetensors").lower()
+    found = the_one(name, by_name)
+    return by_name[found] if found is not None else None
 
 
 def _describe_safely(name: str, path: Path) -> Checkpoint:
@@ -169,7 +169,7 @@ def _describe_file(name: str, path: Path) -> Checkpoint:
     layout = identify(shapes)
     found = pieces(layout, shapes)
     family = FAMILIES[layout.family]
-    few, card = few_steps(path.stem), read_card(path.with_suffix(".darkroom.json"))
+    few, card, told = few_steps(path.stem), read_card(path.with_suffix(".darkroom.json")), beside(path)
     scheduler = noise_schedule(layout, shapes, _told(path, card), path.stem)
     scheduler |= {**family.levels, **(few.levels if few else {})}
     denoiser, vae = (found[name].config for name in (layout.denoiser, "vae"))
@@ -177,7 +177,7 @@ def _describe_file(name: str, path: Path) -> Checkpoint:
     small = layout.family == "sd2" and scheduler.get("prediction_type") == "epsilon"
     return Checkpoint(
         name=name,
-        title=card.title or path.stem,
+        title=card.title or told.title or path.stem,
         size_bytes=path.stat().st_size,
         native_size=512 if small else family.native_size,
         **_best(family, scheduler, few, card),

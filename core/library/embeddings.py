@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from core.errors import CheckpointError, RequestError
 from core.library.checkpoints import Checkpoint
-from core.library.headers import MALFORMED, PICKLES, SAFETENSORS, read_shapes
+from core.library.folders import Folders, models_in
+from core.library.headers import MALFORMED, PICKLES, read_shapes
 from core.library.weights import Changed, opened
 from core.memory import Key
-from core.prompts import Words, names_pattern
+from core.prompts import Words, names_pattern, word
 from core.request import GenerationRequest, reject
 
 if TYPE_CHECKING:
@@ -60,23 +61,23 @@ class Embedding:
         return sum(shape[-1] for shape in shapes) == checkpoint.context_width
 
 
-def scan(folder: Path) -> tuple[Embedding, ...]:
-    """Every embedding in `folder`, those in its folders too; a pickle only where its name has no other file."""
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (*SAFETENSORS, *PICKLES)]
-    found = [_describe(path) for path in files if not path.name.startswith(".") and path.is_file()]
-    read = {embedding.name.lower() for embedding in found if not embedding.problem}
-    return tuple(each for each in found if not each.problem or each.name.lower() not in read)
+def scan(where: Folders) -> tuple[Embedding, ...]:
+    """Every embedding in `where`, those in its folders too; a pickle only where its name has no other file."""
+    found = [_describe(name, path) for name, path in models_in(where, whole=False).items()]
+    read = {word(embedding.name) for embedding in found if not embedding.problem}
+    return tuple(each for each in found if not each.problem or word(each.name) not in read)
 
 
-def _describe(path: Path) -> Embedding:
+def _describe(file: str, path: Path) -> Embedding:
+    name = PurePosixPath(file).stem
     try:
         stat = path.stat()
-        return Embedding(path.stem, path, Key(path, stat.st_size, stat.st_mtime_ns), read_shapes(path))
+        return Embedding(name, path, Key(path, stat.st_size, stat.st_mtime_ns), read_shapes(path))
     except CheckpointError as error:
         problem = PICKLE if path.suffix.lower() in PICKLES else str(error)
     except MALFORMED:
         problem = "its header makes no sense"
-    return Embedding(path.stem, path, Key(path, 0, 0), {}, problem)
+    return Embedding(name, path, Key(path, 0, 0), {}, problem)
 
 
 def named_in(text: str, embeddings: Iterable[Embedding], checkpoint: Checkpoint) -> tuple[Embedding, ...]:
@@ -85,8 +86,8 @@ def named_in(text: str, embeddings: Iterable[Embedding], checkpoint: Checkpoint)
 
 
 def _named(text: str, embeddings: Iterable[Embedding]) -> tuple[Embedding, ...]:
-    known = {embedding.name.lower(): embedding for embedding in embeddings}
-    names = {name.lower(): None for name in names_pattern(known).findall(text)} if known else {}
+    known = {word(embedding.name): embedding for embedding in embeddings}
+    names = {word(name): None for name in names_pattern(known).findall(text)} if known else {}
     return tuple(known[name] for name in names)
 
 
@@ -103,7 +104,7 @@ def all_prompts(request: GenerationRequest) -> str:
 
 def lengths(embeddings: Iterable[Embedding]) -> Mapping[str, Any]:
     """Something of each word's length in the place of its vectors, for counting."""
-    return {embedding.name.lower(): range(embedding.vectors) for embedding in embeddings}
+    return {word(embedding.name): range(embedding.vectors) for embedding in embeddings}
 
 
 def read_words(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, ...]:
@@ -115,7 +116,7 @@ def read_words(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, .
     for embedding in embeddings:
         tensors = _tensors(embedding)
         for own, key in zip(words, embedding.keys(encoders), strict=True):
-            own[embedding.name.lower()] = tensors[key].reshape(embedding.vectors, -1)
+            own[word(embedding.name)] = tensors[key].reshape(embedding.vectors, -1)
     return words
 
 

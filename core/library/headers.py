@@ -1,4 +1,4 @@
-"""Files of models as they lie on disk: which there are, what their headers say, and what is refused unopened."""
+"""Files of models as they lie on disk: what their headers say, and what is refused unopened."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ HEADER_LIMIT = 100 * 2**20  # safetensors' own bound
 CONFIG_LIMIT = 2**16  # characters
 SAFETENSORS = (".safetensors", ".sft")
 GGUF = ".gguf"
-OF_MODELS = ("model_index.json", "config.json", "unet", "transformer")  # a folder of diffusers has one of these
-DEEPEST = 4  # folders in one another; links may lead in circles
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 USUAL_NAMES = re.compile(r"(diffusion_pytorch_)?model(\.fp16)?(-\d{5}-of-\d{5})?(\.fp16)?\.safetensors")
 """What diffusers and transformers call a component's weights."""
 MALFORMED = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration)
 """What reading files raises whose headers and configs are not what they should be."""
+OWN_HASHES = ("sshs_model_hash", "sshs_legacy_hash")
 NOT_SAFETENSORS = {
     b"PK": "it is a pickle with the ending .safetensors, which is never loaded; convert it",
     b"\x80": "it is a pickle with the ending .safetensors, which is never loaded; convert it",
@@ -32,23 +31,6 @@ NOT_SAFETENSORS = {
     b"<": "it is a web page saved under this name; download the file itself",
 }
 """What files begin with that are something else than their name says."""
-
-
-def models_in(folder: Path, deep: int = DEEPEST) -> dict[str, Path]:
-    """What may be models in `folder`, by path from there: diffusers' folders and files of weights, in other folders
-    too.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith("."):
-            continue
-        with suppress(PermissionError):  # lost+found, where a disk is mounted here: others' folders are not ours
-            is_folder = path.is_dir()
-            if is_folder and deep and not any((path / part).exists() for part in OF_MODELS):
-                found |= {f"{path.name}/{name}": each for name, each in models_in(path, deep - 1).items()}
-            elif is_folder or path.suffix.lower() in (*SAFETENSORS, *PICKLES, GGUF):
-                found[path.name] = path
-    return found
 
 
 def weights_in(folder: Path) -> Path:
@@ -106,6 +88,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """What the maker of a safetensors file wrote into it. Raises as above."""
     metadata = _header(path).get("__metadata__")
     return metadata if isinstance(metadata, dict) else {}
+
+
+def own_hashes(path: Path) -> list[str]:
+    """What kohya wrote into a LoRA as its hash, of the tensors alone; A1111 has it so in pictures."""
+    with suppress(CheckpointError, OSError):
+        return [told for key in OWN_HASHES if isinstance(told := read_metadata(path).get(key), str)]
+    return []
 
 
 def read_parameterization(config: Path) -> str:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from core.errors import CheckpointError
+from core.errors import CheckpointError, LoraError
 from core.events import HASH_OF
 from core.families import FAMILIES
 from core.library import embeddings, networks, text_encoders, vaes
-from core.library.checkpoints import Checkpoint, scan
+from core.library.checkpoints import Checkpoint, named, scan
 from core.library.detectors import check_detectors
 from core.library.embeddings import Embedding
+from core.library.folders import READ_ONLY, models_in, origin, shelves
 from core.library.hashes import Hashes
+from core.library.headers import own_hashes
 from core.library.loras import LoraInfo, LoraShelf
+from core.library.missing import AtHand, Here, at_hand, renamed
+from core.library.names import the_one
 from core.library.networks import Network
 from core.library.parts import Part, find_decoder
 from core.library.resolving import check_with, size_with, with_loras
-from core.library.upscalers import find_upscaler, list_upscalers
+from core.library.sidecars import beside
+from core.library.upscalers import find_upscaler, list_upscalers, upscaler_files
 from core.memory import Footprint
-from core.request import SEED_LIMIT, GenerationRequest, Lora, reject, take_tags
+from core.request import SEED_LIMIT, UPSCALERS, GenerationRequest, Lora, reject, take_tags
 from core.settings import Settings
+
+ON_DISK = {"vae": "vae", "upscaler": "upscalers"}  # kinds that are looked for anew each time, and their folders
 
 
 @dataclass(frozen=True)
@@ -64,19 +73,35 @@ class Library:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.folder, self._limits = settings.models, settings.limits
+        self._given, self._limits = settings.model_folders, settings.limits
         self._hashes = Hashes(settings.data)
-        self._loras = LoraShelf(self.folder / "loras")
+        self._loras = LoraShelf(())
         self.rescan()
 
     def rescan(self) -> tuple[Checkpoint, ...]:
         """Look at the folders again."""
-        encoders = text_encoders.scan(self.folder / "text_encoders")
-        self._checkpoints = scan(self.folder / "checkpoints", encoders)
-        self._networks = networks.scan(self.folder / "controlnet")
-        self._loras.scan()
-        self._embeddings = embeddings.scan(self.folder / "embeddings")
+        self._shelves = shelves(self._given)
+        encoders = text_encoders.scan(self.folders("text_encoders"))
+        models, nets = self.origins("checkpoints"), self.origins("controlnet")
+        found, known = scan(self.folders("checkpoints"), encoders), networks.scan(self.folders("controlnet"))
+        self._checkpoints = tuple(replace(each, origin=models.get(each.name, "")) for each in found)
+        self._networks = tuple(replace(each, origin=nets.get(each.name, "")) for each in known)
+        self._loras.look(self.folders("loras"))
+        self._embeddings = embeddings.scan(self.folders("embeddings"))
         return self._checkpoints
+
+    def folders(self, kind: str) -> tuple[Path, ...]:
+        """Where files of a kind lie, Darkroom's own folder first."""
+        return self._shelves.folders(kind)
+
+    def origins(self, kind: str) -> dict[str, str]:
+        """The tools in whose folders files of a kind lie, by their names; Darkroom's own are not among them."""
+        of_folders = self._shelves.origins(kind)
+        told = {name: origin(path, of_folders) for name, path in self._files(kind).items()} if of_folders else {}
+        return {name: tool for name, tool in told.items() if tool}
+
+    def _files(self, kind: str) -> dict[str, Path]:
+        return (upscaler_files if kind == "upscalers" else models_in)(self.folders(kind))
 
     # What there is
 
@@ -92,17 +117,20 @@ class Library:
         return self._networks
 
     def loras(self) -> tuple[LoraInfo, ...]:
-        return tuple(self._loras)
+        tools = self._shelves.origins("loras")
+        return tuple(replace(info, origin=origin(info.path, tools)) for info in self._loras)
 
     def add_lora(self, file: Path, name: str) -> LoraInfo:
-        """Copy a file into models/loras. Raises LoraError if it is no LoRA."""
+        """Copy a file into models/loras. Raises LoraError if it is no LoRA, or that folder is not Darkroom's."""
+        if not self._shelves.is_own("loras"):
+            raise LoraError(f"LoRA: {READ_ONLY}")
         return self._loras.add(file, name)
 
     def vaes(self) -> tuple[str, ...]:
-        return vaes.list_vaes(self.folder / "vae")
+        return vaes.list_vaes(self.folders("vae"))
 
     def upscalers(self) -> tuple[str, ...]:
-        return list_upscalers(self.folder / "upscalers")
+        return list_upscalers(self.folders("upscalers"))
 
     def embeddings(self, text: str, checkpoint: Checkpoint) -> tuple[Embedding, ...]:
         """Those that fit the model and that `text` names."""
@@ -110,10 +138,11 @@ class Library:
 
     def preview_decoder(self, checkpoint: Checkpoint) -> Part | None:
         """The tiny decoder of a model's family, if it is there. Raises CheckpointError if it is damaged."""
-        return find_decoder(self.folder / "previews" / FAMILIES[checkpoint.family].preview_decoder)
+        known = models_in(self.folders("previews"))
+        return find_decoder(known.get(the_one(FAMILIES[checkpoint.family].preview_decoder, known) or ""))
 
     def find(self, name: str | None) -> Checkpoint:
-        """The checkpoint of that name, or the first that works if none is named.
+        """The checkpoint that a name means, see names.py, or the first that works if none is named.
 
         Raises RequestError if there is none of that name, CheckpointError if it is broken, or there is none at all.
         """
@@ -122,11 +151,11 @@ class Library:
             return usable[0]
         if name is None:
             raise CheckpointError("Model: there is none yet; put a diffusers folder into models/checkpoints.")
-        for checkpoint in self._checkpoints:
-            if checkpoint.name == name and checkpoint.problem:
-                raise CheckpointError(f"Model: {name} cannot be used: {checkpoint.problem}.")
-            if checkpoint.name == name:
-                return checkpoint
+        found = named(name or "", self._checkpoints)
+        if found and found.problem:
+            raise CheckpointError(f"Model: {found.name} cannot be used: {found.problem}.")
+        if found:
+            return found
         raise reject("checkpoint", name, "one of " + ", ".join(checkpoint.name for checkpoint in usable))
 
     # What a request finds
@@ -137,7 +166,7 @@ class Library:
         LoRAs that the prompt names in tags are among `loras` then. Raises RequestError for a value this model or host
         does not allow, CheckpointError for a model that is broken, LoraError for a LoRA that is or is for another.
         """
-        request = take_tags(request)
+        request = self._named(take_tags(request))
         checkpoint = self.find(request.checkpoint)
         width, height = size_with(request, checkpoint)
         drawn = secrets.randbelow(SEED_LIMIT - request.batch_size)
@@ -155,11 +184,53 @@ class Library:
         self._check(resolved, checkpoint)
         return resolved
 
+    def _named(self, request: GenerationRequest) -> GenerationRequest:
+        """`request` with the names that its files have here; one that means none is left for whom it concerns."""
+        return request.replace(**renamed(dict(request), lambda kind, name: self._here(kind).find(name) or name))
+
+    def at_hand(
+        self, fields: Mapping[str, Any], hashes: Mapping[str, str] | None = None, embeddings: Iterable[str] = ()
+    ) -> AtHand:
+        """Settings as this machine can draw them, and what they name that is not here; see missing.py."""
+        return at_hand(fields, self._here, hashes or {}, embeddings)
+
+    def _here(self, kind: str) -> Here:
+        """What there is of one of missing.py's kinds. Models and networks that cannot be used do not count."""
+        if kind in ON_DISK:
+            files = self._files(ON_DISK[kind])
+            names = (*(UPSCALERS if kind == "upscaler" else ()), *files)
+            return self._known(names, lambda name: [files[name]] if name in files else [])
+        if kind == "lora":
+            loras = {info.name: info for info in self._loras}
+            return replace(self._known(loras, lambda name: [loras[name].path]), find=self._loras.only)
+        if kind in ("checkpoint", "refiner"):
+            usable = [each for each in self._checkpoints if each.problem is None]
+            models = {each.name: each for each in (self.refiners() if kind == "refiner" else usable)}
+            return self._known(models, lambda name: models[name].files)
+        if kind == "controlnet":
+            return self._known([each.name for each in self._networks if each.part], lambda name: [])
+        return self._known(list(dict.fromkeys(each.name for each in self._embeddings)), lambda name: [])
+
+    def _known(self, names: Collection[str], files: Callable[[str], Sequence[Path]]) -> Here:
+        def hashes() -> Iterator[tuple[str, str]]:
+            for name in names:
+                with suppress(CheckpointError):  # a file that is gone since the last look
+                    yield from ((name, told) for told in self._told_hashes(files(name)))
+
+        return Here(names, lambda name: the_one(name, names), hashes)
+
+    def _told_hashes(self, files: Sequence[Path]) -> Iterator[str]:
+        """Of one model's files, as far as they are known without reading it."""
+        if known := self._hashes.known(files):
+            yield known
+        for file in files[:1]:
+            yield from (*beside(file).hashes, *own_hashes(file))
+
     def _check(self, resolved: GenerationRequest, checkpoint: Checkpoint) -> None:
         check_with(resolved, checkpoint)
         networks.asked_for(resolved, checkpoint, self._networks)
         embeddings.check(resolved, self._embeddings)
-        check_detectors(self.folder / "preprocessors", resolved.controls)
+        check_detectors(self.folders("preprocessors"), resolved.controls)
         self._refiner(resolved, self._fitted(resolved))
         self._upscaler(resolved)
         self._limits.check(resolved)
@@ -187,9 +258,9 @@ class Library:
 
     def hashes(self, kit: Kit) -> dict[str, Future[str]]:
         """Of what shapes the picture beside LoRAs, by its name in `made_with`."""
-        return {name: self._hashes.of(files) for name, files in self._files(kit).items()}
+        return {name: self._hashes.of(files) for name, files in self._files_of(kit).items()}
 
-    def _files(self, kit: Kit) -> Mapping[str, list[Path]]:
+    def _files_of(self, kit: Kit) -> Mapping[str, list[Path]]:
         own = self.find(kit.request.checkpoint).files
         vae = next(part for part in kit.checkpoint.parts if part.name == "vae")
         units = zip(kit.request.controls, kit.nets, strict=True)
@@ -204,7 +275,7 @@ class Library:
 
     def _fitted(self, request: GenerationRequest) -> Checkpoint:
         """The checkpoint of a resolved request, with the VAE that it asks for. Raises as `vaes.with_vae` does."""
-        return vaes.with_vae(self.find(request.checkpoint), self.folder / "vae", request.vae)
+        return vaes.with_vae(self.find(request.checkpoint), self.folders("vae"), request.vae)
 
     def _refiner(self, request: GenerationRequest, checkpoint: Checkpoint) -> Checkpoint | None:
         """The refiner of a resolved request, for its `checkpoint`; None if it wants none. Raises RequestError."""
@@ -221,4 +292,4 @@ class Library:
 
     def _upscaler(self, request: GenerationRequest) -> Part | None:
         """The super-resolution model of the second pass, None where none is needed. Raises as `find_upscaler`."""
-        return find_upscaler(self.folder / "upscalers", request.hires.upscaler) if request.hires else None
+        return find_upscaler(self.folders("upscalers"), request.hires.upscaler) if request.hires else None

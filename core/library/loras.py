@@ -16,8 +16,11 @@ from typing import Any
 from core.errors import CheckpointError, LoraError, RequestError
 from core.families import BY_CONTEXT_WIDTH, FAMILIES
 from core.library.checkpoints import Checkpoint
-from core.library.headers import MALFORMED, PICKLES, read_metadata, read_shapes, refuse
+from core.library.folders import Folders, models_in
+from core.library.headers import MALFORMED, SAFETENSORS, read_metadata, read_shapes, refuse
+from core.library.names import meant
 from core.library.shapes import Shapes
+from core.library.sidecars import MOST_WORDS, TEXT_LIMIT, beside, listed
 from core.lora import Place, read_key
 from core.memory import Key
 from core.request import Lora
@@ -25,8 +28,6 @@ from core.storage import storage, write_file
 
 ENDING = ".safetensors"
 MOST_TENSORS = 20_000  # the richest LoRAs of XL have about 8,000
-MOST_WORDS = 12  # trigger words that are shown
-TEXT_LIMIT = 2_000  # characters of notes that are shown
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}  # on Windows
 BASES = (
     (r"flux[-_]?1", "flux"),
@@ -58,6 +59,7 @@ ELSEWHERE = (
 @dataclass(frozen=True)
 class LoraInfo:
     """A file of models/loras. `name` is its path in there without the ending; one with a `problem` cannot be used.
+    `title` and `base` are its maker's words for it and for the model that it was made for.
 
     `width` is that of the text embeddings it was trained with, `family` a key of FAMILIES; None where nothing tells.
     `changes` is how many numbers of a model it changes.
@@ -73,9 +75,12 @@ class LoraInfo:
     changes: int = 0
     words: tuple[str, ...] = ()
     alias: str = ""
+    title: str = ""
+    base: str = ""
     notes: str = ""
     preview: Path | None = field(default=None, repr=False)
     problem: str | None = None
+    origin: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -94,50 +99,63 @@ class LoraInfo:
 
 
 class LoraShelf:
-    """The LoRAs of a folder as last looked at. A file that has not changed is not read again."""
+    """The LoRAs of some folders as last looked at. A file that has not changed is not read again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._infos: tuple[LoraInfo, ...] = ()
-        self.scan()
+    def __init__(self, where: Folders) -> None:
+        self._read: dict[Key, LoraInfo] = {}
+        self.look(where)
 
     def __iter__(self) -> Iterator[LoraInfo]:
         return iter(self._infos)
 
-    def scan(self) -> None:
-        known = {info.key: info for info in self._infos}
-        paths = [path for path in self.folder.rglob("*") if path.suffix.lower() in (ENDING, *PICKLES)]
-        visible = [path for path in paths if not path.name.startswith(".") and path.is_file()]
-        infos = (_beside(known.get(_key(path)) or _describe(path, self.folder)) for path in visible)
-        self._infos = tuple(sorted(infos, key=lambda info: info.name.lower()))
+    def look(self, where: Folders) -> None:
+        """Look through `where`, from now on."""
+        self._where = where
+        files = {_named(name): path for name, path in reversed(models_in(where, whole=False).items())}
+        read = [self._read.get(_key(path)) or _describe(name, path) for name, path in files.items()]
+        self._read = {info.key: info for info in read}
+        self._infos = tuple(sorted(map(_beside, read), key=lambda info: info.name.lower()))
 
     def add(self, file: Path, name: str) -> LoraInfo:
-        """Copy `file` here, under a name like `name`; nothing is overwritten. Raises LoraError if it is no LoRA."""
-        given = _describe(file, file.parent)
+        """Copy `file` into the first folder, under a name like `name`; nothing is overwritten.
+
+        Raises LoraError if it is no LoRA.
+        """
+        given = _describe(name, file)
         if given.problem:
             raise LoraError(f"LoRA: the file cannot be used: {given.problem}.")
+        folder = self._where if isinstance(self._where, Path) else self._where[0]
         stem = _safe(name)
-        number = next(k for k in count(1) if not _path(self.folder, stem, k).exists())
-        target = _path(self.folder, stem, number)
+        number = next(k for k in count(1) if not _path(folder, stem, k).exists())
+        target = _path(folder, stem, number)
         with storage():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             write_file(target, file.read_bytes(), 0o666)  # as any other model: other programs may share the folder
-        self.scan()
+        self.look(self._where)
         return self.find(target.name.removesuffix(ENDING))
 
     def find(self, name: str) -> LoraInfo:
-        """By its name, else by its file's, else by what its maker called it, where only one is so called.
+        """By its name, see names.py, else by what its maker called it, where only one is so called.
 
         Raises RequestError.
         """
-        found: list[LoraInfo] = []
-        for called in (lambda info: info.name, _stem, lambda info: info.alias):
-            found = found or [info for info in self if called(info) == name]
+        found = self.meant(name)
         if len(found) == 1:
             return found[0]
         known = [info.name for info in found or self if not info.problem]
         shown = ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
         raise RequestError("loras", name, f"one of {shown}" if known else "none, as there is no LoRA", "LoRA")
+
+    def only(self, name: str) -> str | None:
+        """The one LoRA that a name may mean."""
+        found = self.meant(name)
+        return found[0].name if len(found) == 1 else None
+
+    def meant(self, name: str) -> list[LoraInfo]:
+        """All that a name may mean."""
+        by_name = {info.name: info for info in self}
+        found = [by_name[each] for each in meant(name, by_name)]
+        return found or [info for info in self if info.alias and info.alias == name]
 
     def resolve(self, loras: Iterable[Lora], checkpoint: Checkpoint) -> tuple[Lora, ...]:
         """`loras` by their full names. Raises LoraError for one that cannot be merged into `checkpoint`."""
@@ -161,8 +179,9 @@ def _path(folder: Path, stem: str, number: int) -> Path:
     return folder / (f"{stem}{ENDING}" if number == 1 else f"{stem} ({number}){ENDING}")
 
 
-def _stem(info: LoraInfo) -> str:
-    return info.name.rpartition("/")[2]
+def _named(name: str) -> str:
+    """Without the ending of what is not refused for it."""
+    return next((name[: -len(each)] for each in SAFETENSORS if name.lower().endswith(each)), name)
 
 
 def _key(path: Path) -> Key:
@@ -182,9 +201,7 @@ def renewed(info: LoraInfo) -> LoraInfo:
 # From the header alone
 
 
-def _describe(path: Path, folder: Path) -> LoraInfo:
-    name = path.relative_to(folder).as_posix()
-    name = name.removesuffix(path.suffix) if path.suffix.lower() == ENDING else name
+def _describe(name: str, path: Path) -> LoraInfo:
     info = LoraInfo(name, path, _key(path))
     try:
         shapes = read_shapes(path)
@@ -280,38 +297,22 @@ def _base(metadata: Mapping[str, Any]) -> str | None:
 def _words(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     """The maker's trigger phrase, else the captions' most frequent tags, as kohya counts them for each folder."""
     if phrase := str(metadata.get("modelspec.trigger_phrase") or ""):
-        return _listed(phrase)
+        return listed(phrase)
     counts: Counter[str] = Counter()
     with suppress(ValueError, RecursionError, AttributeError, TypeError):
         for tags in json.loads(metadata.get("ss_tag_frequency") or "{}").values():
             counts.update({str(tag).strip(): int(count) for tag, count in tags.items()})
-    return _listed(",".join(tag for tag, _ in counts.most_common(MOST_WORDS)))
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    words = [word.strip()[:100] for word in text[:TEXT_LIMIT].split(",")]
-    return tuple(dict.fromkeys(word for word in words if word.isprintable() and word))[:MOST_WORDS]
+    return listed(",".join(tag for tag, _ in counts.most_common(MOST_WORDS)))
 
 
 def _beside(info: LoraInfo) -> LoraInfo:
-    """With what lies beside the file: A1111's NAME.json, a NAME.txt with notes, a preview picture."""
-    base = str(info.path.with_suffix(""))
-    given: dict[str, Any] = {}
-    with suppress(OSError, ValueError, RecursionError):
-        read = json.loads(_text(base + ".json"))
-        given = read if isinstance(read, dict) else {}
-    notes = str(given.get("notes") or given.get("description") or "")
-    with suppress(OSError, ValueError):
-        notes = notes or _text(base + ".txt")
-    pictures = (Path(base + end) for end in (".preview.png", ".png", ".jpg", ".jpeg", ".webp"))
+    """With what lies beside the file, see sidecars.py; its own header says less of what it is used with."""
+    told = beside(info.path)
     return replace(
         info,
-        words=_listed(str(given.get("activation text") or "")) or info.words,
-        notes=notes[:TEXT_LIMIT] or info.notes,
-        preview=next((path for path in pictures if path.is_file()), None),
+        words=told.words or info.words,
+        notes=told.notes or info.notes,
+        title=told.title,
+        base=told.base,
+        preview=told.preview,
     )
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(2**16)

@@ -11,10 +11,10 @@ from typing import Any
 from core.errors import CheckpointError, RequestError
 from core.families import BY_CONTEXT_WIDTH, FAMILIES
 from core.library.checkpoints import Checkpoint
+from core.library.folders import Folders, models_in
 from core.library.headers import (
     MALFORMED,
     count_parameters,
-    models_in,
     read_all_shapes,
     read_json,
     read_shapes,
@@ -76,7 +76,8 @@ class Network:
     """A ControlNet of the list. One with a `problem` cannot be used; then only name, title and problem mean anything.
 
     `family` is None for one that has no published models, such as the pocket model's. `control_types`: the kinds of
-    maps that a Union knows. `begins`: a unit's own values with this network.
+    maps that a Union knows. `begins`: a unit's own values with this network. `origin`: the tool in whose folder it
+    lies, nothing for Darkroom's own.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Network:
     family: str | None = None
     control_types: tuple[str, ...] = ()
     begins: Control | None = None
+    origin: str = ""
 
     def fits(self, checkpoint: Checkpoint) -> bool:
         """A network of FLUX's may want to be told the guidance, which not every model is."""
@@ -101,9 +103,9 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def scan(folder: Path) -> tuple[Network, ...]:
-    """Every ControlNet in `folder`, by name. What cannot be used says why instead of raising."""
-    return tuple(_describe_safely(name, path) for name, path in models_in(folder).items())
+def scan(where: Folders) -> tuple[Network, ...]:
+    """Every ControlNet in `where`, by name. What cannot be used says why instead of raising."""
+    return tuple(_describe_safely(name, path) for name, path in models_in(where).items())
 
 
 def asked_for(request: GenerationRequest, checkpoint: Checkpoint, known: Sequence[Network]) -> list[Part]:

@@ -104,6 +104,7 @@ def sole_part(name: str, folder: Path, class_names: Sequence[str]) -> Part:
     raise CheckpointError(f"it is no {' or '.join(class_names)}")
 
 
-def find_decoder(folder: Path) -> Part | None:
+def find_decoder(folder: Path | None) -> Part | None:
     """The tiny decoder of previews in a folder of diffusers; None if there is none. Raises CheckpointError."""
-    return sole_part("preview", folder, ("AutoencoderTiny",)) if (folder / "config.json").is_file() else None
+    there = folder and (folder / "config.json").is_file()
+    return sole_part("preview", folder, ("AutoencoderTiny",)) if folder and there else None

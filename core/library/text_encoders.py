@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import CheckpointError
-from core.library.headers import MALFORMED, count_parameters, models_in, read_shapes, without_prefix
+from core.library.folders import Folders, models_in
+from core.library.headers import MALFORMED, count_parameters, read_shapes, without_prefix
 from core.library.layouts import Layout, Piece
 from core.library.parts import T5, Part, Source, shipped_tokenizer
 from core.library.shapes import Shapes, clip_config, t5_config
@@ -44,8 +45,8 @@ class TextEncoder:
         return Part(piece.name, named, piece.class_name, self.path, count_parameters(self.shapes), source)
 
 
-def scan(folder: Path) -> tuple[TextEncoder, ...]:
-    return tuple(_described(path) for path in models_in(folder).values())
+def scan(where: Folders) -> tuple[TextEncoder, ...]:
+    return tuple(_described(path) for path in models_in(where).values())
 
 
 def fitting(layout: Layout, denoiser: Mapping[str, Any], known: Sequence[TextEncoder]) -> tuple[Part, ...]:

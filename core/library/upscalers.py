@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from pathlib import Path
 
 from core.errors import CheckpointError, RequestError
 from core.library.esrgan_names import esrgan_names
-from core.library.headers import MALFORMED, count_parameters, models_in, read_shapes, without_prefix
+from core.library.folders import Folders, models_in
+from core.library.headers import MALFORMED, count_parameters, read_shapes, without_prefix
 from core.library.parts import SWIN2SR, Part, Source, sole_part
 from core.library.shapes import Config, Shapes, count
 from core.request import UPSCALERS
@@ -18,20 +20,20 @@ from core.request import UPSCALERS
 FIRST = ("conv_first.weight", "model.0.weight")  # a key that every ESRGAN has: one of these
 
 
-def list_upscalers(folder: Path) -> tuple[str, ...]:
-    return *UPSCALERS, *_known(folder)
+def list_upscalers(where: Folders) -> tuple[str, ...]:
+    return *UPSCALERS, *upscaler_files(where)
 
 
-def find_upscaler(folder: Path, name: str) -> Part | None:
-    """The super-resolution model `name` of `folder`; None for the upscalers that need none.
+def find_upscaler(where: Folders, name: str) -> Part | None:
+    """The super-resolution model `name` of `where`; None for the upscalers that need none.
 
     Raises RequestError if there is none, CheckpointError if it is damaged.
     """
     if name in UPSCALERS:
         return None
-    known = _known(folder)
+    known = upscaler_files(where)
     if name not in known:
-        raise RequestError("hires.upscaler", name, "one of " + ", ".join(list_upscalers(folder)), "Hires: Upscaler")
+        raise RequestError("hires.upscaler", name, "one of " + ", ".join((*UPSCALERS, *known)), "Hires: Upscaler")
     try:
         path = known[name]
         return sole_part("upscaler", path, (SWIN2SR,)) if path.is_dir() else _esrgan(path)
@@ -39,8 +41,11 @@ def find_upscaler(folder: Path, name: str) -> Part | None:
         raise CheckpointError(f"Upscaler: {name} cannot be used: {error}.") from None
 
 
-def _known(folder: Path) -> dict[str, Path]:
-    return {path.stem if path.is_file() else name: path for name, path in models_in(folder).items()}
+def upscaler_files(where: Folders) -> dict[str, Path]:
+    """By stem, as people know them; where two have one, by path."""
+    found = models_in(where)
+    stems = Counter(path.stem for path in found.values() if path.is_file())
+    return {path.stem if stems[path.stem] == 1 and path.is_file() else name: path for name, path in found.items()}
 
 
 def _esrgan(path: Path) -> Part:

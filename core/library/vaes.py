@@ -9,24 +9,33 @@ from typing import Any
 
 from core.errors import CheckpointError
 from core.library.checkpoints import Checkpoint, is_wide
-from core.library.headers import MALFORMED, count_parameters, models_in, read_json, read_shapes, without_prefix
+from core.library.folders import Folders, models_in
+from core.library.headers import MALFORMED, count_parameters, read_json, read_shapes, without_prefix
 from core.library.parts import Part, Source, sole_part
 from core.library.shapes import vae_config
 from core.request import reject
 
 PREFIX = "first_stage_model."  # where a VAE's keys are those of a whole checkpoint
 FITS_FLOAT16 = ("fp16-fix", "fp16_fix", "fp16fix")  # in the names of XL's VAEs that were made to
-USUAL = {"latent_channels": 4, "scaling_factor": 0.18215, "sample_size": 512, "shift_factor": None}
+UNTOLD = {
+    "sample_size": 512,
+    "scaling_factor": 0.18215,
+    "shift_factor": None,
+    "norm_num_groups": 32,
+    "mid_block_add_attention": True,
+}
+"""What tensors do not tell, and what it is usually."""
+USUAL = {"latent_channels": 4, **UNTOLD}
 """What configs leave out."""
 Described = tuple[Part, Mapping[str, Any]]
 
 
-def list_vaes(folder: Path) -> tuple[str, ...]:
-    return tuple(models_in(folder))
+def list_vaes(where: Folders) -> tuple[str, ...]:
+    return tuple(models_in(where))
 
 
-def with_vae(checkpoint: Checkpoint, folder: Path, name: str | None) -> Checkpoint:
-    """The checkpoint with the VAE `name` of `folder` in the place of its own; None leaves it as it is.
+def with_vae(checkpoint: Checkpoint, where: Folders, name: str | None) -> Checkpoint:
+    """The checkpoint with the VAE `name` of `where` in the place of its own; None leaves it as it is.
 
     Raises RequestError if there is none of that name, it is for other latents, or none is named and the checkpoint
     has none, CheckpointError if it is damaged.
@@ -34,7 +43,7 @@ def with_vae(checkpoint: Checkpoint, folder: Path, name: str | None) -> Checkpoi
     has_own = any(part.name == "vae" for part in checkpoint.parts)
     if name is None and has_own:
         return checkpoint
-    known = models_in(folder)
+    known = models_in(where)
     if name not in known:
         why = "" if has_own else f", as {checkpoint.title} has none of its own"
         raise reject(
@@ -73,9 +82,9 @@ def _describe_folder(folder: Path) -> Described:
 
 
 def _describe_file(path: Path, checkpoint: Checkpoint) -> Described:
-    """A file does not say how its latents are scaled: they are the checkpoint's."""
+    """A file does not say how its latents are scaled, or its layers grouped: as the checkpoint's."""
     prefix, own = without_prefix(read_shapes(path), PREFIX)
-    facts = {name: _fact(name, checkpoint.vae_config) for name in ("sample_size", "scaling_factor", "shift_factor")}
+    facts = {name: _fact(name, checkpoint.vae_config) for name in UNTOLD}
     config = {**vae_config(own), **facts}
     named = path / checkpoint.family  # loaded for one family it is another model than for another
     return Part("vae", named, "AutoencoderKL", path, count_parameters(own), Source(prefix, config)), config

@@ -14,6 +14,7 @@ from core.prompts.tokens import (
     plain_tokens,
     split_tokens,
     token_ids,
+    word,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "plain_tokens",
     "split_tokens",
     "token_ids",
+    "word",
 ]

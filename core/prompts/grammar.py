@@ -23,6 +23,7 @@ from typing import NamedTuple, Union
 EMPHASIS = 1.1
 WEIGHT_LIMIT = 10.0  # weights, and products of nested ones, stay within ± this
 _PIECES = re.compile(r"\\.?|[()\[\]:|]|[^\\()\[\]:|]+", re.DOTALL)
+_FOLDERS = re.compile(r"embedding:[^\s,:|()\[\]\\]+(?:\\[^\s,:|()\[\]\\]+)+", re.IGNORECASE)  # of ComfyUI on Windows
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*", re.ASCII)
 
 
@@ -128,7 +129,8 @@ def _parse(text: str) -> list[Item]:
     closes = {"(": ")", "[": "]"}
     means = {")": _round, "]": _square}
     frames: list[tuple[str, list[Item]]] = [("", [])]  # what will close each open bracket, and what it holds so far
-    for piece in _PIECES.findall(text):
+    slanted = _FOLDERS.sub(lambda name: name[0].replace("\\", "/"), text)
+    for piece in _PIECES.findall(slanted):
         items = frames[-1][1]
         if piece in closes:
             frames.append((closes[piece], []))

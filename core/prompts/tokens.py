@@ -7,6 +7,7 @@ their encoder.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Words = Mapping[str, "Tensor"]
-"""Textual inversion: names in lower case, each standing for vectors (n, width) in place of its tokens."""
+"""Textual inversion: names as `word` has them, each standing for vectors (n, width) in place of its tokens."""
 MOST_CHUNKS = 40  # of a prompt; 3,000 tokens with CLIP
 SPECIAL_TOKENS = 2  # of each chunk: its beginning and its end
 COMMA_REACH = 20  # a chunk may end at a comma so many tokens before its end, as in A1111
@@ -69,14 +70,22 @@ def _units(tokenizer: Any, span: Span, words: Words) -> Iterator[list[Token]]:
     """What may not be torn apart: single tokens, and all the vectors of a word."""
     for place, text in enumerate(names_pattern(words).split(span.text) if words else [span.text]):
         if place % 2:
-            yield [Token(0, span.weight, vector) for vector in words[text.lower()]]
+            yield [Token(0, span.weight, vector) for vector in words[word(text)]]
         elif text.strip():
             yield from ([token] for token in plain_tokens(token_ids(tokenizer, text), span.weight))
 
 
+def word(text: str) -> str:
+    """What is one word, however it is written."""
+    return unicodedata.normalize("NFC", text.lower())
+
+
 def names_pattern(words: Iterable[str]) -> re.Pattern[str]:
-    names = "|".join(re.escape(name) for name in sorted(words, key=len, reverse=True))
-    return re.compile(rf"(?<!\w)(?:embedding:)?({names})(?!\w)", re.IGNORECASE)  # as ComfyUI writes them, too
+    """ComfyUI writes them embedding:name, with their folders and their ending if people do."""
+    forms = {form for name in words for form in (name, unicodedata.normalize("NFD", name))}
+    names = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
+    before, after = r"(?<!\w)(?:embedding:(?:[^\s,:/]+/)*)?", r"(?:\.(?:safetensors|sft|pt|bin))?(?!\w)"
+    return re.compile(f"{before}({names}){after}", re.IGNORECASE)
 
 
 def plain_tokens(ids: Iterable[int], weight: float = 1.0) -> list[Token]:

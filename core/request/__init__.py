@@ -17,7 +17,7 @@ from core.request.generation import (
 from core.request.parameters import PICTURES, Name, Parameters, Text, allowed, bounds, fingerprint
 from core.request.preprocessors import CONTROL_TYPES, FLUX_TYPES, PREPROCESSORS, Preprocessor, suited
 from core.request.presets import PresetLibrary, Presets, Size
-from core.request.tags import tag, take_tags, without_tags
+from core.request.tags import rename_tags, tag, take_tags, without_tags
 from core.request.units import LANCZOS, LATENT, UPSCALERS, Control, Hires, Lora, Outpaint, ResizeMode
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "fingerprint",
     "first_step",
     "reject",
+    "rename_tags",
     "suited",
     "tag",
     "take_tags",

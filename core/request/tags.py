@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from core.errors import RequestError
 from core.request.generation import GenerationRequest
@@ -40,6 +41,17 @@ def tag(lora: Lora) -> str:
     if lora.for_text != lora.weight:
         weights = f"{lora.for_text:g}:{weights}"
     return f"<lora:{lora.name}:{weights}>"
+
+
+def rename_tags(text: str, rename: Callable[[str], str | None]) -> str:
+    """`text` with the LoRA of each tag called what `rename` calls it; without the tag where that is None."""
+
+    def renamed(match: re.Match[str]) -> str:
+        name, *weights = match[1].split(":")
+        new = rename(name.strip())
+        return "" if new is None else f"<lora:{':'.join((new, *weights))}>"
+
+    return TAG.sub(renamed, text).strip() if TAG.search(text) else text
 
 
 def _read(match: re.Match[str], field: str) -> Lora:

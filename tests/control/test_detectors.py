@@ -77,7 +77,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def detectors(models: Path) -> Detectors:
-    return Detectors(models / "preprocessors", ModelCache(2**30), prepare=lambda: None)
+    return Detectors(lambda: models / "preprocessors", ModelCache(2**30), prepare=lambda: None)
 
 
 @pytest.fixture(scope="module")

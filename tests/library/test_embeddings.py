@@ -64,10 +64,18 @@ def test_a_name_that_does_not_fit_the_model_is_a_word_like_any_other(engine, mod
         assert pixels(engine, checkpoint="sd", prompt=prompt) == pixels(without, checkpoint="sd", prompt=prompt)
 
 
-def test_comfyuis_way_to_name_one_means_the_same(engine):
-    assert pixels(engine, checkpoint="sd", prompt="a (embedding:myink:1.2)") == pixels(
+@pytest.mark.parametrize("name", ["myink", "SD15/MyInk", "SD15\\old\\myink", "myink.safetensors", "a/myink.PT"])
+def test_comfyuis_way_to_name_one_means_the_same(engine, name):
+    assert pixels(engine, checkpoint="sd", prompt=f"a (embedding:{name}:1.2)") == pixels(
         engine, checkpoint="sd", prompt="a (myink:1.2)"
     )
+
+
+def test_unicodes_forms_of_a_name_are_one(engine, models):
+    loras.write(models / "embeddings" / "te\u0301a.safetensors", {"emb_params": torch.ones(2, 32)})
+    engine.library.rescan()
+    drawn = [pixels(engine, checkpoint="sd", prompt=f"a {name}") for name in ("t\u00e9a", "te\u0301a", "tea")]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_the_only_tensor_of_a_file_is_its_vectors_whatever_its_key(engine, models):

@@ -140,9 +140,7 @@ def test_numbers_of_8_bits_are_read(tmp_path: Path) -> None:
         read_lora(only(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "name", ["../../etc/passwd", "/etc/passwd", "..", "x" * 300, "a\\b", "ink.safetensors", "Ink"]
-)
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "..", "x" * 300, "a\\b"])
 def test_other_names_open_nothing(tmp_path: Path, name: str) -> None:
     loras.write(tmp_path / "loras" / "ink.safetensors", pair())
     loras.write(tmp_path / "x.safetensors", pair())

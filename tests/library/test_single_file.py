@@ -26,7 +26,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T
 from core import Engine, Finished, GenerationRequest, Settings
 from core.errors import CheckpointError, DarkroomError
 from core.library.checkpoints import named, scan
-from core.library.headers import models_in
+from core.library.folders import models_in
 from core.library.layouts import identify, noise_schedule, pieces
 from core.library.part_loading import load_part
 from core.library.shapes import transformer_config, unet_config

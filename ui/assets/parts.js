@@ -60,6 +60,32 @@ window.darkroom = (() => {
     return new File([await answer.blob()], "picture.png", { type: "image/png" });
   }
 
+  const AGAIN_MS = 4000; // until a picture that did not come is asked for again
+  const MOST_TRIES = 3; // of one that the server has and that does not come all the same
+
+  /* Tells `away` of a picture that does not come, and if it comes later: the network may have been away for a moment.
+     What the server has no more is not asked for again. */
+  function awaits(image, away) {
+    let [isAway, tries] = [false, 0];
+    const tell = (now) => {
+      if (now !== isAway) away((isAway = now));
+    };
+    image.addEventListener("load", () => tell(false));
+    image.addEventListener("error", async () => {
+      const source = image.getAttribute("src");
+      tell(true);
+      let answer = null;
+      while (!answer) {
+        await new Promise((over) => setTimeout(over, AGAIN_MS));
+        if (!image.isConnected || image.getAttribute("src") !== source) return;
+        answer = await fetch(source, { method: "HEAD" }).catch(() => null);
+      }
+      if (!answer.ok || ++tries > MOST_TRIES) return;
+      image.loading = "eager"; // hidden, it would wait to be seen
+      image.src = source;
+    });
+  }
+
   /* `list` holds `items` in this order; those that stay are not touched, so what is in use there keeps its focus. */
   function arrange(list, items) {
     const staying = new Set(items);

@@ -120,7 +120,7 @@ def choices(checkpoints: tuple[Checkpoint, ...]) -> list[tuple[str, str]]:
     def label(known: Checkpoint) -> str:
         size = f"{known.native_size} px · {in_words(known.size_bytes)}"
         useless = "a refiner" if known.is_refiner else "cannot be used"
-        return f"{known.title} · " + (useless if known.problem else size)
+        return " · ".join(filter(None, (known.title, useless if known.problem else size, known.origin)))
 
     return [(label(known), known.name) for known in checkpoints]
 

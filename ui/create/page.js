@@ -4,7 +4,7 @@
 Object.assign(
   window.darkroom,
   (() => {
-    const { $, write, make, arrange, kept } = darkroom;
+    const { $, write, make, arrange, kept, awaits } = darkroom;
     const help = HELP;
     const view = {
       jobs: [], // newest first: waiting, running, ended; as far back as the film was scrolled
@@ -98,9 +98,11 @@ Object.assign(
         if (now?.preview) view.seen = { job: now.id, preview: now.preview };
         draw();
       });
-      $(".picture", element).addEventListener("error", (event) => {
-        if (event.target.src.startsWith("data:")) return;
-        write($(".words span", element), "This picture's file cannot be read any more");
+      const picture = $(".picture", element);
+      awaits(picture, (away) => {
+        if (!away) draw();
+        else if (!picture.src.startsWith("data:"))
+          write($(".words span", element), "This picture's file cannot be read any more");
       });
       draw();
     }
@@ -300,10 +302,10 @@ Object.assign(
 
     function newFrame(key) {
       const [img, badge] = [make("img", { alt: "", loading: "lazy" }), make("span")];
-      img.addEventListener("error", () => {
+      awaits(img, (away) => {
         // deleted in another tab, or by hand
-        img.hidden = true;
-        badge.textContent = "gone";
+        img.hidden = away;
+        write(badge, away ? "gone" : "");
       });
       const item = make("li", {}, make("button", { type: "button", className: "frame" }, img, badge, make("i")));
       item.dataset.key = key;

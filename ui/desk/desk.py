@@ -6,8 +6,9 @@ Nothing here owns a run: Generate submits and returns, each open page relays wha
 from __future__ import annotations
 
 import asyncio
+import html
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +19,7 @@ from pydantic import Field
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
 from core.jobs import ENDED, FILM_LENGTH, History, JobQueue, JobState, Status, disk_warning
-from core.library import STEPS, Checkpoint, size_warning, with_loras
+from core.library import STEPS, AtHand, Checkpoint, embeddings_of, size_warning, with_loras
 from core.pictures import read_picture
 from core.prompts import MOST_CHUNKS
 from core.request import SECOND_PROMPTS, GenerationRequest, reject
@@ -40,6 +41,11 @@ DRAWN = ("task", "image", "mask", "kept")  # fields that follow the canvas
 FRAME_SECONDS = 1 / 15  # a page draws at most this often
 PREVIEW_SIDE = 256  # pixels; one pixel a latent, enlarged by a browser, would have visible edges
 TITLE_LENGTH = 200  # characters of a prompt that name a picture in the film
+
+
+def _labelled(names: Iterable[str], origins: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Names as choices, with the tools in whose folders they lie."""
+    return [(f"{name} · {origins[name]}" if name in origins else name, name) for name in names]
 
 
 def own_values(checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -130,14 +136,20 @@ class Desk:
 
     def generate(self, request: gr.Request, *values: Any) -> None:
         wanted = self.read(dict(zip(self.fields, values, strict=True)))
-        for resolved in [
-            self.engine.library.resolve(each) for each in wanted
-        ]:  # all are checked before the first waits
+        for resolved in [self._resolved(each)[0] for each in wanted]:  # all are checked before the first waits
             self.queue.submit(resolved, owner_of(request), address_of(request))
 
     def read(self, given: Mapping[str, Any]) -> list[GenerationRequest]:
         """The requests in the raw values of the form's fields."""
         return read_form(given, self.engine.settings.limits)
+
+    def _resolved(self, wanted: GenerationRequest) -> tuple[GenerationRequest, AtHand]:
+        """A request of the form, and what took the place of files that have gone since they were chosen in it: of
+        those under a fold, where nobody would see what Generate is refused for.
+        """
+        folded = {name: getattr(wanted, name) for name in ("vae", "refiner", "hires")}
+        found = self.engine.library.at_hand(folded, embeddings=embeddings_of(dict(wanted)))
+        return self.engine.library.resolve(wanted.replace(**found.fields)), found
 
     def extend(self, ratio: str, image: str) -> list[Any]:
         """The four sides that bring the source picture to a shape; as they are for none."""
@@ -160,8 +172,14 @@ class Desk:
     async def use_settings(self, asked: OfPicture, request: gr.Request) -> list[Any]:
         """A picture's settings, as values of the form's fields."""
         job = await self._job(asked.job, request)
-        used = job.request.replace(seed=_seed(job, asked.picture))
-        return await asyncio.to_thread(write_form, self.fields, dict(used))
+        used = dict(job.request.replace(seed=_seed(job, asked.picture)))
+        return await asyncio.to_thread(self.filled, self.engine.library.at_hand(used))
+
+    def filled(self, used: AtHand) -> list[Any]:
+        """Settings as values of the form's fields. What is not on this machine is told."""
+        if used.missing:
+            gr.Warning(html.escape(str(used), quote=False), duration=None)
+        return write_form(self.fields, used.fields)
 
     def written(self, *values: Any) -> list[Any]:
         """What is said of a form whose prompts change: their length, and the plan."""
@@ -179,9 +197,9 @@ class Desk:
         }
         try:
             wanted = self.read(given)
-            request = self.engine.library.resolve(wanted[0])
+            request, found = self._resolved(wanted[0])
             drawn = outlook(request)
-            notes = "; ".join(self._notes(request))
+            notes = "; ".join((*map(str, found.missing), *self._notes(request)))
         except DarkroomError as error:
             return plan | {"problem": str(error)}
         seconds, count = self.queue.estimate(request), len(wanted) * request.batch_size
@@ -257,7 +275,8 @@ class Desk:
         place, refiners where it is one of XL, its own guidance where it has one built in, and any upscaler.
         """
         known = self.checkpoint(name)
-        vaes = [OWN_VAE, *((vae, vae) for vae in self.engine.library.vaes())]
+        library = self.engine.library
+        vaes = [OWN_VAE, *_labelled(library.vaes(), library.origins("vae"))]
         refiners = [(each.title, each.name) for each in self.engine.library.refiners()]
         there = bool(refiners) and known is not None and known.family == "sdxl"
         none = {} if there else {"value": ""}
@@ -267,7 +286,7 @@ class Desk:
             gr.Dropdown(choices=[NO_REFINER, *refiners], visible=there, **none),
             gr.Slider(visible=there),
             gr.Slider(visible=known is not None and known.has_distilled_guidance),
-            gr.Dropdown(choices=list(self.engine.library.upscalers())),
+            gr.Dropdown(choices=_labelled(library.upscalers(), library.origins("upscalers"))),
         ]
 
     def second_prompts(self, name: str | None) -> list[Any]:

@@ -1,7 +1,7 @@
 "use strict";
 /* The History page: what is shown and chosen there. Answers come as the gallery's value; see ui/history.py. */
 (() => {
-  const { $, write, make, choices, arrange } = darkroom;
+  const { $, write, make, choices, arrange, awaits } = darkroom;
   const view = {
     rows: [], // newest first, as far as they have been asked for
     more: true, // there are older ones
@@ -296,7 +296,7 @@
 
   function newTile(one) {
     const image = make("img", { alt: "", loading: "lazy", decoding: "async", src: `${url(one.id)}/thumbnail` });
-    image.addEventListener("error", () => item.classList.add("missing"), { once: true });
+    awaits(image, (away) => item.classList.toggle("missing", away));
     const item = make(
       "li",
       { role: "option", id: `tile-${one.id}`, title: title(one) },

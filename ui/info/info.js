@@ -82,12 +82,7 @@
     write($(".source", root), answer.source ? `Made with ${answer.source}` : NONE);
     write($(".prompt", root), answer.prompt);
     write($(".negative", root), answer.negative && `Without: ${answer.negative}`);
-    write(
-      $(".missing", root),
-      answer.missing
-        ? `“${answer.missing}” is not on this machine; the model that is chosen here, or Lanczos, takes its place.`
-        : "",
-    );
+    write($(".missing", root), answer.missing);
     part(".settings", answer.facts);
     part(".unknown", answer.unknown);
     part(".made", answer.made_with);

@@ -11,11 +11,10 @@ import gradio as gr
 
 from core.errors import DarkroomError, RequestError
 from core.jobs import JobState, Status
-from core.library import named
-from core.pictures import TOOLS, PictureInfo, compare, read_picture, read_text
-from core.request import LANCZOS, Hires
+from core.library import AtHand
+from core.pictures import TOOLS, PictureInfo, compare, read_picture, read_text, said_hashes
 from core.settings import Settings
-from ui.desk import Desk, Studio, write_form
+from ui.desk import Desk, Studio
 from ui.facts import facts, own_facts
 from ui.live import AT_ONCE, QUIET, live
 from ui.sent import OfFile
@@ -31,7 +30,7 @@ def add_info(_: gr.Tab, __: Settings) -> Callable[[Studio], None]:
     def wire(studio: Studio) -> None:
         reader = Reader(studio.desk)
         info.read(reader.read, None, info, **AT_ONCE, trigger_mode="multiple")
-        studio.uses(info.use, reader.use, **AT_ONCE)
+        studio.uses(info.use, reader.use, concurrency_limit=None)  # of what is queued, warnings are shown
         info.replay(reader.replay, None, info, **QUIET, concurrency_limit=None, trigger_mode="multiple")
 
     return wire
@@ -54,7 +53,7 @@ class Reader:
             "prompt": info.fields.get("prompt", ""),
             "negative": info.fields.get("negative_prompt", ""),
             "facts": own_facts(info.request, info.index) if info.request else facts(info.fields),
-            "missing": self._missing(info),
+            "missing": str(self._at_hand(info)),
             "unknown": [(key, text[:TEXT_SHOWN]) for key, text in info.unknown.items()],
             "made_with": list(info.made_with.items()),
             "text": info.text[:TEXT_SHOWN],
@@ -63,15 +62,7 @@ class Reader:
 
     def use(self, asked: OfFile, request: gr.Request) -> list[Any]:
         """Values of the form's fields: the picture's where it has valid ones, else what stands there."""
-        info = self._info(asked, request)
-        fields = _own_fields(info)
-        for model in ("checkpoint", "refiner"):
-            if fields.get(model):
-                found = named(fields.pop(model), self._desk.engine.library.checkpoints())
-                fields |= {model: found.name} if found else {}
-        if fields.get("hires") and self._lacks(fields["hires"]):
-            fields["hires"] = fields["hires"].replace(upscaler=LANCZOS)
-        return write_form(self._desk.fields, fields)
+        return self._desk.filled(self._at_hand(self._info(asked, request)))
 
     async def replay(self, asked: OfFile, request: gr.Request) -> AsyncIterator[Answer]:
         """Make the whole batch again and compare this picture. First tells that it runs, then how it came out."""
@@ -102,14 +93,10 @@ class Reader:
         """What the file says. The pictures that it began from are found if they are in the visitor's own history."""
         return read_text(_path(asked), lambda fingerprint: self._desk.history.input(fingerprint, owner_of(request)))
 
-    def _missing(self, info: PictureInfo) -> str:
-        """The names of model and upscaler if this machine does not have them."""
-        name, hires = info.fields.get("checkpoint"), info.fields.get("hires")
-        lacks = [name] if name and named(name, self._desk.engine.library.checkpoints()) is None else []
-        return ", ".join(lacks + ([hires.upscaler] if hires and self._lacks(hires) else []))
-
-    def _lacks(self, hires: Hires) -> bool:
-        return hires.upscaler not in self._desk.engine.library.upscalers()
+    def _at_hand(self, info: PictureInfo) -> AtHand:
+        """The picture's settings as this machine can draw them."""
+        told = said_hashes(info)
+        return self._desk.engine.library.at_hand(_own_fields(info), told.hashes, told.embeddings)
 
 
 def _path(asked: OfFile) -> Path:

@@ -110,7 +110,8 @@ class LoraDesk:
 def _facts(info: LoraInfo) -> list[str]:
     family = FAMILIES[info.family].title.replace("Stable Diffusion", "SD") if info.family else None
     rank = f"rank {info.rank}" if info.rank else None
-    return [fact for fact in (info.format, family, rank, in_words(info.size_bytes)) if fact]
+    facts = (info.title, info.format, family or info.base, rank, in_words(info.size_bytes), info.origin)
+    return [fact for fact in facts if fact]
 
 
 def _small(path: Path, max_pixels: int) -> str | None:

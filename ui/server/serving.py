@@ -200,7 +200,7 @@ def _greeting(server: Running, settings: Settings, has_own: bool) -> str:
         rows["Login"] = f"{user} / {password}" if settings.auth is None else f"{user}, with your password"
     if settings.hosts and not settings.trusted_proxy and settings.mode == "lan":
         rows["Proxy"] = "name its address with --trusted-proxy, so that the visitors it brings are told apart"
-    rows |= {"Models": str(settings.models), "Pictures": str(settings.data)}
+    rows |= {"Models": ", ".join(map(str, settings.model_folders)), "Pictures": str(settings.data)}
     if has_own and settings.mode != "local":
         rows["Your own"] = (
             "pictures made on this machine alone: start it without --host, --hosts and --share to see them"

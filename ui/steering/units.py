@@ -85,7 +85,11 @@ class Steering:
 
 
 def _network(network: Network, checkpoint: Checkpoint | None) -> Answer:
-    answer: Answer = {"name": network.name, "title": network.title, "problem": network.problem}
+    answer: Answer = {
+        "name": network.name,
+        "title": " · ".join(filter(None, (network.title, network.origin))),
+        "problem": network.problem,
+    }
     if network.begins is None or checkpoint is None:
         return answer
     begins = network.begins.model_dump(include={"preprocessor", "threshold_a", "threshold_b"})

@@ -30,7 +30,7 @@ from core.jobs.queue import JobQueue
 from core.request.generation import GenerationRequest
 from core.request.units import Hires
 from core.settings import Settings
-from tests.browser import open_page, visit
+from tests.browser import new_tab, open_page, visit
 from tests.test_app import free_port
 from tests.ui.create.test_browser import HOSTILE
 from ui.app import THEME, build_page
@@ -53,7 +53,8 @@ RESOLVED = GenerationRequest(
 )
 A1111 = """a lighthouse, dusk
 Negative prompt: people
-Steps: 17, Sampler: Euler a, CFG scale: 6.5, Seed: 42, Size: 320x256, Model: unheard-of, Face restoration: GFPGAN"""
+Steps: 17, Sampler: Euler a, CFG scale: 6.5, Seed: 42, Size: 320x256, Model: unheard-of, VAE: soft.pt, \
+Face restoration: GFPGAN"""
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,17 @@ def test_a_picture_deleted_by_hand_is_gone_from_the_film(browser: Browser, page:
     away.rename(thumbnail)
 
 
+def test_a_picture_that_did_not_come_is_asked_for_again(browser: Browser, studio: Studio) -> None:
+    with new_tab(browser) as tab:
+        tab.route("**/thumbnail", lambda route: route.abort("internetdisconnected"))
+        open_page(tab, studio.url)
+        first = tab.locator("#stage .film li").first
+        expect(first).to_have_text("gone")
+        tab.unroute("**/thumbnail")
+        expect(first.locator("img")).to_be_visible(timeout=15_000)
+        expect(first).to_have_text("")
+
+
 def test_downloads_of_one_and_of_many(page: Page, gallery: Locator, studio: Studio) -> None:
     tiles(page).nth(2).click()
     with page.expect_download() as one:
@@ -376,7 +388,7 @@ def test_settings_of_another_tool_are_shown_and_used(page: Page) -> None:
     expect(info.locator(".source")).to_have_text("Made with A1111")
     expect(info.locator(".settings")).to_contain_text("320 × 256")
     expect(info.locator(".unknown")).to_contain_text("Face restoration")
-    expect(info.locator(".missing")).to_contain_text("“unheard-of” is not on this machine")
+    expect(info.locator(".missing")).to_contain_text("Model “unheard-of” is not on this machine")
     expect(info.get_by_role("button", name="Replay")).to_be_hidden()
     info.get_by_role("button", name="Use settings").click()
     expect(page.locator("#field-prompt textarea")).to_have_value("a lighthouse, dusk")
@@ -384,6 +396,9 @@ def test_settings_of_another_tool_are_shown_and_used(page: Page) -> None:
     expect(page.locator("#field-width input")).to_have_value("320")
     expect(page.locator("#field-steps input[type=number]")).to_have_value("17")
     expect(page.locator("#field-checkpoint input")).to_have_value(re.compile("Pocket"))
+    expect(page.get_by_test_id("toast-text")).to_contain_text("VAE “soft.pt” is not on this machine; the model's own")
+    expect(page.locator("#dock .plan")).to_contain_text("320 × 256")  # nothing of it is refused
+    page.get_by_test_id("toast-close").click()
 
 
 def test_of_two_pictures_the_later_one_counts_however_long_the_first_takes(page: Page) -> None:
