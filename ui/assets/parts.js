@@ -68,7 +68,9 @@ window.darkroom = (() => {
   function awaits(image, away) {
     let [isAway, tries] = [false, 0];
     const tell = (now) => {
-      if (now !== isAway) away((isAway = now));
+      if (now === isAway) return;
+      isAway = now;
+      away(now);
     };
     image.addEventListener("load", () => tell(false));
     image.addEventListener("error", async () => {
@@ -134,5 +136,21 @@ window.darkroom = (() => {
     chooses(input, take);
   }
 
-  return { $, write, make, list, choices, slid, type, uploadedAt, fetched, arrange, writes, kept, chooses, takes };
+  return {
+    $,
+    write,
+    make,
+    list,
+    choices,
+    slid,
+    type,
+    uploadedAt,
+    fetched,
+    awaits,
+    arrange,
+    writes,
+    kept,
+    chooses,
+    takes,
+  };
 })();
