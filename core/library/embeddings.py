@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import CheckpointError, RequestError
 from core.library.checkpoints import Checkpoint
 from core.library.headers import MALFORMED, PICKLES, SAFETENSORS, read_shapes
+from core.library.weights import Changed, opened
 from core.memory import Key
 from core.prompts import Words, names_pattern
 from core.request import GenerationRequest, reject
@@ -106,7 +107,10 @@ def lengths(embeddings: Iterable[Embedding]) -> Mapping[str, Any]:
 
 
 def read_words(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, ...]:
-    """The words of each text encoder, float32, on the CPU. Raises RequestError for a file that is spoilt or gone."""
+    """The words of each text encoder, float32, on the CPU.
+
+    Raises RequestError for a file that is spoilt or gone, CheckpointError for one that changes meanwhile.
+    """
     words: tuple[dict[str, Tensor], ...] = tuple({} for _ in range(encoders))
     for embedding in embeddings:
         tensors = _tensors(embedding)
@@ -116,15 +120,18 @@ def read_words(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, .
 
 
 def _tensors(embedding: Embedding) -> dict[str, Tensor]:
+    import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load
 
     try:
-        tensors = {key: tensor.float() for key, tensor in load(embedding.path.read_bytes()).items()}
+        with opened([embedding.path]) as stored:
+            tensors = {key: each.to(dtype=torch.float32) for key, each in stored.items()}
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError
         if {key: tuple(tensor.shape) for key, tensor in tensors.items()} != dict(embedding.shapes):
             raise ValueError
+    except Changed:
+        raise CheckpointError(f"Embedding: {embedding.name} changed on disk while it was read; try again.") from None
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError):
         instead = "another word; the embedding of that name is damaged or gone"
         raise RequestError("prompt", embedding.name, instead, "Prompt") from None

@@ -47,7 +47,7 @@ class Hashes:
         kept = self._kept.get(key)
         if kept and kept[0] == mark:
             return kept[1]
-        digest = _hash(files)
+        digest = hash_files(files)
         self._kept = {**self._kept, key: (mark, digest)}
         try:
             if self._file.parent.is_dir():
@@ -65,7 +65,8 @@ def _mark(files: Sequence[Path]) -> Mark:
     return [[found.st_size, found.st_mtime_ns] for found in (path.stat() for path in files)]
 
 
-def _hash(files: Sequence[Path]) -> str:
+def hash_files(files: Sequence[Path]) -> str:
+    """Of all of them, one after the other, short."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:

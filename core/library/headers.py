@@ -21,6 +21,8 @@ GGUF = ".gguf"
 OF_MODELS = ("model_index.json", "config.json", "unet", "transformer")  # a folder of diffusers has one of these
 DEEPEST = 4  # folders in one another; links may lead in circles
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+USUAL_NAMES = re.compile(r"(diffusion_pytorch_)?model(\.fp16)?(-\d{5}-of-\d{5})?(\.fp16)?\.safetensors")
+"""What diffusers and transformers call a component's weights."""
 MALFORMED = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration)
 """What reading files raises whose headers and configs are not what they should be."""
 NOT_SAFETENSORS = {
@@ -50,8 +52,10 @@ def models_in(folder: Path, deep: int = DEEPEST) -> dict[str, Path]:
 
 
 def weights_in(folder: Path) -> Path:
-    """A component's safetensors file, or the first of its shards; of full precision where there is half as well."""
-    files = sorted(folder.glob("*.safetensors"), key=lambda path: (is_half(path), path.name))
+    """A component's safetensors file, or the first of its shards: that which the libraries would load, though others
+    lie beside it (weights without EMA), and of full precision where there is half as well.
+    """
+    files = sorted(folder.glob("*.safetensors"), key=_how_unusual)
     if not files and any(folder.glob("*.bin")):
         raise CheckpointError(
             f"its {folder.name} is a pickle (.bin), which is never loaded; convert it to safetensors"
@@ -61,9 +65,8 @@ def weights_in(folder: Path) -> Path:
     return files[0]
 
 
-def is_half(weights: Path) -> bool:
-    """Whether weights are a component's second ones, of half precision, as diffusers names them."""
-    return ".fp16" in weights.name
+def _how_unusual(weights: Path) -> tuple[bool, bool, str]:
+    return not USUAL_NAMES.fullmatch(weights.name), ".fp16" in weights.name, weights.name
 
 
 def shards(weights: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -10,11 +9,12 @@ from contextlib import suppress
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load
 
-from core.errors import LoraError
-from core.library.hashes import SHORT
+from core.errors import CheckpointError, LoraError
+from core.library.hashes import hash_files
+from core.library.headers import read_metadata
 from core.library.loras import LoraInfo
+from core.library.weights import Changed, opened
 from core.lora import Place, read_key
 from core.lora.work import Factors, LoraFile, Misfit
 
@@ -22,15 +22,16 @@ from core.lora.work import Factors, LoraFile, Misfit
 def read_lora(info: LoraInfo) -> LoraFile:
     """Its tensors, checked: finite, complete, of a rank and alpha that make sense. Raises LoraError."""
     try:
-        content = info.path.read_bytes()  # once, so that the hash is of what is merged
-        tensors = load(content)
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError):
+        with opened([info.path]) as stored:  # its hash and what its header says are of what is merged
+            tensors = {key: each.to() for key, each in stored.items()}
+            digest, metadata = hash_files([info.path]), read_metadata(info.path)
+    except Changed:
+        raise LoraError(f"LoRA: {info.name} changed on disk while it was read; try again.") from None
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, CheckpointError):
         raise _unusable(info, "it is damaged, or no longer there") from None
-    digest = hashlib.sha256(content).hexdigest()[:SHORT]
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     read = {key: found for key in tensors if (found := read_key(key))}
     try:
-        factors = _grouped(tensors, read, header.get("__metadata__") or {})
+        factors = _grouped(tensors, read, metadata)
     except Misfit as error:
         raise _unusable(info, str(error)) from None
     return LoraFile(info.name, digest, factors, tuple(sorted(tensors.keys() - read.keys())))

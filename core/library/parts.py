@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 from core.errors import CheckpointError
-from core.library.headers import count_parameters, is_half, read_all_shapes, read_json, shards, weights_in
+from core.library.headers import count_parameters, read_all_shapes, read_json, shards, weights_in
 from core.library.shapes import Config
 from core.library.vocabulary import SHIPPED
+from core.library.weights import Changed
 from core.memory import Key, is_out_of_memory
 
 T5 = "T5EncoderModel"
@@ -66,11 +67,6 @@ class Part:
     source: Source | None = field(default=None, repr=False)
 
     @property
-    def variant(self) -> str | None:
-        """What diffusers calls weights in half precision that are so named."""
-        return "fp16" if self.weights and is_half(self.weights) else None
-
-    @property
     def key(self) -> Key:
         """Raises CheckpointError if its file is no longer there."""
         try:
@@ -112,47 +108,32 @@ def sole_part(name: str, folder: Path, class_names: Sequence[str]) -> Part:
 
 
 def load_part(part: Part, device: str, dtype: str) -> Any:
-    """One component, ready to run. Raises CheckpointError if its files are damaged or do not fit its config."""
+    """One component, ready to run. Raises CheckpointError if its files are damaged, do not fit its config or change
+    while they are read.
+    """
+    label, what = part.called
     try:
-        if part.source:
-            return _load_from_file(part, part.source, device, dtype)
-        library = importlib.import_module(CLASSES[part.class_name])
-        loader = getattr(library, part.class_name).from_pretrained
         if part.weights is None:
-            return loader(part.folder, local_files_only=True)
-        return _load_weights(loader, part, dtype).to(device).requires_grad_(False).eval()
+            return _tokenizer(part)
+        import torch
+
+        from core.library.single_file import load_component
+
+        model = load_component(part, CLASSES[part.class_name], device, getattr(torch, dtype))
+        return model.requires_grad_(False).eval()
+    except Changed:
+        raise CheckpointError(f"{label}: {what} changed on disk while it was read; try again.") from None
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
-        label, what = part.called
         raise CheckpointError(f"{label}: {what} is damaged or does not fit its config.") from error
 
 
-def _load_from_file(part: Part, source: Source, device: str, dtype: str) -> Any:
-    if part.weights is None:
-        return SHIPPED[part.class_name][1](**source.config)
-    import torch
-
-    from core.library.single_file import load_component
-
-    model = load_component(part, CLASSES[part.class_name], device, getattr(torch, dtype))
-    return model.requires_grad_(False).eval()
-
-
-def _load_weights(loader: Callable[..., Any], part: Part, dtype: str) -> Any:
-    import torch
-
-    model, info = loader(
-        part.folder,
-        local_files_only=True,
-        use_safetensors=True,
-        variant=part.variant,
-        dtype=getattr(torch, dtype),
-        output_loading_info=True,
-    )
-    if info["missing_keys"]:
-        raise ValueError(f"{len(info['missing_keys'])} tensors are missing")
-    return model
+def _tokenizer(part: Part) -> Any:
+    if part.source:
+        return SHIPPED[part.class_name][1](**part.source.config)
+    library = importlib.import_module(CLASSES[part.class_name])
+    return getattr(library, part.class_name).from_pretrained(part.folder, local_files_only=True)
 
 
 def find_decoder(folder: Path) -> Part | None:

@@ -1,10 +1,13 @@
-"""Components out of a single-file checkpoint. diffusers' own functions rename the tensors."""
+"""Networks out of their files, whatever those are: folders, shards, single files.
+
+The libraries' own functions rename the tensors; they open no file themselves.
+"""
 
 from __future__ import annotations
 
 import importlib
-import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,37 +20,27 @@ from diffusers.loaders.single_file_utils import (
     convert_open_clip_checkpoint,
     convert_sd3_transformer_checkpoint_to_diffusers,
 )
-from safetensors import safe_open
 
 from core.library.esrgan_names import esrgan_names
 from core.library.shapes import DIFFUSERS_VAE
+from core.library.weights import Stored, opened
 
 if TYPE_CHECKING:
     from core.library.parts import Part
 
 State = dict[str, Any]
-ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""In VAEs that were saved before diffusers 0.18."""
-OLD_ATTENTION = rf"(?<=\.attentions\.0\.)({'|'.join(ATTENTION)})(?=\.)"
-SCALES = (".scale_weight", ".weight_scale")
 
 
-def _text_encoder(model: Any, state: State, prefix: str) -> State:
+def _text_encoder(config: Any, state: State, prefix: str) -> State:
     if any(key.startswith(f"{prefix}transformer.resblocks.") for key in state):
-        renamed = convert_open_clip_checkpoint(model, state, prefix=prefix)
-    else:
-        renamed = _without(prefix, state)
-    if hasattr(model, "text_projection"):  # which CLIP L leaves out in files of Stable Diffusion 3
-        width, like = model.config.projection_dim, next(iter(renamed.values()))
-        renamed.setdefault("text_projection.weight", torch.eye(width).to(like))
-    if hasattr(model, "text_model"):
-        return dict(renamed)
-    return {key.removeprefix("text_model."): tensor for key, tensor in renamed.items()}
+        return dict(convert_open_clip_checkpoint(SimpleNamespace(config=config), state, prefix=prefix))
+    return _without(prefix, state)
 
 
-def _t5(_: Any, state: State, prefix: str) -> State:
-    own = _without(prefix, state)
-    return {"encoder.embed_tokens.weight": own["shared.weight"], **own}
+def _projecting(config: Any, state: State, prefix: str) -> State:
+    """CLIP L leaves its projection out in files of Stable Diffusion 3."""
+    renamed = _text_encoder(config, state, prefix)
+    return {"text_projection.weight": torch.eye(config.projection_dim), **renamed}
 
 
 def _esrgan(_: Any, state: State, prefix: str) -> State:
@@ -59,74 +52,77 @@ def _without(prefix: str, state: State) -> State:
     return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
 
 
-def _vae(model: Any, state: State, prefix: str) -> State:
+def _vae(config: Any, state: State, prefix: str) -> State:
     own = _without(prefix, state)
-    if DIFFUSERS_VAE in own:
-        return {re.sub(OLD_ATTENTION, lambda old: ATTENTION[old[0]], key): tensor for key, tensor in own.items()}
-    return dict(convert_ldm_vae_checkpoint(own, config=model.config))
+    return own if DIFFUSERS_VAE in own else dict(convert_ldm_vae_checkpoint(own, config=config))
 
 
-CONVERT: dict[str, Callable[[Any, State, str], State]] = {
-    "UNet2DConditionModel": lambda model, state, _: convert_ldm_unet_checkpoint(state, config=model.config),
-    "SD3Transformer2DModel": lambda model, state, _: convert_sd3_transformer_checkpoint_to_diffusers(state),
-    "FluxTransformer2DModel": lambda model, state, _: convert_flux_transformer_checkpoint_to_diffusers(state),
-    "ControlNetModel": lambda model, state, _: convert_controlnet_checkpoint(state, model.config),
-    **dict.fromkeys(
-        ("ControlNetUnionModel", "SD3ControlNetModel", "FluxControlNetModel"), lambda model, state, _: state
-    ),
+CONVERT: Mapping[str, Callable[[Any, State, str], State]] = {
+    "UNet2DConditionModel": lambda config, state, _: convert_ldm_unet_checkpoint(state, config=config),
+    "SD3Transformer2DModel": lambda _, state, __: convert_sd3_transformer_checkpoint_to_diffusers(state),
+    "FluxTransformer2DModel": lambda _, state, __: convert_flux_transformer_checkpoint_to_diffusers(state),
+    "ControlNetModel": lambda config, state, _: convert_controlnet_checkpoint(state, config),
     "AutoencoderKL": _vae,
     "RRDBNet": _esrgan,
     "CLIPTextModel": _text_encoder,
-    "CLIPTextModelWithProjection": _text_encoder,
-    "T5EncoderModel": _t5,
+    "CLIPTextModelWithProjection": _projecting,
 }
-"""(empty model, its part of the file, prefix of the keys) -> the state dict under the model's own names."""
+"""(config, its part of a single file, prefix of the keys) -> the state dict under the model's own names. Classes that
+are not here have those names in every file.
+"""
 
 
 def load_component(part: Part, library: str, device: str, dtype: torch.dtype) -> Any:
-    """The model of `part`, its weights as `dtype` on `device`. Raises ValueError if they are not those it has."""
-    assert part.source and part.weights
-    model = _empty(part, library)
-    state = CONVERT[part.class_name](model, _read(part, device, dtype), part.source.prefix)
+    """The model of `part`, its weights as `dtype` on `device`.
+
+    Raises ValueError or RuntimeError if they are not those it has, Changed if a file changed while it was read.
+    """
+    model_class = getattr(importlib.import_module(library), part.class_name)
+    load = _of_transformers if library == "transformers" else _of_diffusers
+    with opened(part.files) as stored:
+        model = load(part, model_class, stored, device, dtype)
+    return model.to(device)  # its buffers
+
+
+def _of_transformers(part: Part, model_class: Any, stored: dict[str, Stored], device: str, dtype: torch.dtype) -> Any:
+    """It ties weights, and keeps some in single precision: T5's second layers overflow in float16."""
+    config = model_class.config_class(**part.source.config) if part.source else part.folder
+    model, info = model_class.from_pretrained(
+        None,
+        config=config,
+        state_dict=_renamed(part, config, stored, device, dtype),
+        device_map={"": device},
+        dtype=dtype,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    if info["missing_keys"]:
+        raise ValueError(f"{len(info['missing_keys'])} tensors are missing")
+    return model
+
+
+def _of_diffusers(part: Part, model_class: Any, stored: dict[str, Stored], device: str, dtype: torch.dtype) -> Any:
+    config = dict(part.source.config if part.source else model_class.load_config(part.folder, local_files_only=True))
+    if config.get("quantization_config"):
+        raise ValueError("its weights are quantized")
+    with init_empty_weights():
+        model = model_class.from_config(config)
+    state = model._fix_state_dict_keys_on_load(_renamed(part, model.config, stored, device, dtype))
     wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
     bad = [key for key, shape in wanted.items() if key not in state or state[key].shape != shape]
     if bad:
         raise ValueError(f"{len(bad)} tensors are missing or of another shape, {bad[0]} the first")
-    model.load_state_dict({key: state[key] for key in wanted}, assign=True)
-    if library == "transformers":
-        model.tie_weights()
-        _widen(model, dtype)
-    return model.to(device)  # its buffers
+    model.load_state_dict({key: state[key].to(device, dtype) for key in wanted}, assign=True)
+    return model
 
 
-def _widen(model: Any, dtype: torch.dtype) -> None:
-    """T5's second layers overflow in float16, which transformers' own loading knows, too."""
-    if dtype == torch.float16:
-        for name, module in model.named_modules():
-            if name.rpartition(".")[2] in (model._keep_in_fp32_modules or ()):
-                module.float()
-
-
-def _empty(part: Part, library: str) -> Any:
-    """The model without memory for its parameters."""
-    assert part.source
-    model_class = getattr(importlib.import_module(library), part.class_name)
-    with init_empty_weights():
-        if library == "transformers":
-            return model_class(model_class.config_class(**part.source.config))
-        return model_class.from_config(dict(part.source.config))
-
-
-def _read(part: Part, device: str, dtype: torch.dtype) -> State:
-    """The part's tensors. Read, not mapped: a file that is replaced later does no harm, and no page counts twice."""
-    assert part.source
-    with safe_open(part.weights, framework="pt", device="cpu", backend="pread") as file:
-        names = [name for name in file.keys() if name.startswith(part.source.prefix)]  # noqa: SIM118 - no mapping
-        return {name: _value(file, name, names).to(device, dtype) for name in names if not name.endswith(SCALES)}
-
-
-def _value(file: Any, name: str, names: Collection[str]) -> Any:
-    """A tensor, times the scale that ComfyUI keeps beside weights in 8 bits."""
-    tensor = file.get_tensor(name)
-    scale = next((scale for end in SCALES if (scale := f"{name.removesuffix('.weight')}{end}") in names), None)
-    return tensor if scale is None else tensor.float() * file.get_tensor(scale).float()
+def _renamed(part: Part, config: Any, stored: dict[str, Stored], device: str, dtype: torch.dtype) -> State:
+    """The part's tensors by the names that the model's library knows; read only where they are made of others."""
+    if not part.source:
+        return dict(stored)
+    own = {name: each for name, each in stored.items() if name.startswith(part.source.prefix)}
+    if part.class_name not in CONVERT:
+        return _without(part.source.prefix, own)
+    return CONVERT[part.class_name](
+        config, {name: each.to(device, dtype) for name, each in own.items()}, part.source.prefix
+    )
