@@ -70,11 +70,13 @@ class Part:
     def key(self) -> Key:
         """Raises CheckpointError if its file is no longer there."""
         try:
-            file = (self.weights or (self.folder.parent if self.source else self.folder)).stat()
-        except OSError:
+            files = self.files or [self.folder.parent if self.source else self.folder]
+            found = [file.stat() for file in files]
+        except (OSError, CheckpointError):
             label, what = self.called
             raise CheckpointError(f"{label}: the file of {what} is no longer there; look for models again.") from None
-        return Key(self.folder, file.st_size if self.weights else 0, file.st_mtime_ns)
+        size = sum(file.st_size for file in found) if self.weights else 0
+        return Key(self.folder, size, max(file.st_mtime_ns for file in found))
 
     @property
     def files(self) -> list[Path]:
@@ -123,7 +125,7 @@ def load_part(part: Part, device: str, dtype: str) -> Any:
         return model.requires_grad_(False).eval()
     except Changed:
         raise CheckpointError(f"{label}: {what} changed on disk while it was read; try again.") from None
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (CheckpointError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
         raise CheckpointError(f"{label}: {what} is damaged or does not fit its config.") from error

@@ -6,6 +6,7 @@ The libraries' own functions rename the tensors; they open no file themselves.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,14 @@ from diffusers.loaders.single_file_utils import (
 )
 
 from core.library.esrgan_names import esrgan_names
+from core.library.headers import read_json
 from core.library.shapes import DIFFUSERS_VAE
 from core.library.weights import Stored, opened
 
 if TYPE_CHECKING:
     from core.library.parts import Part
 
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # transformers reads four tensors at once else, and holds them in RAM
 State = dict[str, Any]
 
 
@@ -77,6 +80,8 @@ def load_component(part: Part, library: str, device: str, dtype: torch.dtype) ->
 
     Raises ValueError or RuntimeError if they are not those it has, Changed if a file changed while it was read.
     """
+    if not part.source and read_json(part.folder / "config.json").get("quantization_config"):
+        raise ValueError("its weights are quantized")
     model_class = getattr(importlib.import_module(library), part.class_name)
     load = _of_transformers if library == "transformers" else _of_diffusers
     with opened(part.files) as stored:
@@ -85,12 +90,12 @@ def load_component(part: Part, library: str, device: str, dtype: torch.dtype) ->
 
 
 def _of_transformers(part: Part, model_class: Any, stored: dict[str, Stored], device: str, dtype: torch.dtype) -> Any:
-    """It ties weights, and keeps some in single precision: T5's second layers overflow in float16."""
+    """It brings each tensor to the device, and leaves wide what overflows in float16: T5's second layers."""
     config = model_class.config_class(**part.source.config) if part.source else part.folder
     model, info = model_class.from_pretrained(
         None,
         config=config,
-        state_dict=_renamed(part, config, stored, device, dtype),
+        state_dict=_renamed(part, config, stored, "cpu", dtype),
         device_map={"": device},
         dtype=dtype,
         local_files_only=True,
@@ -103,8 +108,6 @@ def _of_transformers(part: Part, model_class: Any, stored: dict[str, Stored], de
 
 def _of_diffusers(part: Part, model_class: Any, stored: dict[str, Stored], device: str, dtype: torch.dtype) -> Any:
     config = dict(part.source.config if part.source else model_class.load_config(part.folder, local_files_only=True))
-    if config.get("quantization_config"):
-        raise ValueError("its weights are quantized")
     with init_empty_weights():
         model = model_class.from_config(config)
     state = model._fix_state_dict_keys_on_load(_renamed(part, model.config, stored, device, dtype))
@@ -112,7 +115,8 @@ def _of_diffusers(part: Part, model_class: Any, stored: dict[str, Stored], devic
     bad = [key for key, shape in wanted.items() if key not in state or state[key].shape != shape]
     if bad:
         raise ValueError(f"{len(bad)} tensors are missing or of another shape, {bad[0]} the first")
-    model.load_state_dict({key: state[key].to(device, dtype) for key in wanted}, assign=True)
+    largest_first = sorted(wanted, key=lambda key: -wanted[key].numel())  # what is cast exists twice for a moment
+    model.load_state_dict({key: state[key].to(device, dtype) for key in largest_first}, assign=True)
     return model
 
 
