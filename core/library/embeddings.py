@@ -34,13 +34,18 @@ MOST_VECTORS = 75  # what a chunk of CLIP's holds
 
 @dataclass(frozen=True)
 class Embedding:
-    """`shapes` by the file's keys; one with a `problem` has none and fits no model."""
+    """`shapes` by the file's keys; one with a `problem` has none and fits no model.
+
+    `folder` is where in models/embeddings it lies ("XL/deep"), `prefix` what its keys begin with in a LoRA's file.
+    """
 
     name: str
     path: Path = field(repr=False)
     key: Key = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = field(hash=False)
     problem: str | None = None
+    folder: str = ""
+    prefix: str = ""
 
     @property
     def vectors(self) -> int:
@@ -123,10 +128,12 @@ def _tensors(embedding: Embedding) -> dict[str, Tensor]:
     import torch
     from safetensors import SafetensorError
 
+    start = embedding.prefix
     try:
         with opened([embedding.path]) as stored:
-            tensors = {key: each.to(dtype=torch.float32) for key, each in stored.items()}
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            own = {key.removeprefix(start): each for key, each in stored.items() if key.startswith(start)}
+            tensors = {key: each.to(dtype=torch.float32) for key, each in own.items()}
+        if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError
         if {key: tuple(tensor.shape) for key, tensor in tensors.items()} != dict(embedding.shapes):
             raise ValueError

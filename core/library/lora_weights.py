@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from core.errors import CheckpointError, LoraError
 from core.library.hashes import hash_files
 from core.library.headers import read_metadata
-from core.library.loras import LoraInfo
+from core.library.loras import BUNDLED, LoraInfo
 from core.library.weights import Changed, opened
 from core.lora import Place, read_key
 from core.lora.work import Factors, LoraFile, Misfit
@@ -34,7 +34,8 @@ def read_lora(info: LoraInfo) -> LoraFile:
         factors = _grouped(tensors, read, metadata)
     except Misfit as error:
         raise _unusable(info, str(error)) from None
-    return LoraFile(info.name, digest, factors, tuple(sorted(tensors.keys() - read.keys())))
+    unknown = (key for key in tensors.keys() - read.keys() if not BUNDLED.fullmatch(key))
+    return LoraFile(info.name, digest, factors, tuple(sorted(unknown)))
 
 
 def _unusable(info: LoraInfo, reason: str) -> LoraError:
