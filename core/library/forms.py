@@ -106,8 +106,8 @@ def _beside(tensors: Header) -> dict[str, set[str]]:
 
 
 def _said_in(metadata: Mapping[str, Any]) -> Iterator[Any]:
-    with suppress(ValueError, RecursionError, AttributeError, TypeError):
-        yield from json.loads(metadata["_quantization_metadata"])["layers"].values() if metadata else ()
+    with suppress(ValueError, LookupError, RecursionError, AttributeError, TypeError):
+        yield from json.loads(metadata["_quantization_metadata"])["layers"].values()
 
 
 def _said_beside(path: Path, start: int, tensors: Header) -> Iterator[Any]:
