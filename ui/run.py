@@ -220,7 +220,8 @@ class Desk:
         return plan | drawn | {"words": words, "notes": notes, "width": width, "height": height, "runs": _steps(runs)}
 
     def _notes(self, request: GenerationRequest) -> Iterator[str]:
-        """What to know before a resolved request runs: its memory, and what may be wrong with it."""
+        """What to know before a resolved request runs: what is not drawn, its memory, what may be wrong with it."""
+        yield from self.engine.notes(request)
         yield self.engine.plan(request).foretold(self.engine.machine())
         checkpoint = self.checkpoint(request.checkpoint)
         if checkpoint and (warned := size_warning(request, checkpoint)):

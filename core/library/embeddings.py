@@ -7,8 +7,9 @@ other; a file that cannot be read at all is refused where its name is used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,16 @@ class Embedding:
     prefix: str = ""
 
     @property
+    def reference(self) -> str:
+        """What stands for it after "embedding:", and for no other: its path in models/embeddings."""
+        return f"{self.folder}/{self.name}" if self.folder else self.name
+
+    @property
+    def keys_of_words(self) -> tuple[str, str]:
+        """How a prompt names it, in lower case."""
+        return self.name.lower(), f"embedding:{self.reference.lower()}"
+
+    @property
     def vectors(self) -> int:
         shape = next(iter(self.shapes.values()))
         return shape[0] if len(shape) > 1 else 1
@@ -68,9 +79,18 @@ class Embedding:
 def scan(folder: Path) -> tuple[Embedding, ...]:
     """Every embedding in `folder`, those in its folders too; a pickle only where its name has no other file."""
     files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (*SAFETENSORS, *PICKLES)]
-    found = [_describe(path) for path in files if not path.name.startswith(".") and path.is_file()]
+    found = [
+        replace(_describe(path), folder=_folder(path, folder))
+        for path in files
+        if not path.name.startswith(".") and path.is_file()
+    ]
     read = {embedding.name.lower() for embedding in found if not embedding.problem}
     return tuple(each for each in found if not each.problem or each.name.lower() not in read)
+
+
+def _folder(path: Path, folder: Path) -> str:
+    inner = path.parent.relative_to(folder).as_posix()
+    return "" if inner == "." else inner
 
 
 def _describe(path: Path) -> Embedding:
@@ -86,19 +106,20 @@ def _describe(path: Path) -> Embedding:
 
 def named_in(text: str, embeddings: Iterable[Embedding], checkpoint: Checkpoint) -> tuple[Embedding, ...]:
     """Those that fit the model and whose names stand in the text, in any case."""
-    return _named(text, (embedding for embedding in embeddings if embedding.fits(checkpoint)))
+    return named(text, (embedding for embedding in embeddings if embedding.fits(checkpoint)))
 
 
-def _named(text: str, embeddings: Iterable[Embedding]) -> tuple[Embedding, ...]:
-    known = {embedding.name.lower(): embedding for embedding in embeddings}
-    names = {name.lower(): None for name in names_pattern(known).findall(text)} if known else {}
-    return tuple(known[name] for name in names)
+def named(text: str, embeddings: Iterable[Embedding]) -> tuple[Embedding, ...]:
+    known = {key: embedding for embedding in embeddings for key in embedding.keys_of_words}
+    plain = re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+    names = {name.lower(): None for name in names_pattern(known).findall(plain)} if known else {}
+    return tuple(dict.fromkeys(known[name] for name in names))
 
 
 def check(request: GenerationRequest, embeddings: Collection[Embedding]) -> None:
     """Raises RequestError for a prompt that names a file which cannot be read."""
     for name in PROMPTS:
-        for bad in _named(getattr(request, name) or "", (each for each in embeddings if each.problem)):
+        for bad in named(getattr(request, name) or "", (each for each in embeddings if each.problem)):
             raise reject(name, bad.name, f"another word; the embedding of that name cannot be read: {bad.problem}")
 
 
@@ -108,7 +129,7 @@ def all_prompts(request: GenerationRequest) -> str:
 
 def lengths(embeddings: Iterable[Embedding]) -> Mapping[str, Any]:
     """Something of each word's length in the place of its vectors, for counting."""
-    return {embedding.name.lower(): range(embedding.vectors) for embedding in embeddings}
+    return {key: range(each.vectors) for each in embeddings for key in each.keys_of_words}
 
 
 def read_words(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, ...]:
@@ -120,7 +141,7 @@ def read_words(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, .
     for embedding in embeddings:
         tensors = _tensors(embedding)
         for own, key in zip(words, embedding.keys(encoders), strict=True):
-            own[embedding.name.lower()] = tensors[key].reshape(embedding.vectors, -1)
+            own |= dict.fromkeys(embedding.keys_of_words, tensors[key].reshape(embedding.vectors, -1))
     return words
 
 

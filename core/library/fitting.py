@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 
+from core.errors import CheckpointError
 from core.library.checkpoints import Checkpoint
-from core.library.headers import read_shapes
+from core.library.headers import MALFORMED, read_shapes
 from core.library.loras import BUNDLED, LoraInfo
 from core.library.parts import CLASSES, T5, Part
 from core.lora import read_key
@@ -21,7 +23,12 @@ class Fitting:
         self._known: dict[Key, Collection[str]] = {}
 
     def misfit(self, info: LoraInfo, checkpoint: Checkpoint) -> str | None:
-        """What to know of a LoRA of which too little has a place; None for one that fits."""
+        """What to know of a LoRA of which too little has a place; None for one that fits, or is damaged or gone."""
+        with suppress(CheckpointError, RuntimeError, *MALFORMED):
+            return self._misfit(info, checkpoint)
+        return None
+
+    def _misfit(self, info: LoraInfo, checkpoint: Checkpoint) -> str | None:
         keys = [key for key in read_shapes(info.path) if not BUNDLED.fullmatch(key)]
         places = [found[0] for key in keys if (found := read_key(key))]
         parts = {"unet" if part.name == "transformer" else part.name: part for part in checkpoint.parts}

@@ -76,7 +76,7 @@ def _units(tokenizer: Any, span: Span, words: Words) -> Iterator[list[Token]]:
 
 def names_pattern(words: Iterable[str]) -> re.Pattern[str]:
     names = "|".join(re.escape(name) for name in sorted(words, key=len, reverse=True))
-    return re.compile(rf"(?<!\w)(?:embedding:)?({names})(?!\w)", re.IGNORECASE)  # as ComfyUI writes them, too
+    return re.compile(rf"(?<!\w)({names})(?!\w)", re.IGNORECASE)
 
 
 def plain_tokens(ids: Iterable[int], weight: float = 1.0) -> list[Token]:

@@ -17,7 +17,7 @@ from core.request.generation import (
 from core.request.parameters import PICTURES, Parameters, allowed, bounds, fingerprint
 from core.request.preprocessors import CONTROL_TYPES, FLUX_TYPES, PREPROCESSORS, Preprocessor, suited
 from core.request.presets import PresetLibrary, Presets, Size
-from core.request.tags import tag, take_tags, without_tags
+from core.request.tags import closed, short, tag, take_tags, without_comments, without_tags, words_of
 from core.request.units import LANCZOS, LATENT, UPSCALERS, Control, Hires, Lora, Outpaint, ResizeMode
 
 __all__ = [
@@ -47,11 +47,15 @@ __all__ = [
     "Task",
     "allowed",
     "bounds",
+    "closed",
     "fingerprint",
     "first_step",
     "reject",
+    "short",
     "suited",
     "tag",
     "take_tags",
+    "without_comments",
     "without_tags",
+    "words_of",
 ]

@@ -10,7 +10,7 @@ from PIL.Image import Image
 
 from core.events import LORA_HASH
 from core.pictures.dialects.found import SCHEDULES, Found, check, parse_number, sampler_found, stem
-from core.request import LATENT, GenerationRequest, tag
+from core.request import LATENT, GenerationRequest, closed, tag
 
 LINE_LIMIT = 2**16  # characters of the line of settings
 NUMBERS = {
@@ -37,7 +37,7 @@ NEGATIVE = "Negative prompt:"
 def write(image: Image, request: GenerationRequest, index: int, made_with: Mapping[str, str]) -> str:
     """Prompt, "Negative prompt: …" and one line of "Key: value, …", as A1111 from 1.9 on writes them."""
     loras = "".join(tag(lora) for lora in request.loras)
-    lines = [f"{request.prompt} {loras}".strip()]
+    lines = [f"{closed(request.prompt) if loras else request.prompt} {loras}".strip()]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     values = _values(image, request, index, made_with)
