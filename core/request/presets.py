@@ -43,7 +43,7 @@ class Style(Parameters):
 
 def _around(template: str, text: str) -> str:
     """`text` in the place of {prompt}, or before a template without it; no comma is left where `text` is empty."""
-    text = closed(text) if template.partition("{prompt}")[2] or "{prompt}" not in template else text
+    text = closed(text) if template.rpartition("{prompt}")[2] else text
     if "{prompt}" not in template:
         return ", ".join(part for part in (text, template) if part)
     return template.replace("{prompt}", text) if text else template.replace("{prompt}", "").strip(" ,")
