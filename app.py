@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import closing
-from tempfile import TemporaryDirectory
 
 from core.errors import DarkroomError
+from core.room import empty_room, sweep
 from core.settings import Settings
 
 
@@ -18,8 +17,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     try:
-        with TemporaryDirectory(prefix="darkroom-", ignore_cleanup_errors=True) as uploads:
-            os.environ["GRADIO_TEMP_DIR"] = uploads  # or people of one machine would share gradio's folder
+        with empty_room(settings.data):
             run(settings)
     except DarkroomError as error:
         print(error, file=sys.stderr)
@@ -32,7 +30,7 @@ def run(settings: Settings) -> None:
     from core.engine import Engine, LocalRunner
     from core.jobs import History, JobQueue
     from core.library import Library
-    from ui.app import HEAD, THEME, build_page  # gradio takes seconds to import: --help and wrong flags go without
+    from ui.app import THEME, build_page  # gradio takes seconds to import: --help and wrong flags go without
     from ui.server import check_address, serve
 
     check_address(settings)
@@ -41,8 +39,9 @@ def run(settings: Settings) -> None:
         closing(History(settings.data)) as history,
         closing(JobQueue(LocalRunner(engine), history, settings.limits)) as queue,
     ):
+        sweep(settings.data)
         page = build_page(engine, queue, history)
-        serve(page, engine, queue, history, head=HEAD, theme=THEME)
+        serve(page, engine, queue, history, theme=THEME)
 
 
 if __name__ == "__main__":

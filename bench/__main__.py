@@ -1,4 +1,4 @@
-"""python -m bench NAME [--pairs N]: engine, colours, edits, lora, jobs, history, memory, models."""
+"""python -m bench NAME [--pairs N]: engine, colours, edits, lora, jobs, soak, history, memory, models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import argparse
 import importlib
 import warnings
 
-BENCHES = {"engine": 11, "colours": 20, "edits": 40, "lora": 21, "jobs": 200, "history": 5, "memory": 1, "models": 7}
+BENCHES = {
+    "engine": 11,
+    "colours": 20,
+    "edits": 40,
+    "lora": 21,
+    "jobs": 200,
+    "soak": 1000,
+    "history": 5,
+    "memory": 1,
+    "models": 7,
+}
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from core import Engine, Finished, GenerationRequest, Settings
 from core.jobs import History, JobQueue
 from tests.browser import CHROMIUM, open_page
 from tests.darkroom import Script
-from ui.app import HEAD, THEME, build_page
+from ui.app import THEME, build_page
 from ui.server import running
 
 PICTURES = 10_000
@@ -53,7 +53,7 @@ def filled_server(folder: Path) -> Iterator[str]:
         fill(history, engine)
         with closing(JobQueue(Script(lambda _: iter(())), history, engine.settings.limits)) as queue:
             page = build_page(engine, queue, history)
-            with running(page, engine, queue, history, head=HEAD, theme=THEME) as server:
+            with running(page, engine, queue, history, theme=THEME) as server:
                 yield server.url
 
 

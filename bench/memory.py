@@ -1,4 +1,4 @@
-"""What fits where: the plan's arithmetic for the published models, as the README's table."""
+"""What fits where: the plan's arithmetic for the published models, as the docs' table."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from core.library import Checkpoint, Library, load_part
 from core.library.work import Loader
 from core.memory import PeakMeter, resident
 from tests import ldm
-from tests.test_single_file import pipeline
+from tests.library.test_single_file import pipeline
 
 PROMPT = GenerationRequest(prompt="a fish", seed=1, steps=1, width=64, height=64)
 

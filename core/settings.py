@@ -22,6 +22,8 @@ Mode = Literal["local", "lan", "share", "space"]
 VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent.parent
 HOST_OWNER = "local"  # whose pictures are made at the machine itself; everybody else is a visitor
+NEWCOMERS = "newcomers"  # the address of visitors who came just now and whom no address tells apart
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
@@ -37,8 +39,15 @@ class Limits(BaseModel):
     jobs_per_address: float = Field(
         inf, description="open jobs of one internet address, or of all programs that keep no cookie"
     )
+    jobs_of_newcomers: float = Field(
+        inf, description="open jobs of all who came within ten minutes, where no address tells them apart"
+    )
     jobs_in_all: int = Field(description="open jobs in all")
     upload_bytes: int = Field(description="upload")
+    uploads_per_owner: float = Field(inf, description="uploads kept for one visitor")
+    uploads_per_address: float = Field(
+        inf, description="uploads kept for one internet address, or for all programs that keep no cookie"
+    )
     uploads_in_all: float = Field(inf, description="uploads kept in all, for a day at most")
     disk_per_owner: float = Field(inf, description="kept on disk for one visitor")
     disk_in_all: float = Field(inf, description="kept on disk in all")
@@ -77,8 +86,11 @@ LIMITS: dict[Mode, Limits] = {
         max_steps=150,
         jobs_per_owner=8,
         jobs_per_address=16,
+        jobs_of_newcomers=75,
         jobs_in_all=100,
         upload_bytes=64 * MB,
+        uploads_per_owner=2 * GB,
+        uploads_per_address=4 * GB,
         uploads_in_all=16 * GB,
         disk_per_owner=16 * GB,
         disk_in_all=64 * GB,
@@ -88,9 +100,12 @@ LIMITS: dict[Mode, Limits] = {
         max_pixels=2**20,
         max_steps=50,
         jobs_per_owner=2,
-        jobs_per_address=4,
+        jobs_per_address=16,
+        jobs_of_newcomers=24,
         jobs_in_all=32,
         upload_bytes=32 * MB,
+        uploads_per_owner=256 * MB,
+        uploads_per_address=512 * MB,
         uploads_in_all=2 * GB,
         disk_per_owner=1 * GB,
         disk_in_all=8 * GB,
@@ -101,8 +116,11 @@ LIMITS: dict[Mode, Limits] = {
         max_steps=50,
         jobs_per_owner=1,
         jobs_per_address=4,
+        jobs_of_newcomers=24,
         jobs_in_all=32,
         upload_bytes=32 * MB,
+        uploads_per_owner=128 * MB,
+        uploads_per_address=256 * MB,
         uploads_in_all=2 * GB,
         disk_per_owner=256 * MB,
         disk_in_all=8 * GB,
@@ -127,7 +145,13 @@ class Settings(BaseSettings):
 
     port: int = Field(7860, ge=1, le=65535, description="port of the page")
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback a login is required")
-    hosts: str = Field("", description="more names to answer to, with commas between, for a server behind a proxy")
+    hosts: str = Field(
+        "",
+        description="more names to answer to, with commas between, for a server behind a proxy; a login is required",
+    )
+    trusted_proxy: str = Field(
+        "", description="addresses or networks, with commas between, of proxies that tell where visitors come from"
+    )
     share: bool = Field(False, description="a public link for friends; a login is made if --auth gives none")
     auth: str | None = Field(None, description="user:password that visitors must give", repr=False)
     models: Path = Field(
@@ -142,6 +166,12 @@ class Settings(BaseSettings):
     idle_unload: float = Field(
         0, ge=0, le=10_080, description="minutes without a picture after which models leave the memory; 0: never"
     )
+
+    @field_validator("models", "data")
+    @classmethod
+    def _absolute(cls, folder: Path) -> Path:
+        """As it is meant where the program is started; a server then stands elsewhere, see core/room.py."""
+        return folder.absolute()
 
     @field_validator("auth")
     @classmethod
@@ -161,6 +191,15 @@ class Settings(BaseSettings):
         if not all(HOST_NAME.fullmatch(name) for name in _split(hosts)):
             raise ValueError("host names, with commas between")
         return hosts
+
+    @field_validator("trusted_proxy")
+    @classmethod
+    def _networks(cls, proxies: str) -> str:
+        try:
+            _read_networks(proxies)
+        except ValueError:
+            raise ValueError("addresses or networks, such as 127.0.0.1 or 10.0.0.0/8, with commas between") from None
+        return proxies
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str]) -> Self:
@@ -184,13 +223,25 @@ class Settings(BaseSettings):
         return frozenset(_split(f"{self.hosts},{os.environ.get('SPACE_HOST', '')}"))
 
     @property
+    def proxies(self) -> tuple[Network, ...]:
+        """The proxies of the host's own that may say where a visitor comes from."""
+        return _read_networks(self.trusted_proxy)
+
+    @property
     def mode(self) -> Mode:
-        """Who may come: local (this machine), lan (this network), share (a link), space (anyone)."""
+        """Who may come: local (this machine), lan (this network, or whoever a proxy brings), share (a link), space
+        (anyone).
+        """
         if os.environ.get("SPACE_ID"):
             return "space"
         if self.share:
             return "share"
-        return "local" if is_loopback(self.host) else "lan"
+        return "local" if is_loopback(self.host) and not _split(self.hosts) else "lan"
+
+    @property
+    def has_login(self) -> bool:
+        """Whether visitors must log in; where strangers of a network or a link may come, always."""
+        return self.auth is not None or self.mode in ("lan", "share")
 
     @property
     def limits(self) -> Limits:
@@ -210,6 +261,10 @@ def _explain(error: ValidationError) -> RequestError:
 
 def _split(names: str) -> list[str]:
     return [name for name in (part.strip().lower() for part in names.split(",")) if name]
+
+
+def _read_networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part) for part in _split(text))
 
 
 def is_loopback(host: str) -> bool:

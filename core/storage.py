@@ -13,6 +13,7 @@ from pathlib import Path
 from core.errors import StorageError
 
 log = logging.getLogger(__name__)
+PRIVATE = 0o600  # a file's rights: nobody else on this machine reads it
 
 
 @contextmanager
@@ -33,11 +34,20 @@ def _plain_words(error: OSError | sqlite3.Error) -> str:
     return "The data folder is full; it needs more room." if full else "The data folder cannot be read or written."
 
 
-def write_file(path: Path, data: bytes) -> None:
+def private_folder(folder: Path) -> None:
+    """Make `folder`, for its owner alone. One that is there with wider rights is tightened, but nothing in it: what
+    lies behind a closed door needs no second one.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(OSError):  # a folder of somebody else's, or of a system without such rights
+        folder.chmod(0o700)
+
+
+def write_file(path: Path, data: bytes, rights: int = PRIVATE) -> None:
     """A file that is there as a whole or not at all, whenever the power goes."""
     temporary = path.with_suffix(".tmp")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, rights)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -14,10 +14,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+OTHER_NAMES = ("*.hf.space", "*.gradio.live")  # of this machine, to the browser
+CHROMIUM = [
+    *("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"),
+    "--host-resolver-rules=" + ", ".join(f"MAP {name} 127.0.0.1" for name in OTHER_NAMES),
+]
 
 
 @pytest.fixture(scope="session")
@@ -28,25 +32,24 @@ def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @contextmanager
-def started(folder: Path, *flags: str) -> Iterator[str]:
-    """`python app.py` with these flags, its history and its log in `folder`."""
+def started(folder: Path, *flags: str, cwd: Path = ROOT, **variables: str) -> Iterator[str]:
+    """`python app.py` from `cwd` with these flags and variables, its history and its log in `folder`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--data", str(folder / "data"), *flags]
-    environment = os.environ | {"GRADIO_TEMP_DIR": str(folder / "cache")}
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=cwd, env=os.environ | variables, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(process, url, folder / "log")
+        wait_until_ready(process, url, folder / "log")
         yield url
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -59,13 +62,34 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
     raise RuntimeError(f"the app did not come up:\n{log.read_text()}")
 
 
+@pytest.fixture(scope="module")
+def refused() -> list[str]:
+    """What the browser refused by our Content-Security-Policy, in its own words, on any page of the running test."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def nothing_refused(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The page asks for nothing that our policy forbids; a test that makes it do so empties the list itself."""
+    yield
+    if "browser" in request.fixturenames:
+        noted = request.getfixturevalue("refused")
+        found, noted[:] = list(noted), []
+        assert not found
+
+
 @pytest.fixture(scope="module")  # its event loop counts as running in this thread until it is closed
-def browser() -> Iterator[Browser]:
+def browser(refused: list[str]) -> Iterator[Browser]:
+    def note(message: ConsoleMessage) -> None:
+        if "Content Security Policy" in message.text:
+            refused.append(message.text)
+
     with sync_playwright() as playwright:
         shown = ["--hide-scrollbars"]  # what playwright asks for; people's browsers have them
         chromium = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=CHROMIUM, ignore_default_args=shown
         )
+        chromium.on("context", lambda context: context.on("console", note))
         yield chromium
         chromium.close()
 

@@ -1,8 +1,12 @@
-"""The README's tables, made from the code: `python -m tests.readme` writes them, tests/test_readme.py compares."""
+"""README's and docs' tables, made from the code: `python -m tests.readme` writes them, tests/test_readme.py compares.
+
+A table stands between two marks, `<!-- name -->` and `<!-- /name -->`, on the one page that it belongs to.
+"""
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from math import inf
 from pathlib import Path
 
@@ -11,25 +15,18 @@ from pydantic.fields import FieldInfo
 from bench import memory
 from core.request.generation import GenerationRequest
 from core.request.parameters import Parameters, allowed
-from core.request.units import Control
+from core.request.units import UPSCALERS, Control, Hires, Lora, Outpaint
 from core.samplers import SAMPLERS
 from core.settings import LIMITS, Limits, Settings
 from core.sizes import in_words
 from training.domain import COLOURS, POSITIONS, SCENES, SIZES, SUBJECTS
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
-def parameters() -> str:
-    return _fields(GenerationRequest)
-
-
-def controls() -> str:
-    return _fields(Control)
-
-
-def _fields(model: type[Parameters]) -> str:
-    """Every field: what it takes, what it is when nobody says."""
+def fields(model: type[Parameters]) -> str:
+    """Every field of `model`: what it takes, what it is when nobody says."""
     rows = ["| field | on the page | takes | default |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         takes = "a sampler's name, see below" if name == "sampler" else allowed(field)
@@ -80,8 +77,11 @@ def vocabulary() -> str:
 
 TABLES = {
     "vocabulary": vocabulary,
-    "parameters": parameters,
-    "controls": controls,
+    "parameters": partial(fields, GenerationRequest),
+    "controls": partial(fields, Control),
+    "loras": partial(fields, Lora),
+    "outpaint": partial(fields, Outpaint),
+    "hires": partial(fields, Hires),
     "flags": flags,
     "limits": limits,
     "samplers": samplers,
@@ -90,11 +90,13 @@ TABLES = {
 
 
 def updated(text: str) -> str:
-    """The README's text with every table between its two marks made anew."""
-    for name, table in TABLES.items():
-        block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
-        text = re.sub(rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL)
-    return text
+    """A page's text with every table between its two marks made anew."""
+
+    def block(mark: re.Match[str]) -> str:
+        name = mark[1]
+        return f"<!-- {name} -->\n{TABLES[name]()}\n<!-- /{name} -->"
+
+    return re.sub(rf"<!-- ({'|'.join(TABLES)}) -->\n.*?<!-- /\1 -->", block, text, flags=re.DOTALL)
 
 
 def _default(field: FieldInfo) -> str:
@@ -109,8 +111,11 @@ def _default(field: FieldInfo) -> str:
 
 
 def _lower(text: str | None) -> str:
-    return (text or "")[:1].lower() + (text or "")[1:]
+    """A description as it goes on behind a label; names keep their capital."""
+    text = text or ""
+    return text if text.startswith(UPSCALERS) else text[:1].lower() + text[1:]
 
 
 if __name__ == "__main__":
-    README.write_text(updated(README.read_text("utf-8")), "utf-8")
+    for page in PAGES:
+        page.write_text(updated(page.read_text("utf-8")), "utf-8")

@@ -208,7 +208,7 @@ def test_a_missing_control_network_is_named(engine):
 def test_a_space_allows_less(monkeypatch):
     monkeypatch.setenv("SPACE_ID", "someone/darkroom")
     with pytest.raises(RequestError, match="Steps: 51 is not allowed; use at most 50 on this server"):
-        Engine(Settings()).resolve(GenerationRequest(steps=51))
+        Engine(Settings()).library.resolve(GenerationRequest(steps=51))
 
 
 @pytest.fixture

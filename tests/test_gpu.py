@@ -19,8 +19,8 @@ from core.memory import machine
 from core.memory.planning import WAYS, Way
 from core.samplers import SAMPLERS
 from tests import loras, tiny
+from tests.diffusion.test_passes import swin2sr
 from tests.pretended import gpu
-from tests.test_passes import swin2sr
 
 FAMILIES = ("sd", "sdxl", "sd3", "flux")
 SOURCE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))

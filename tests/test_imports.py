@@ -61,13 +61,13 @@ def test_every_room_is_protected() -> None:
 
 
 def test_importing_the_page_does_not_load_the_engines_libraries() -> None:
-    loaded = loaded_by("import ui.app, ui.server")
+    loaded = loaded_by("import ui.app, ui.server.serving")
     assert "gradio" in loaded
     assert loaded & {"torch", "diffusers", "transformers"} == set()
 
 
 def test_neither_gradio_nor_the_hub_reports_home() -> None:
-    code = "import ui.server, gradio.analytics as a, huggingface_hub.constants as h"
+    code = "import ui.server.serving, gradio.analytics as a, huggingface_hub.constants as h"
     said = printed_by(f"{code}; print(a.analytics_enabled(), h.HF_HUB_DISABLE_TELEMETRY)")
     assert said == ["False", "True"]
 

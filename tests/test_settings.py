@@ -22,10 +22,13 @@ def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default(monkeypat
 
 def test_every_flag() -> None:
     flags = "--port 1 --host ::1 --hosts a.b,C.d --share --auth u:p:q --models m --data d --device cuda:1"
-    settings = Settings.from_command_line(flags.split())
+    proxies = ["--trusted-proxy", "127.0.0.1, 10.0.0.0/8"]
+    settings = Settings.from_command_line([*flags.split(), *proxies])
     assert (settings.port, settings.host, settings.share, settings.auth) == (1, "::1", True, "u:p:q")
-    assert (settings.models, settings.data, settings.device) == (Path("m"), Path("d"), "cuda:1")
+    here = Path.cwd()  # where flags are meant; the server will stand elsewhere
+    assert (settings.models, settings.data, settings.device) == (here / "m", here / "d", "cuda:1")
     assert settings.names == {"a.b", "c.d"}
+    assert [str(proxy) for proxy in settings.proxies] == ["127.0.0.1/32", "10.0.0.0/8"]
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,11 @@ def test_every_flag() -> None:
         (
             ["--hosts", "http://a.b/"],
             "--hosts (DARKROOM_HOSTS): “http://a.b/” is not allowed; use host names, with commas between.",
+        ),
+        (
+            ["--trusted-proxy", "nginx"],
+            "--trusted-proxy (DARKROOM_TRUSTED_PROXY): “nginx” is not allowed; "
+            "use addresses or networks, such as 127.0.0.1 or 10.0.0.0/8, with commas between.",
         ),
     ],
 )
@@ -79,6 +87,8 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_mode_follows_from_who_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [Settings(host=host).mode for host in ("127.0.0.1", "localhost", "[::1]", "127.9.9.9")] == ["local"] * 4
     assert [Settings(host=host).mode for host in ("0.0.0.0", "::", "192.168.1.5", "mybox")] == ["lan"] * 4
+    assert Settings(hosts="pics.example.org").mode == "lan"  # a proxy brings whoever asks
+    assert Settings(hosts=" , ").mode == "local"
     assert Settings(share=True).mode == "share"
     assert Settings().address == "127.0.0.1"
     monkeypatch.setenv("SPACE_ID", "a/b")

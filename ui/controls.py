@@ -10,8 +10,8 @@ from pydantic.fields import FieldInfo
 
 from core.request import GenerationRequest, Hires, MaskContent, Outpaint, Parameters, ResizeMode, bounds
 from core.samplers import SAMPLERS
-from ui.form import KEEP_SIZE
 
+KEEP_SIZE = "keep"  # the form's own way to resize: width and height are the picture's
 WHOLES: dict[str, type[Parameters]] = {"outpaint": Outpaint, "hires": Hires}  # fields that have fields themselves
 NAMES = (
     *GenerationRequest.model_fields,

@@ -1,4 +1,4 @@
-"""Parts of the page that its own script draws: gradio carries their values, assets/*.js makes them what is seen."""
+"""Parts of the page that its own scripts draw: gradio carries their values, they make them what is seen."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from typing import Any
 import gradio as gr
 from PIL.Image import Image
 
-ASSETS = Path(__file__).parent / "assets"
+HERE = Path(__file__).parent
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
 AT_ONCE = QUIET | {"queue": False}  # past gradio's queue, where every open page's relay holds a place
+
+
+def file_of(name: str) -> Path:
+    """A page's own file, in whichever of the folders it lies."""
+    (file,) = HERE.rglob(name)
+    return file
 
 
 def live(name: str, *events: str, value: Any = None) -> gr.HTML:
@@ -24,7 +30,7 @@ def live(name: str, *events: str, value: Any = None) -> gr.HTML:
     names = ", ".join(f"'{event}'" for event in events)
     return gr.HTML(
         value,
-        html_template=(ASSETS / f"{name}.html").read_text("utf-8"),
+        html_template=file_of(f"{name}.html").read_text("utf-8"),
         js_on_load=f"darkroom.{name}(element, props, watch, trigger, upload) /* {names} */",
         apply_default_css=False,
         elem_id=name,

@@ -1,4 +1,4 @@
-"""gradio's theme, drawn with the page's own colours, which stand once: as variables in assets/style.css."""
+"""gradio's theme, drawn with the page's own colours, which stand once: as variables in style.css."""
 
 from __future__ import annotations
 

@@ -165,6 +165,11 @@ class Board:
             if film := self.films.get(owner):
                 film.ended = []
 
+    def wake(self, owner: str) -> None:
+        with self.changed:
+            if film := self.films.get(owner):
+                film.tell()
+
     def snapshot(self, owner: str, film: Film) -> tuple[JobState, ...]:
         """The owner's film, made once for all viewers after each change.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from core.errors import StorageError
-from core.storage import storage
+from core.storage import PRIVATE, storage
 
 DATABASE = "history.sqlite"
 BUSY_SECONDS = 5.0  # to wait for whoever looks into the database from outside
@@ -91,9 +91,14 @@ class Database:
             return database.execute(sql, values).fetchall()
 
 
+def _has_words(prompt: str, words: str) -> bool:
+    prompt = prompt.casefold()
+    return all(word in prompt for word in words.split())
+
+
 def claim(folder: Path) -> FileLock:
     """The right to use `folder`, for as long as this process lives or until released."""
-    lock = FileLock(folder / "lock", thread_local=False)
+    lock = FileLock(folder / "lock", thread_local=False, mode=PRIVATE)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -118,6 +123,7 @@ def put_aside_if_damaged(folder: Path) -> list[str]:
 
 def _schema_version(database: Path) -> int | None:
     """0 for a new database, None for a damaged one."""
+    database.touch(PRIVATE)  # sqlite's own would be open to all; what it keeps beside it has the same rights
     with closing(sqlite3.connect(database)) as connection:
         try:
             sound = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
@@ -131,6 +137,7 @@ def _schema_version(database: Path) -> int | None:
 
 def connect(path: Path) -> sqlite3.Connection:
     """The database in its newest form."""
+    path.touch(PRIVATE)
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     connection.create_function("has_words", 2, _has_words, deterministic=True)
@@ -142,8 +149,3 @@ def connect(path: Path) -> sqlite3.Connection:
     for step, script in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.executescript(f"BEGIN; {script} PRAGMA user_version = {step}; COMMIT")
     return connection
-
-
-def _has_words(prompt: str, words: str) -> bool:
-    prompt = prompt.casefold()
-    return all(word in prompt for word in words.split())

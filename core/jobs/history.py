@@ -5,6 +5,8 @@
     data/inputs/{sha256}.png       what jobs began from: source pictures, masks, control pictures
     data/damaged-{time}/           all of the above from before, if the database could not be read at a start
 
+core/room.py tells what else lies there while a server runs.
+
 A file is written first (temporary name, fsync, rename), its row second: what has a row is whole. Whatever a killed
 server left without one is removed at the next start. Every method may be called from any thread.
 """
@@ -31,7 +33,7 @@ from core.jobs.leftovers import FINISH, INPUTS, Leftovers
 from core.jobs.records import Filters, JobRow, PictureRow, Status, outline
 from core.request import GenerationRequest
 from core.settings import HOST_OWNER
-from core.storage import storage
+from core.storage import private_folder, storage
 
 MOST_KEPT = 8  # jobs whose pictures stay in memory because they could not be saved
 
@@ -57,7 +59,7 @@ class History:
         self._kept: OrderedDict[str, tuple[PictureRow, ...]] = OrderedDict()  # by job
         self._deletion_watchers: list[Callable[[str], None]] = []
         with storage(), ExitStack() as opened:
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
             opened.callback(claim(folder).release)
             aside = put_aside_if_damaged(folder)
             for name in FOLDERS:
@@ -156,6 +158,10 @@ class History:
         """Raises NotFound for an unknown job and for somebody else's."""
         with self._database.transaction() as database:
             return self._job_row(self._job(database, job, owner))
+
+    def owns(self, owner: str) -> bool:
+        """Whether anything here is of `owner`."""
+        return bool(self._database.rows("SELECT 1 FROM jobs WHERE owner = ? LIMIT 1", owner))
 
     def kept(self, job: str) -> dict[int, str]:
         """The ids, by their place in the batch, of a job's pictures that could not be saved and are in memory."""

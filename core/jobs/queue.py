@@ -24,7 +24,7 @@ from core.jobs.records import Status
 from core.jobs.runner import Runner
 from core.jobs.worker import Worker
 from core.request import GenerationRequest
-from core.settings import Limits
+from core.settings import NEWCOMERS, Limits
 
 BEAT_SECONDS = 15.0  # after which a reader hears the same again: servers notice only then who has gone
 
@@ -86,7 +86,9 @@ class JobQueue:
                 await viewer.news(BEAT_SECONDS)
 
     async def attach(self, job_id: str, owner: str) -> AsyncIterator[JobState]:
-        """One job, with its whole request: its latest state at once and then live, to the last when it has ended."""
+        """One job, with its whole request: its latest state at once, then as `follow` tells, to the last when it has
+        ended.
+        """
         with self._board.watch(owner) as (viewer, _):
             job = self._board.find(job_id, owner)
             request = await asyncio.to_thread(self._history.request, job_id, owner)
@@ -94,15 +96,16 @@ class JobQueue:
                 row = await asyncio.to_thread(self._history.job, job_id, owner)
                 yield replace(JobState.of(row), request=request)
                 return
-            shown = None
             while not self._board.closed:
                 state = self._board.state(job)
-                if state is not shown:
-                    yield replace(state, request=request)
-                shown = state
+                yield replace(state, request=request)
                 if state.status in ENDED:
                     return
-                await viewer.news()
+                await viewer.news(BEAT_SECONDS)
+
+    def wake(self, owner: str) -> None:
+        """Tell an owner's viewers the latest again, as one of them may have gone and notices only when it is told."""
+        self._board.wake(owner)
 
     def wait(self, job_id: str, owner: str) -> JobState:
         """Block until a job has ended. Raises DarkroomError if the queue is closed before that."""
@@ -128,7 +131,11 @@ class JobQueue:
         if own >= self._limits.jobs_per_owner:
             jobs = "1 open job" if own == 1 else f"{own} open jobs"
             raise QueueFull(f"You have {jobs}, as many as this server allows; wait for one to end, or cancel one.")
-        if near >= self._limits.jobs_per_address:
+        if address == NEWCOMERS and near >= self._limits.jobs_of_newcomers:
+            raise QueueFull(
+                f"{near} jobs of new visitors are open, as many as are allowed at once; try again in a few minutes."
+            )
+        if address != NEWCOMERS and near >= self._limits.jobs_per_address:
             raise QueueFull(
                 f"{near} jobs of your network, or of programs without a cookie, are open, as many as are allowed; "
                 "try again later."

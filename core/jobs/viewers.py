@@ -26,8 +26,8 @@ class Viewer:
             with suppress(RuntimeError):  # its loop is closed
                 self._loop.call_soon_threadsafe(self._news.set)
 
-    async def news(self, patience: float | None = None) -> None:
-        """Wait until there is some, or for `patience` seconds."""
+    async def news(self, patience: float) -> None:
+        """Wait until there is some, for `patience` seconds at most."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), patience)
         self._news.clear()

@@ -9,7 +9,8 @@ from core.library.embeddings import lengths, read_words
 from core.library.library import Kit, Library
 from core.library.loras import LoraInfo, LoraShelf
 from core.library.networks import Network
-from core.library.parts import Part, load_part
+from core.library.part_loading import load_part
+from core.library.parts import Part
 from core.library.resolving import size_warning, with_loras
 
 __all__ = [

@@ -15,7 +15,8 @@ from core.library.checkpoints import Checkpoint
 from core.library.lora_weights import read_lora
 from core.library.loras import LoraInfo, renewed
 from core.library.networks import check_weights
-from core.library.parts import Part, load_part
+from core.library.part_loading import load_part
+from core.library.parts import Part
 from core.memory import BYTES, READ_AS, Key, MemoryPlan, ModelCache
 from core.request import Lora
 

@@ -133,7 +133,7 @@ class LoraShelf:
         target = _path(self.folder, stem, number)
         with storage():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_file(target, file.read_bytes())
+            write_file(target, file.read_bytes(), 0o666)  # as any other model: other programs may share the folder
         self.scan()
         return self.find(target.name.removesuffix(ENDING))
 

@@ -1,21 +1,16 @@
-"""The parts that models consist of: networks and tokenizers on disk, and the loading of one."""
+"""The parts that models consist of: networks and tokenizers on disk."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
 
 from core.errors import CheckpointError
 from core.library.headers import count_parameters, read_all_shapes, read_json, shards, weights_in
 from core.library.shapes import Config
 from core.library.vocabulary import SHIPPED
-from core.library.weights import Changed
-from core.memory import Key, is_out_of_memory
+from core.memory import Key
 
 T5 = "T5EncoderModel"
 SWIN2SR = "Swin2SRForImageSuperResolution"
@@ -107,35 +102,6 @@ def sole_part(name: str, folder: Path, class_names: Sequence[str]) -> Part:
             weights = weights_in(folder)
             return Part(name, folder, class_name, weights, count_parameters(read_all_shapes(weights)))
     raise CheckpointError(f"it is no {' or '.join(class_names)}")
-
-
-def load_part(part: Part, device: str, dtype: str) -> Any:
-    """One component, ready to run. Raises CheckpointError if its files are damaged, do not fit its config or change
-    while they are read.
-    """
-    label, what = part.called
-    try:
-        if part.weights is None:
-            return _tokenizer(part)
-        import torch
-
-        from core.library.single_file import load_component
-
-        model = load_component(part, CLASSES[part.class_name], device, getattr(torch, dtype))
-        return model.requires_grad_(False).eval()
-    except Changed:
-        raise CheckpointError(f"{label}: {what} changed on disk while it was read; try again.") from None
-    except (CheckpointError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise CheckpointError(f"{label}: {what} is damaged or does not fit its config.") from error
-
-
-def _tokenizer(part: Part) -> Any:
-    if part.source:
-        return SHIPPED[part.class_name][1](**part.source.config)
-    library = importlib.import_module(CLASSES[part.class_name])
-    return getattr(library, part.class_name).from_pretrained(part.folder, local_files_only=True)
 
 
 def find_decoder(folder: Path) -> Part | None:

@@ -9,7 +9,7 @@ import importlib
 import os
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -25,11 +25,9 @@ from diffusers.loaders.single_file_utils import (
 from core.library.esrgan_names import esrgan_names
 from core.library.forms import check_config
 from core.library.headers import read_json
+from core.library.parts import Part
 from core.library.shapes import DIFFUSERS_VAE
 from core.library.weights import Stored, opened
-
-if TYPE_CHECKING:
-    from core.library.parts import Part
 
 os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # transformers reads four tensors at once else, and holds them in RAM
 State = dict[str, Any]

@@ -30,7 +30,7 @@ class Figure:
     source: str = "estimated"
 
 
-COUNTED = "counted: live tensors of the published shapes on the meta device, tests/test_memory.py"
+COUNTED = "counted: live tensors of the published shapes on the meta device, tests/memory/test_memory.py"
 UNET_VALUES = Figure(26, "values a latent, for each channel of a U-Net with attention at full resolution", COUNTED)
 UNET_VALUES_BELOW = Figure(15.75, "the same for a U-Net without, such as XL's", COUNTED)
 TRANSFORMER_VALUES = Figure(3.56, "the same for a transformer of Stable Diffusion 3, for each of its width", COUNTED)

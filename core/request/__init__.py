@@ -14,7 +14,7 @@ from core.request.generation import (
     first_step,
     reject,
 )
-from core.request.parameters import PICTURES, Parameters, allowed, bounds, fingerprint
+from core.request.parameters import PICTURES, Name, Parameters, Text, allowed, bounds, fingerprint
 from core.request.preprocessors import CONTROL_TYPES, FLUX_TYPES, PREPROCESSORS, Preprocessor, suited
 from core.request.presets import PresetLibrary, Presets, Size
 from core.request.tags import closed, short, tag, take_tags, without_comments, without_tags, words_of
@@ -36,6 +36,7 @@ __all__ = [
     "Hires",
     "Lora",
     "MaskContent",
+    "Name",
     "Outpaint",
     "Parameters",
     "Pass",
@@ -45,6 +46,7 @@ __all__ = [
     "ResizeMode",
     "Size",
     "Task",
+    "Text",
     "allowed",
     "bounds",
     "closed",

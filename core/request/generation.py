@@ -1,7 +1,7 @@
 """Every parameter of a picture, declared once.
 
 From the fields below come the page's sliders, the API's schema, the checks, the PNG's metadata, the presets' keys
-and the README's table. A request alone determines its picture.
+and the docs' table. A request alone determines its picture.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Parameters(BaseModel):
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
     )
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:

@@ -61,6 +61,15 @@ window.darkroom = (() => {
   /* Whether keys are text there, and no shortcuts. */
   const writes = (node) => Boolean(node?.matches?.("input:not([type=range], [type=radio], [type=checkbox], [type=color]), textarea, select, [contenteditable]"));
 
+  /* What this browser keeps for us, or is to keep; nothing where it may not, as in a frame of another site. */
+  const kept = (where, key, value) => {
+    try {
+      if (value === undefined) return window[where].getItem(key);
+      window[where].setItem(key, value);
+    } catch { /* it is forgotten */ }
+    return null;
+  };
+
   /* `take` gets the files that are chosen with `input`. */
   function chooses(input, take) {
     input.addEventListener("change", () => {
@@ -81,5 +90,5 @@ window.darkroom = (() => {
     chooses(input, take);
   }
 
-  return { $, write, make, list, choices, slid, type, uploadedAt, fetched, arrange, writes, chooses, takes };
+  return { $, write, make, list, choices, slid, type, uploadedAt, fetched, arrange, writes, kept, chooses, takes };
 })();
