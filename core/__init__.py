@@ -1,7 +1,7 @@
 """Darkroom's engine: `Engine().generate(GenerationRequest(prompt="…"))` yields events and at last pictures."""
 
 from core.engine import Engine
-from core.events import Event, Finished, Loading, Notice, Step
+from core.events import Enlarging, Event, Finished, Loading, Notice, Step
 from core.request import Control, GenerationRequest, Hires, Lora, Outpaint
 from core.settings import Settings
 

@@ -82,9 +82,19 @@ class Engine:
         self.prepare()  # transformers, imported half by another thread, would look damaged
         checkpoint = self.library.find(name)
         part = next(part for part in checkpoint.parts if part.weights is None)
-        words = lengths(self.library.embeddings(text, checkpoint))
+        told = self.library.tell(GenerationRequest(prompt=without_tags(text)), checkpoint).request.prompt
+        words = lengths(self.library.embeddings(told, checkpoint))
         with self._models.use(part.key, 0, lambda: load_part(part, "cpu", "float32")) as tokenizer:
-            return count_tokens(tokenizer, without_tags(text), words)
+            return count_tokens(tokenizer, told, words)
+
+    def notes(self, request: GenerationRequest) -> tuple[str, ...]:
+        """What of a resolved request will not be drawn as it is written. The networks that LoRAs are for are built
+        without memory for it, the first time.
+        """
+        kit = self.library.kit(request)
+        if kit.loras:
+            self.prepare()
+        return self.library.notes(kit)
 
     # Memory
 
@@ -203,6 +213,7 @@ class Engine:
         from core.library.work import Loader
         from core.memory.work import Placed, placed
 
+        notes = self.library.notes(kit)
         peak = memory.PeakMeter(self._machine.device, memory.resident() - self._held)
         with ExitStack() as in_use:
             loader = Loader(self._models, self._machine.device, plan, in_use)
@@ -213,13 +224,13 @@ class Engine:
             modules = Placed.of(parts, passes.company.nets, refining.model.parts if refining else None)
             in_use.enter_context(placed(modules, plan.way, self._machine.device))
             in_use.enter_context(vae_as(parts.vae, plan.way.tiles))
-            images = yield from passes.run(kit.request)
+            images = yield from passes.run(kit.told.request)
             is_first = self.last_run is None and not self._machine.is_gpu
             self.last_run = RunMemory(kit.checkpoint.title, kit.request.result_size, plan, peak.read(), is_first)
             decoded = "tiled" if parts.vae.use_tiling else "whole"
             told = {name: found.result() for name, found in hashes.items()}
             made_with = self._made_with(plan, told, merged) | {"vae": decoded}
-            yield Finished(images, kit.request, made_with, merged.reports)
+            yield Finished(images, kit.request, made_with, merged.reports, notes)
 
     def _load(self, loader: Loader, kit: Kit) -> Generator[Event, None, tuple[Passes, Merged]]:
         """Everything that the kit names, from memory or from disk, its LoRAs merged."""

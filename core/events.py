@@ -55,13 +55,15 @@ class Finished:
     """The pictures, and the request as resolved: the seed and the model's own values are filled in.
 
     `made_with` names what else shaped the bits (model hash, versions, device, threads), for an honest replay.
-    `loras` says of each LoRA that was merged how much of it the model had a place for.
+    `loras` says of each LoRA that was merged how much of it the model had a place for, `notes` what of the request
+    was not drawn as it is written.
     """
 
     images: list[Image]
     request: GenerationRequest
     made_with: dict[str, str] = field(default_factory=dict)
     loras: tuple[LoraReport, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 Event = Loading | Step | Enlarging | Notice | Finished

@@ -9,7 +9,7 @@ from core.library.embeddings import lengths, read_words
 from core.library.folders import READ_ONLY, Folders, shelves
 from core.library.library import Kit, Library
 from core.library.loras import LoraInfo, LoraShelf
-from core.library.missing import AtHand, Missing, embeddings_of
+from core.library.missing import AtHand, Missing
 from core.library.networks import Network
 from core.library.part_loading import load_part
 from core.library.parts import Part
@@ -28,7 +28,6 @@ __all__ = [
     "Missing",
     "Network",
     "Part",
-    "embeddings_of",
     "find_detector",
     "lengths",
     "load_part",

@@ -7,6 +7,7 @@ other; a file that cannot be read at all is refused where its name is used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -35,13 +36,28 @@ MOST_VECTORS = 75  # what a chunk of CLIP's holds
 
 @dataclass(frozen=True)
 class Embedding:
-    """`shapes` by the file's keys; one with a `problem` has none and fits no model."""
+    """`shapes` by the file's keys; one with a `problem` has none and fits no model.
+
+    `folder` is where in models/embeddings it lies ("XL/deep"), `prefix` what its keys begin with in a LoRA's file.
+    """
 
     name: str
     path: Path = field(repr=False)
     key: Key = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = field(hash=False)
     problem: str | None = None
+    folder: str = ""
+    prefix: str = ""
+
+    @property
+    def reference(self) -> str:
+        """What stands for it after "embedding:", and for no other: its path in models/embeddings."""
+        return f"{self.folder}/{self.name}" if self.folder else self.name
+
+    @property
+    def keys_of_words(self) -> tuple[str, str]:
+        """How a prompt names it, as one word."""
+        return word(self.name), word(f"embedding:{self.reference}")
 
     @property
     def vectors(self) -> int:
@@ -69,32 +85,33 @@ def scan(where: Folders) -> tuple[Embedding, ...]:
 
 
 def _describe(file: str, path: Path) -> Embedding:
-    name = PurePosixPath(file).stem
+    name, folder = PurePosixPath(file).stem, PurePosixPath(file).parent.as_posix().removeprefix(".")
     try:
         stat = path.stat()
-        return Embedding(name, path, Key(path, stat.st_size, stat.st_mtime_ns), read_shapes(path))
+        return Embedding(name, path, Key(path, stat.st_size, stat.st_mtime_ns), read_shapes(path), folder=folder)
     except CheckpointError as error:
         problem = PICKLE if path.suffix.lower() in PICKLES else str(error)
     except MALFORMED:
         problem = "its header makes no sense"
-    return Embedding(name, path, Key(path, 0, 0), {}, problem)
+    return Embedding(name, path, Key(path, 0, 0), {}, problem, folder)
 
 
 def named_in(text: str, embeddings: Iterable[Embedding], checkpoint: Checkpoint) -> tuple[Embedding, ...]:
     """Those that fit the model and whose names stand in the text, in any case."""
-    return _named(text, (embedding for embedding in embeddings if embedding.fits(checkpoint)))
+    return named(text, (embedding for embedding in embeddings if embedding.fits(checkpoint)))
 
 
-def _named(text: str, embeddings: Iterable[Embedding]) -> tuple[Embedding, ...]:
-    known = {word(embedding.name): embedding for embedding in embeddings}
-    names = {word(name): None for name in names_pattern(known).findall(text)} if known else {}
-    return tuple(known[name] for name in names)
+def named(text: str, embeddings: Iterable[Embedding]) -> tuple[Embedding, ...]:
+    known = {key: embedding for embedding in embeddings for key in embedding.keys_of_words}
+    plain = re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+    names = {word(name): None for name in names_pattern(known).findall(plain)} if known else {}
+    return tuple(dict.fromkeys(known[name] for name in names))
 
 
 def check(request: GenerationRequest, embeddings: Collection[Embedding]) -> None:
     """Raises RequestError for a prompt that names a file which cannot be read."""
     for name in PROMPTS:
-        for bad in _named(getattr(request, name) or "", (each for each in embeddings if each.problem)):
+        for bad in named(getattr(request, name) or "", (each for each in embeddings if each.problem)):
             raise reject(name, bad.name, f"another word; the embedding of that name cannot be read: {bad.problem}")
 
 
@@ -104,7 +121,7 @@ def all_prompts(request: GenerationRequest) -> str:
 
 def lengths(embeddings: Iterable[Embedding]) -> Mapping[str, Any]:
     """Something of each word's length in the place of its vectors, for counting."""
-    return {word(embedding.name): range(embedding.vectors) for embedding in embeddings}
+    return {key: range(each.vectors) for each in embeddings for key in each.keys_of_words}
 
 
 def read_words(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, ...]:
@@ -116,7 +133,7 @@ def read_words(embeddings: Iterable[Embedding], encoders: int) -> tuple[Words, .
     for embedding in embeddings:
         tensors = _tensors(embedding)
         for own, key in zip(words, embedding.keys(encoders), strict=True):
-            own[word(embedding.name)] = tensors[key].reshape(embedding.vectors, -1)
+            own |= dict.fromkeys(embedding.keys_of_words, tensors[key].reshape(embedding.vectors, -1))
     return words
 
 
@@ -124,10 +141,12 @@ def _tensors(embedding: Embedding) -> dict[str, Tensor]:
     import torch
     from safetensors import SafetensorError
 
+    start = embedding.prefix
     try:
         with opened([embedding.path]) as stored:
-            tensors = {key: each.to(dtype=torch.float32) for key, each in stored.items()}
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            own = {key.removeprefix(start): each for key, each in stored.items() if key.startswith(start)}
+            tensors = {key: each.to(dtype=torch.float32) for key, each in own.items()}
+        if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError
         if {key: tuple(tensor.shape) for key, tensor in tensors.items()} != dict(embedding.shapes):
             raise ValueError

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import CheckpointError
+from core.library.forms import check_config, check_forms
 from core.library.shapes import Shapes
 
 HEADER_LIMIT = 100 * 2**20  # safetensors' own bound
@@ -44,6 +45,11 @@ def weights_in(folder: Path) -> Path:
         )
     if not files:
         raise CheckpointError(f"its {folder.name} has no weights")
+    if (folder / "config.json").is_file():
+        try:
+            check_config(read_json(folder / "config.json"))
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder.name}: {error}") from None
     return files[0]
 
 
@@ -73,7 +79,10 @@ def read_all_shapes(weights: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in a file of weights. Raises CheckpointError if it is damaged, or a pickle."""
+    """The shape of every tensor in a file of weights.
+
+    Raises CheckpointError if it is damaged, a pickle, or of weights in a form that we do not undo.
+    """
     if path.suffix.lower() in PICKLES:
         raise CheckpointError(
             "it is a pickle, which is never loaded; convert it to .safetensors, for example with "
@@ -81,12 +90,14 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         )
     if path.suffix.lower() == GGUF:
         raise CheckpointError("it is a GGUF file, which Darkroom does not read; get the same model as .safetensors")
-    return {name: tuple(tensor["shape"]) for name, tensor in _header(path).items() if name != "__metadata__"}
+    header, start = _header(path)
+    check_forms(path, start, header)
+    return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """What the maker of a safetensors file wrote into it. Raises as above."""
-    metadata = _header(path).get("__metadata__")
+    metadata = _header(path)[0].get("__metadata__")
     return metadata if isinstance(metadata, dict) else {}
 
 
@@ -107,8 +118,8 @@ def read_parameterization(config: Path) -> str:
     return ""
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """Format: 8 bytes little-endian length, that much JSON, then the data (https://github.com/huggingface/safetensors)."""
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header, and where the data begin. Format: 8 bytes little-endian length, that much JSON, then the data (https://github.com/huggingface/safetensors)."""
     with path.open("rb") as file:
         start = file.read(8)
         whose = f"its {path.parent.name}" if (path.parent / "config.json").exists() else "it"  # a component, or alone
@@ -125,7 +136,7 @@ def _header(path: Path) -> dict[str, Any]:
             raise damaged from None
     if path.stat().st_size != 8 + length + end:
         raise damaged
-    return header
+    return header, 8 + length
 
 
 def refuse(reasons: Iterable[tuple[str, str]], keys: Iterable[str]) -> None:

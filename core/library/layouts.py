@@ -179,7 +179,6 @@ LAYOUTS = (
 REFUSED = (
     (r"^lora_|\.lora_(A|B|up|down|linear)", "it is a LoRA, which belongs into models/loras"),
     (r"^control_model\.|^controlnet_cond_embedding\.", "it is a ControlNet, which belongs into models/controlnet"),
-    (r"\.(weight_scale_2|absmax)$", "its weights have 4 bits, which Darkroom does not read"),
     (r"^edm_", "it was trained with EDM noise levels, which Darkroom does not know"),
 )
 """What is often put into the folder and is no checkpoint: a pattern of its keys, and what to say."""

@@ -17,6 +17,7 @@ from core.library import embeddings, networks, text_encoders, vaes
 from core.library.checkpoints import Checkpoint, named, scan
 from core.library.detectors import check_detectors
 from core.library.embeddings import Embedding
+from core.library.fitting import Fitting
 from core.library.folders import READ_ONLY, models_in, origin, shelves
 from core.library.hashes import Hashes
 from core.library.headers import own_hashes
@@ -27,6 +28,7 @@ from core.library.networks import Network
 from core.library.parts import Part, find_decoder
 from core.library.resolving import check_with, size_with, with_loras
 from core.library.sidecars import beside
+from core.library.telling import Told, tell
 from core.library.upscalers import find_upscaler, list_upscalers, upscaler_files
 from core.memory import Footprint
 from core.request import SEED_LIMIT, UPSCALERS, GenerationRequest, Lora, reject, take_tags
@@ -38,10 +40,12 @@ ON_DISK = {"vae": "vae", "upscaler": "upscalers"}  # kinds that are looked for a
 @dataclass(frozen=True)
 class Kit:
     """All that a resolved request is drawn with, as files: `checkpoint` with the VAE that is asked for, the networks
-    of its units in their order, the LoRAs with what they are on disk, the embeddings that its prompts name.
+    of its units in their order, the LoRAs with what they are on disk, the embeddings that its prompts name. `told`
+    is the request with its prompts as they are read.
     """
 
     request: GenerationRequest
+    told: Told
     checkpoint: Checkpoint
     refiner: Checkpoint | None
     upscaler: Part | None
@@ -76,6 +80,7 @@ class Library:
         self._given, self._limits = settings.model_folders, settings.limits
         self._hashes = Hashes(settings.data)
         self._loras = LoraShelf(())
+        self._fitting = Fitting()
         self.rescan()
 
     def rescan(self) -> tuple[Checkpoint, ...]:
@@ -132,9 +137,11 @@ class Library:
     def upscalers(self) -> tuple[str, ...]:
         return list_upscalers(self.folders("upscalers"))
 
-    def embeddings(self, text: str, checkpoint: Checkpoint) -> tuple[Embedding, ...]:
-        """Those that fit the model and that `text` names."""
-        return embeddings.named_in(text, self._embeddings, checkpoint)
+    def embeddings(
+        self, text: str, checkpoint: Checkpoint, bundled: tuple[Embedding, ...] = ()
+    ) -> tuple[Embedding, ...]:
+        """Those that fit the model and that `text` names; of one name the folder's before the `bundled`."""
+        return embeddings.named_in(text, (*bundled, *self._embeddings), checkpoint)
 
     def preview_decoder(self, checkpoint: Checkpoint) -> Part | None:
         """The tiny decoder of a model's family, if it is there. Raises CheckpointError if it is damaged."""
@@ -227,9 +234,10 @@ class Library:
             yield from (*beside(file).hashes, *own_hashes(file))
 
     def _check(self, resolved: GenerationRequest, checkpoint: Checkpoint) -> None:
-        check_with(resolved, checkpoint)
+        told = self.tell(resolved, checkpoint).request
+        check_with(told, checkpoint)
         networks.asked_for(resolved, checkpoint, self._networks)
-        embeddings.check(resolved, self._embeddings)
+        embeddings.check(told, self._embeddings)
         check_detectors(self.folders("preprocessors"), resolved.controls)
         self._refiner(resolved, self._fitted(resolved))
         self._upscaler(resolved)
@@ -242,15 +250,29 @@ class Library:
     def kit(self, resolved: GenerationRequest) -> Kit:
         """What a resolved request is drawn with. Raises as `resolve` does for what has gone since."""
         checkpoint = self._fitted(resolved)
+        loras = tuple((lora, self._loras.find(lora.name)) for lora in resolved.loras)
+        bundled = tuple(word for lora, info in loras if lora.has_influence for word in info.bundled)
+        told = self.tell(resolved, checkpoint, bundled)
         return Kit(
             request=resolved,
+            told=told,
             checkpoint=checkpoint,
             refiner=self._refiner(resolved, checkpoint),
             upscaler=self._upscaler(resolved),
             nets=tuple(networks.asked_for(resolved, checkpoint, self._networks)),
-            loras=tuple((lora, self._loras.find(lora.name)) for lora in resolved.loras),
-            words=self.embeddings(embeddings.all_prompts(resolved), checkpoint),
+            loras=loras,
+            words=self.embeddings(embeddings.all_prompts(told.request), checkpoint, bundled),
         )
+
+    def tell(self, request: GenerationRequest, checkpoint: Checkpoint, bundled: tuple[Embedding, ...] = ()) -> Told:
+        """What a request's prompts tell a model, with the embeddings here and those that are `bundled` in LoRAs."""
+        return tell(request, checkpoint, (*bundled, *self._embeddings))
+
+    def notes(self, kit: Kit) -> tuple[str, ...]:
+        """What to know before a run: what of its prompts is not read, and which LoRAs hardly fit the model."""
+        wanted = [info for lora, info in kit.loras if lora.has_influence]
+        misfits = (self._fitting.misfit(info, kit.checkpoint) for info in wanted)
+        return (*kit.told.notes, *filter(None, misfits))
 
     def model_hash(self, checkpoint: Checkpoint) -> str | None:
         """A1111's short hash, if it was computed before."""

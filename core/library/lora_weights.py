@@ -6,17 +6,20 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from core.errors import CheckpointError, LoraError
 from core.library.hashes import hash_files
-from core.library.headers import read_metadata
-from core.library.loras import LoraInfo
+from core.library.headers import read_json, read_metadata
+from core.library.loras import BUNDLED, LoraInfo
 from core.library.weights import Changed, opened
-from core.lora import Place, read_key
+from core.lora import PARTS, Place, read_key
 from core.lora.work import Factors, LoraFile, Misfit
+
+ADAPTER = "adapter_model.safetensors"  # what peft calls its files
 
 
 def read_lora(info: LoraInfo) -> LoraFile:
@@ -31,10 +34,11 @@ def read_lora(info: LoraInfo) -> LoraFile:
         raise _unusable(info, "it is damaged, or no longer there") from None
     read = {key: found for key in tensors if (found := read_key(key))}
     try:
-        factors = _grouped(tensors, read, metadata)
+        factors = _grouped(tensors, read, _peft_config(metadata) or _adapter_config(info.path))
     except Misfit as error:
         raise _unusable(info, str(error)) from None
-    return LoraFile(info.name, digest, factors, tuple(sorted(tensors.keys() - read.keys())))
+    unknown = (key for key in tensors.keys() - read.keys() if not BUNDLED.fullmatch(key))
+    return LoraFile(info.name, digest, factors, tuple(sorted(unknown)))
 
 
 def _unusable(info: LoraInfo, reason: str) -> LoraError:
@@ -42,7 +46,7 @@ def _unusable(info: LoraInfo, reason: str) -> LoraError:
 
 
 def _grouped(
-    tensors: Mapping[str, Any], read: Mapping[str, tuple[Place, str]], metadata: Mapping[str, Any]
+    tensors: Mapping[str, Any], read: Mapping[str, tuple[Place, str]], config: Mapping[str, Any]
 ) -> dict[Place, Factors]:
     """The tensors by the place they are for. Raises Misfit for what no trainer writes."""
     named: dict[Place, dict[str, Any]] = {}
@@ -51,7 +55,6 @@ def _grouped(
         if not (tensor.is_floating_point() or factor == "alpha") or not tensor.double().isfinite().all():
             raise Misfit(f"{place} holds values that are not finite numbers")
         named.setdefault(place, {})[factor] = tensor
-    config = _peft_config(metadata)
     groups = {}
     for place, own in named.items():
         alpha = own.pop("alpha", None)
@@ -70,6 +73,14 @@ def _peft_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
     with suppress(ValueError, RecursionError):
         config = json.loads(metadata.get("lora_adapter_metadata") or "{}")
         return config if isinstance(config, dict) else {}
+    return {}
+
+
+def _adapter_config(path: Path) -> dict[str, Any]:
+    """The same as peft itself writes them, beside its file, whatever part that is for."""
+    with suppress(CheckpointError, OSError):
+        given = read_json(path.with_name("adapter_config.json")) if path.name == ADAPTER else {}
+        return {f"{part}.{name}": value for part in PARTS for name, value in given.items()}
     return {}
 
 

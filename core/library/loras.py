@@ -16,6 +16,7 @@ from typing import Any
 from core.errors import CheckpointError, LoraError, RequestError
 from core.families import BY_CONTEXT_WIDTH, FAMILIES
 from core.library.checkpoints import Checkpoint
+from core.library.embeddings import Embedding
 from core.library.folders import Folders, models_in
 from core.library.headers import MALFORMED, SAFETENSORS, read_metadata, read_shapes, refuse
 from core.library.names import meant
@@ -43,7 +44,17 @@ TRANSFORMERS = (
     (r"transformer_blocks_", None),
 )
 """What a transformer's layers begin with, and the family if that tells it."""
+KINDS = (
+    (r"\.(a|b)[12](\.weight)?$", "GLoRA"),
+    (r"\.boft_", "BOFT"),
+    (r"\.oft_", "OFT"),
+    (r"\.(ia3_l|on_input)", "IA³"),
+    (r"\.vera_", "VeRA"),
+    (r"\.(qkv_proj|mlp(_context)?_fc[12])\.lora_|\.(wscales|smooth)$", "nunchaku's own, packed for its kernels"),
+)
+"""A pattern of keys for each kind of file whose changes are no sum, or that we cannot undo."""
 ELSEWHERE = (
+    *((pattern, f"it is of a kind ({kind}) that Darkroom cannot merge") for pattern, kind in KINDS),
     (
         r"double_blocks|single_blocks|joint_blocks|^transformer\.",
         "it is made for a transformer, in a form that Darkroom does not know",
@@ -51,9 +62,9 @@ ELSEWHERE = (
     (r"^(model\.diffusion_model|first_stage_model)\.", "it is a whole model, which belongs into models/checkpoints"),
     (r"^(emb_params|clip_[lg]|string_to_param.*)$", "it is an embedding, which belongs into models/embeddings"),
     (r"^(control_model|controlnet)", "it is a ControlNet, which belongs into models/controlnet"),
-    (r"\.(oft_|boft_|ia3_|on_input)", "it is of a kind (OFT, IA³) that Darkroom does not know"),
 )
 """What is often put into the folder and cannot be used: a pattern of its keys, and what to say."""
+BUNDLED = re.compile(r"bundle_emb\.(?P<word>.+?)\.(?P<own>string_to_param\.\*|[^.]+)")
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class LoraInfo:
     `title` and `base` are its maker's words for it and for the model that it was made for.
 
     `width` is that of the text embeddings it was trained with, `family` a key of FAMILIES; None where nothing tells.
-    `changes` is how many numbers of a model it changes.
+    `changes` is how many numbers of a model it changes, `bundled` the embeddings that it brings.
     """
 
     name: str
@@ -81,6 +92,7 @@ class LoraInfo:
     preview: Path | None = field(default=None, repr=False)
     problem: str | None = None
     origin: str = ""
+    bundled: tuple[Embedding, ...] = field(default=(), repr=False)
 
     @property
     def size_bytes(self) -> int:
@@ -216,8 +228,8 @@ def _describe(name: str, path: Path) -> LoraInfo:
 
 def _described(info: LoraInfo, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, Any]) -> LoraInfo:
     read = {key: found for key in shapes if (found := read_key(key))}
+    refuse(ELSEWHERE if not read else ELSEWHERE[: len(KINDS)], shapes)
     if not read:
-        refuse(ELSEWHERE, shapes)
         raise CheckpointError("it holds no LoRA that Darkroom knows" if shapes else "it holds no tensors")
     ranks = Counter(_rank(shapes[key]) for key, (_, factor) in read.items() if factor in ("down", "hada_w1_b"))
     width = next((shapes[key][-1] for key, found in read.items() if _reads_text(*found)), None)
@@ -229,9 +241,20 @@ def _described(info: LoraInfo, shapes: Mapping[str, tuple[int, ...]], metadata: 
         rank=ranks.most_common(1)[0][0] if ranks else None,
         changes=_changes(shapes, read),
         words=_words(metadata),
+        bundled=tuple(_bundled(info, shapes)),
         alias=str(metadata.get("ss_output_name", "")),
         notes=str(metadata.get("modelspec.description") or metadata.get("ss_training_comment") or "")[:TEXT_LIMIT],
     )
+
+
+def _bundled(info: LoraInfo, shapes: Shapes) -> Iterator[Embedding]:
+    """The embeddings in a LoRA's file, as OneTrainer and A1111's bundles have them."""
+    words: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, shape in shapes.items():
+        if found := BUNDLED.fullmatch(key):
+            words.setdefault(found["word"], {})[found["own"]] = shape
+    for word, own in words.items():
+        yield Embedding(word, info.path, info.key, own, prefix=f"bundle_emb.{word}.")
 
 
 def _changes(shapes: Shapes, read: Mapping[str, tuple[Place, str]]) -> int:

@@ -23,6 +23,7 @@ from diffusers.loaders.single_file_utils import (
 )
 
 from core.library.esrgan_names import esrgan_names
+from core.library.forms import check_config
 from core.library.headers import read_json
 from core.library.parts import Part
 from core.library.shapes import DIFFUSERS_VAE
@@ -30,6 +31,7 @@ from core.library.weights import Stored, opened
 
 os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # transformers reads four tensors at once else, and holds them in RAM
 State = dict[str, Any]
+QUANTIZED = "quantization_config"
 
 
 def _text_encoder(config: Any, state: State, prefix: str) -> State:
@@ -78,18 +80,36 @@ def load_component(part: Part, library: str, device: str, dtype: torch.dtype) ->
 
     Raises ValueError or RuntimeError if they are not those it has, Changed if a file changed while it was read.
     """
-    if not part.source and read_json(part.folder / "config.json").get("quantization_config"):
-        raise ValueError("its weights are quantized")
-    model_class = getattr(importlib.import_module(library), part.class_name)
+    if not part.source:
+        check_config(read_json(part.folder / "config.json"))
     load = _of_transformers if library == "transformers" else _of_diffusers
     with opened(part.files) as stored:
-        model = load(part, model_class, stored, device, dtype)
+        model = load(part, library, stored, device, dtype)
     return model.to(device)  # its buffers
 
 
-def _of_transformers(part: Part, model_class: Any, stored: dict[str, Stored], device: str, dtype: torch.dtype) -> Any:
+def network(part: Part, library: str) -> Any:
+    """The model of `part` without memory for its parameters."""
+    model_class, config = _class_and_config(part, library)
+    with init_empty_weights():
+        return model_class(config) if library == "transformers" else model_class.from_config(config)
+
+
+def _class_and_config(part: Part, library: str) -> tuple[Any, Any]:
+    """The class, and what it is made from: its weights are plain here, whatever a folder's config says of them."""
+    model_class: Any = getattr(importlib.import_module(library), part.class_name)
+    if library != "transformers":
+        given = part.source.config if part.source else model_class.load_config(part.folder, local_files_only=True)
+        return model_class, {name: value for name, value in given.items() if name != QUANTIZED}
+    kind = model_class.config_class
+    config = kind(**part.source.config) if part.source else kind.from_pretrained(part.folder, local_files_only=True)
+    vars(config).pop(QUANTIZED, None)
+    return model_class, config
+
+
+def _of_transformers(part: Part, library: str, stored: dict[str, Stored], device: str, dtype: torch.dtype) -> Any:
     """It brings each tensor to the device, and leaves wide what overflows in float16: T5's second layers."""
-    config = model_class.config_class(**part.source.config) if part.source else part.folder
+    model_class, config = _class_and_config(part, library)
     model, info = model_class.from_pretrained(
         None,
         config=config,
@@ -104,10 +124,8 @@ def _of_transformers(part: Part, model_class: Any, stored: dict[str, Stored], de
     return model
 
 
-def _of_diffusers(part: Part, model_class: Any, stored: dict[str, Stored], device: str, dtype: torch.dtype) -> Any:
-    config = dict(part.source.config if part.source else model_class.load_config(part.folder, local_files_only=True))
-    with init_empty_weights():
-        model = model_class.from_config(config)
+def _of_diffusers(part: Part, library: str, stored: dict[str, Stored], device: str, dtype: torch.dtype) -> Any:
+    model = network(part, library)
     state = model._fix_state_dict_keys_on_load(_renamed(part, model.config, stored, device, dtype))
     wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
     bad = [key for key, shape in wanted.items() if key not in state or state[key].shape != shape]

@@ -6,19 +6,18 @@ weights, which nobody would notice: so what each file is at the end is compared 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
+from core.library.forms import SCALES
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-SCALES = (".scale_weight", ".weight_scale")
-"""How the scale is called that ComfyUI keeps beside weights in 8 bits."""
 
 
 class Changed(Exception):
@@ -27,7 +26,8 @@ class Changed(Exception):
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in an open file, which is read each time that it is wanted; times its scale, if it has one.
+    """A tensor in an open file, which is read each time that it is wanted; times its scale, if it has one, in that
+    scale's unit. Whole numbers without a scale stay whole: they are counts, and no weights.
 
     It may stand for a slice of a file where transformers takes one: `[...]` and `to` are all that it asks of those.
     """
@@ -35,6 +35,7 @@ class Stored:
     file: Any = field(repr=False)
     name: str
     scale: Stored | None = None
+    unit: float = 1.0
     failures: list[Exception] = field(default_factory=list, repr=False)
 
     @property
@@ -47,11 +48,19 @@ class Stored:
     def to(self, device: Any = None, dtype: Any = None) -> Tensor:
         try:
             read: Tensor = self.file.get_tensor(self.name)
-            whole = read if self.scale is None else read.float() * self.scale.to().float()
-            return whole.to(device=device, dtype=dtype)
+            if self.scale is not None:
+                read = read.float() * self._scale_of(read)
+            kept = read.dtype if dtype and not read.is_floating_point() else dtype
+            return read.to(device=device, dtype=kept)
         except Exception as error:
             self.failures.append(error)
             raise
+
+    def _scale_of(self, read: Tensor) -> Tensor:
+        """One for all, or one for each row."""
+        assert self.scale
+        scale = self.scale.to().float() * self.unit
+        return scale.reshape(-1, *(1 for _ in read.shape[1:])) if scale.numel() > 1 else scale.reshape(())
 
 
 @contextmanager
@@ -75,16 +84,18 @@ def opened(files: Sequence[Path]) -> Iterator[dict[str, Stored]]:
 
 
 def _stored(files: Sequence[Any], failures: list[Exception]) -> dict[str, Stored]:
-    every = {name: Stored(file, name, None, failures) for file in files for name in file.keys()}  # noqa: SIM118
+    every = {name: Stored(file, name, failures=failures) for file in files for name in file.keys()}  # noqa: SIM118
     return {
-        name: Stored(each.file, name, _scale(name, every), failures)
+        name: replace(each, **_scaled(name, every))
         for name, each in every.items()
-        if not name.endswith(SCALES)
+        if not name.endswith(tuple(SCALES))
     }
 
 
-def _scale(name: str, every: dict[str, Stored]) -> Stored | None:
-    return next((scale for end in SCALES if (scale := every.get(f"{name.removesuffix('.weight')}{end}"))), None)
+def _scaled(name: str, every: Mapping[str, Stored]) -> dict[str, Any]:
+    layer = name.removesuffix(".weight")
+    scales = ({"scale": every[f"{layer}{end}"], "unit": SCALES[end]} for end in SCALES if f"{layer}{end}" in every)
+    return next(scales, {}) if layer != name else {}
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:

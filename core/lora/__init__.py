@@ -3,6 +3,6 @@
 It knows tensors and layers: nothing of the files, or of which LoRA fits which model.
 """
 
-from core.lora.names import Place, read_key
+from core.lora.names import PARTS, Place, read_key
 
-__all__ = ["Place", "read_key"]
+__all__ = ["PARTS", "Place", "read_key"]

@@ -1,8 +1,9 @@
 """The names that LoRA files give to a model's layers, and to what they hold for each.
 
-Every trainer writes a key as prefix of the part, name of the layer, suffix of the factor. Layers are named as
-diffusers names them, with dots or underscores, or as the original Stable Diffusion code does; so a layer is looked up
-by its name with underscores, under which it stands in a table once for each of these ways.
+Every trainer writes a key as prefix of the part, name of the layer, suffix of the factor; some leave the prefix out,
+where the layer's name tells the part. Layers are named as diffusers names them, with dots or underscores, or as the
+original Stable Diffusion code does; so a layer is looked up by its name with underscores, under which it stands in a
+table once for each of these ways.
 """
 
 from __future__ import annotations
@@ -14,21 +15,29 @@ from typing import Any, NamedTuple
 from core.lora.transformers import Target, original_layers
 
 PARTS = {
-    "lora_unet_": "unet",
-    "lora_te1_": "text_encoder",
-    "lora_te2_": "text_encoder_2",
-    "lora_te_": "text_encoder",
-    "lora_transformer_": "unet",
-    "lycoris_": "unet",
-    "unet.": "unet",
-    "transformer.": "unet",
-    "diffusion_model.": "unet",
-    "text_encoder_2.": "text_encoder_2",
-    "text_encoder.": "text_encoder",
+    "unet": r"(?:lora_unet|lora_transformer)[_.]|(?:unet|transformer|(?:model\.)?diffusion_model)\.",
+    "text_encoder": r"lora_te1?[_.]|(?:text_encoder|text_encoders\.clip_[lh](?:\.transformer)?|clip(?:_l)?)\.",
+    "text_encoder_2": r"lora_te2[_.]|(?:text_encoder_2|text_encoders\.clip_g(?:\.transformer)?|clip_g)\.",
+    "text_encoder_3": r"lora_te3[_.]|(?:text_encoder_3|text_encoders\.t5xxl(?:\.transformer)?|t5)\.",
 }
-"""What keys begin with, and the part of the model that it means: kohya's, OneTrainer's, LyCORIS's, diffusers' and
-ComfyUI's ways. What predicts is "unet" here, though it be a transformer, as it is in kohya's files.
+"""What keys begin with for each part of a model: kohya's, OneTrainer's, diffusers' and ComfyUI's ways. What predicts
+is "unet" here, though it be a transformer, as it is in kohya's files.
 """
+BARE = {
+    "unet": r"(?:down|up|input|output|double|single|joint|(?:single_)?transformer)_blocks|(?:mid|middle)_block"
+    r"|(?:time|label|pos)_embed|label_emb|add_embedding|conv_(?:in|norm_out|out)|out_[02]|proj_out|norm_out"
+    r"|(?:img|txt|time|vector|guidance)_in|final_layer|(?:context|[txy])_embedder|time_text_embed",
+    "text_encoder": r"text_model_|encoder_layers|embeddings_|final_layer_norm|text_projection",
+    "text_encoder_3": r"encoder_block|shared",
+}
+"""What layers begin with where a key names no part: LyCORIS's, peft's own and diffusers' first way."""
+SPELLINGS = (
+    (r"(^|\.)(?:base_model\.model|_orig_mod|module)\.", r"\1"),  # peft, and torch where it compiles or distributes
+    (r"^lycoris_", ""),
+    (r"\.lora_(A|B|down|up|mid|magnitude_vector)(?:\.(?!weight$|bias$)[^.]+)?(?:\.weight)?$", r".lora_\1.weight"),
+    (r"_lora([12])\.(down|up)\.weight$", r"\1_lora.\2.weight"),  # XLabs: 1 is the picture's side, 2 that of the words
+)
+"""What is written in several ways, and the one that is read: with an adapter's name, without "weight"."""
 
 FACTORS = {
     ".lora_down.weight": "down",
@@ -44,7 +53,6 @@ FACTORS = {
     ".lora_linear_layer.up.weight": "up",
     ".alpha": "alpha",
     ".dora_scale": "dora_scale",
-    ".lora_magnitude_vector": "magnitude",
     ".lora_magnitude_vector.weight": "magnitude",
     ".diff": "diff",
     ".diff_b": "diff",
@@ -55,9 +63,9 @@ FACTORS = {
 }
 """What keys end in, and which factor of a layer's difference it means."""
 OF_BIAS = (".diff_b", ".b_norm")
-_KEY = re.compile(
-    f"({'|'.join(map(re.escape, PARTS))})(.+?)({'|'.join(map(re.escape, sorted(FACTORS, key=len, reverse=True)))})"
-)
+_PART = re.compile("|".join(f"(?P<{part}>{start})" for part, start in PARTS.items()))
+_BARE = re.compile("|".join(f"(?P<{part}>{start})" for part, start in BARE.items()))
+_KEY = re.compile(f"(.+?)({'|'.join(map(re.escape, sorted(FACTORS, key=len, reverse=True)))})")
 
 RESNET = {
     "norm1": "in_layers_0",
@@ -93,12 +101,16 @@ class Place(NamedTuple):
 
 def read_key(key: str) -> tuple[Place, str] | None:
     """The place and the factor that a file's key means; None for a key of no LoRA that we know."""
-    found = _KEY.fullmatch(key)
-    if found is None:
+    for theirs, ours in SPELLINGS:
+        key = re.sub(theirs, ours, key)
+    prefix = _PART.match(key)
+    found = _KEY.fullmatch(key, prefix.end() if prefix else 0)
+    layer = found[1].replace(".processor.", ".").replace(".", "_") if found else ""
+    named = prefix or _BARE.match(layer)
+    if found is None or named is None:
         return None
-    prefix, layer, suffix = found.groups()
-    layer = layer.replace(".processor.", ".").replace(".", "_").removeprefix("text_model_")
-    return Place(PARTS[prefix], layer, "bias" if suffix in OF_BIAS else "weight"), FACTORS[suffix]
+    parameter = "bias" if found[2] in OF_BIAS else "weight"
+    return Place(str(named.lastgroup), layer.removeprefix("text_model_"), parameter), FACTORS[found[2]]
 
 
 def layers(part: str, model: Any) -> dict[str, tuple[Target, ...]]:

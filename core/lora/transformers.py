@@ -39,6 +39,12 @@ ORIGINALS: Mapping[str, tuple[str, ...]] = {
     "double_blocks_{}_txt_mlp_0": (f"{BLOCK}ff_context_net_0_proj",),
     "double_blocks_{}_txt_mlp_2": (f"{BLOCK}ff_context_net_2",),
     "double_blocks_{}_txt_mod_lin": (f"{BLOCK}norm1_context_linear",),
+    "double_blocks_{}_qkv1": TO_QKV,
+    "double_blocks_{}_qkv2": ADD_QKV,
+    "double_blocks_{}_proj1": (f"{BLOCK}attn_to_out_0",),
+    "double_blocks_{}_proj2": (f"{BLOCK}attn_to_add_out",),
+    "single_blocks_{}_qkv": tuple(f"{SINGLE}attn_to_{letter}" for letter in "qkv"),
+    "single_blocks_{}_proj": (f"{SINGLE}proj_out",),
     "single_blocks_{}_linear1": (*(f"{SINGLE}attn_to_{letter}" for letter in "qkv"), f"{SINGLE}proj_mlp"),
     "single_blocks_{}_linear2": (f"{SINGLE}proj_out",),
     "single_blocks_{}_modulation_lin": (f"{SINGLE}norm_linear",),
@@ -69,7 +75,9 @@ ORIGINALS: Mapping[str, tuple[str, ...]] = {
     "y_embedder_mlp_0": ("time_text_embed_text_embedder_linear_1",),
     "y_embedder_mlp_2": ("time_text_embed_text_embedder_linear_2",),
 }
-"""The original code's layers, FLUX's and SD 3's, and those of diffusers that lie in each, from its first row on."""
+"""The original code's layers, FLUX's (and XLabs' names of them) and SD 3's, and those of diffusers that lie in each,
+from its first row on.
+"""
 
 
 def original_layers(named: Mapping[str, str], heights: Mapping[str, int]) -> Iterator[tuple[str, tuple[Target, ...]]]:

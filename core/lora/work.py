@@ -2,5 +2,6 @@
 
 from core.lora.delta import Factors, LoraFile, Misfit
 from core.lora.merging import LoraReport, Merged, Merger
+from core.lora.names import layers
 
-__all__ = ["Factors", "LoraFile", "LoraReport", "Merged", "Merger", "Misfit"]
+__all__ = ["Factors", "LoraFile", "LoraReport", "Merged", "Merger", "Misfit", "layers"]

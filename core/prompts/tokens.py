@@ -81,11 +81,10 @@ def word(text: str) -> str:
 
 
 def names_pattern(words: Iterable[str]) -> re.Pattern[str]:
-    """ComfyUI writes them embedding:name, with their folders and their ending if people do."""
+    """Each in both of its Unicode forms."""
     forms = {form for name in words for form in (name, unicodedata.normalize("NFD", name))}
     names = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
-    before, after = r"(?<!\w)(?:embedding:(?:[^\s,:/]+/)*)?", r"(?:\.(?:safetensors|sft|pt|bin))?(?!\w)"
-    return re.compile(f"{before}({names}){after}", re.IGNORECASE)
+    return re.compile(rf"(?<!\w)({names})(?!\w)", re.IGNORECASE)
 
 
 def plain_tokens(ids: Iterable[int], weight: float = 1.0) -> list[Token]:

@@ -17,7 +17,7 @@ from core.request.generation import (
 from core.request.parameters import PICTURES, Name, Parameters, Text, allowed, bounds, fingerprint
 from core.request.preprocessors import CONTROL_TYPES, FLUX_TYPES, PREPROCESSORS, Preprocessor, suited
 from core.request.presets import PresetLibrary, Presets, Size
-from core.request.tags import rename_tags, tag, take_tags, without_tags
+from core.request.tags import closed, rename_tags, short, tag, take_tags, without_comments, without_tags, words_of
 from core.request.units import LANCZOS, LATENT, UPSCALERS, Control, Hires, Lora, Outpaint, ResizeMode
 
 __all__ = [
@@ -49,12 +49,16 @@ __all__ = [
     "Text",
     "allowed",
     "bounds",
+    "closed",
     "fingerprint",
     "first_step",
     "reject",
     "rename_tags",
+    "short",
     "suited",
     "tag",
     "take_tags",
+    "without_comments",
     "without_tags",
+    "words_of",
 ]

@@ -18,6 +18,7 @@ from pydantic import Field
 from core.errors import DarkroomError, NotFound, RequestError, StorageError
 from core.request.generation import GenerationRequest
 from core.request.parameters import PICTURES, Name, Parameters, Side, Text
+from core.request.tags import closed
 from core.storage import storage, write_file
 
 Kind = Literal["styles", "settings", "sizes"]
@@ -42,6 +43,7 @@ class Style(Parameters):
 
 def _around(template: str, text: str) -> str:
     """`text` in the place of {prompt}, or before a template without it; no comma is left where `text` is empty."""
+    text = closed(text) if template.rpartition("{prompt}")[2] else text
     if "{prompt}" not in template:
         return ", ".join(part for part in (text, template) if part)
     return template.replace("{prompt}", text) if text else template.replace("{prompt}", "").strip(" ,")

@@ -1,8 +1,10 @@
-"""`<lora:name:0.8>` in a prompt, as in A1111: a LoRA of the request, and no text for the encoder.
+"""What stands in a prompt and is no text for the encoder: `<lora:name:0.8>`, as in A1111, and comments.
 
 <lora:name>            weight 1
 <lora:name:0.8>        weight 0.8
 <lora:name:0.5:0.8>    the text encoder's weight 0.5, the U-Net's 0.8; also <lora:name:te=0.5:unet=0.8>
+<other:…>              what other tools have such tags for: nothing that is drawn
+# …                    a comment, up to the end of its line; \\# is the character
 """
 
 from __future__ import annotations
@@ -14,13 +16,46 @@ from core.errors import RequestError
 from core.request.generation import GenerationRequest
 from core.request.units import MOST_WEIGHT, Lora
 
-TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>")
+SIGNS = re.compile(r"\\[\\#]|(?P<comment>#[^\n]*)|<(?:lora|lyco):(?P<lora>[^<>]*)>", re.IGNORECASE)
+TAG = re.compile(r"<\w+:[^<>]+>")
 PROMPTS = ("prompt", "prompt_2")  # A1111 reads no tags in negative prompts either
+MOST_SAID = 60  # characters
 ALLOWED = f"<lora:name:0.8> with weights from {-MOST_WEIGHT} to {MOST_WEIGHT}, and nothing else"
 
 
 def without_tags(text: str) -> str:
-    return TAG.sub("", text).strip() if TAG.search(text) else text
+    """Without those of LoRAs; what stands in a comment is none."""
+    bare = SIGNS.sub(lambda found: found[0] if found["lora"] is None else "", text)
+    return text if bare == text else bare.strip()
+
+
+def without_comments(text: str) -> str:
+    return SIGNS.sub(lambda found: found[0] if found["comment"] is None else "", text)
+
+
+def closed(text: str) -> str:
+    """`text`, so that what is put behind it is not taken into its comment."""
+    last = text.rpartition("\n")[2]
+    return text if without_comments(last) == last else f"{text}\n"
+
+
+def words_of(text: str, label: str, notes: dict[str, None]) -> str:
+    """What of the prompt `label` is words: tags that are left over are not, but A1111 reads none in negative ones.
+
+    `notes` are told what became of them.
+    """
+    is_read = label in {GenerationRequest.model_fields[name].title for name in PROMPTS}
+    for found in TAG.findall(text):
+        notes[f"{label}: {short(found)} is {'left out, a tag of another tool' if is_read else 'read as words'}"] = (
+            None
+        )
+    return TAG.sub("", text) if is_read else text
+
+
+def short(text: str) -> str:
+    """A prompt's own words as a note may hold them."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return line if len(line) <= MOST_SAID else line[: MOST_SAID - 1] + "…"
 
 
 def take_tags(request: GenerationRequest) -> GenerationRequest:
@@ -29,8 +64,9 @@ def take_tags(request: GenerationRequest) -> GenerationRequest:
     loras = list(request.loras)
     for field in PROMPTS:
         text = getattr(request, field) or ""
-        if TAG.search(text):
-            loras += [_read(match, field) for match in TAG.finditer(text)]
+        tags = [found for found in SIGNS.finditer(text) if found["lora"] is not None]
+        if tags:
+            loras += [_read(found, field) for found in tags]
             changes[field] = without_tags(text)
     return request.replace(**changes, loras=tuple(loras)) if changes else request
 
@@ -55,7 +91,7 @@ def rename_tags(text: str, rename: Callable[[str], str | None]) -> str:
 
 
 def _read(match: re.Match[str], field: str) -> Lora:
-    name, *parts = match[1].split(":")
+    name, *parts = match["lora"].split(":")
     try:
         named = dict(part.split("=", 1) for part in parts if "=" in part)
         plain = [float(part) for part in parts if "=" not in part]

@@ -339,7 +339,7 @@ def test_no_file_of_weights_is_mapped(library, tmp_path):
 ALONE = """
 import sys
 from pathlib import Path
-from core.machine import PeakMeter, resident
+from core.memory.machine import PeakMeter, resident
 from core.library.part_loading import load_part
 from core.library.parts import sole_part
 

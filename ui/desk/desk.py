@@ -19,7 +19,7 @@ from pydantic import Field
 from core.engine import Engine
 from core.errors import DarkroomError, NotFound
 from core.jobs import ENDED, FILM_LENGTH, History, JobQueue, JobState, Status, disk_warning
-from core.library import STEPS, AtHand, Checkpoint, embeddings_of, size_warning, with_loras
+from core.library import STEPS, AtHand, Checkpoint, size_warning, with_loras
 from core.pictures import read_picture
 from core.prompts import MOST_CHUNKS
 from core.request import SECOND_PROMPTS, GenerationRequest, reject
@@ -148,7 +148,7 @@ class Desk:
         those under a fold, where nobody would see what Generate is refused for.
         """
         folded = {name: getattr(wanted, name) for name in ("vae", "refiner", "hires")}
-        found = self.engine.library.at_hand(folded, embeddings=embeddings_of(dict(wanted)))
+        found = self.engine.library.at_hand(folded)
         return self.engine.library.resolve(wanted.replace(**found.fields)), found
 
     def extend(self, ratio: str, image: str) -> list[Any]:
@@ -212,7 +212,8 @@ class Desk:
         return plan | drawn | {"words": words, "notes": notes, "width": width, "height": height, "runs": _steps(runs)}
 
     def _notes(self, request: GenerationRequest) -> Iterator[str]:
-        """What to know before a resolved request runs: its memory, and what may be wrong with it."""
+        """What to know before a resolved request runs: what is not drawn, its memory, what may be wrong with it."""
+        yield from self.engine.notes(request)
         yield self.engine.plan(request).foretold(self.engine.machine())
         checkpoint = self.checkpoint(request.checkpoint)
         if checkpoint and (warned := size_warning(request, checkpoint)):

@@ -22,7 +22,7 @@ from core.pictures.dialects.found import (
     weighted,
 )
 from core.pictures.texts import XMP_IN_PNG
-from core.request import LATENT, GenerationRequest, tag
+from core.request import LATENT, GenerationRequest, closed, tag
 
 LINE_LIMIT = 2**16  # characters of the line of settings
 NUMBERS = {
@@ -54,7 +54,7 @@ ENOUGH = 3
 def write(image: Image, request: GenerationRequest, index: int, made_with: Mapping[str, str]) -> str:
     """Prompt, "Negative prompt: …" and one line of "Key: value, …", as A1111 from 1.9 on writes them."""
     loras = "".join(tag(lora) for lora in request.loras)
-    lines = [f"{request.prompt} {loras}".strip()]
+    lines = [f"{closed(request.prompt) if loras else request.prompt} {loras}".strip()]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     values = _values(image, request, index, made_with)
