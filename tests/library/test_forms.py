@@ -125,6 +125,7 @@ REFUSED = {
         "are int8_tensorwise with convrot",
     ),
     "4 bits": (lambda t: {**scaled(t), "comfy_quant": said(format="nvfp4")}, "are nvfp4"),
+    "NVFP4": (lambda t: {**scaled(t), "weight_scale_2": torch.ones(1)}, "are 4 bits (NVFP4)"),
     "unsaid": (lambda t: {**scaled(t), "comfy_quant": torch.tensor([1, 2], dtype=torch.uint8)}, "do not name"),
     "nf4": (lambda t: {"weight": whole(t, rows(t)), "weight.absmax": t[0].clone()}, "bitsandbytes' 4 bits"),
     "quanto": (lambda t: {"weight._data": whole(t, rows(t)), "weight._scale": rows(t)}, "are quanto's"),

@@ -258,7 +258,7 @@ def something_else(path: Path) -> None:
         (empty, "it is damaged or not fully copied"),
         (nested, "it is damaged or not fully copied"),
         (a_shape_of_words, "its header makes no sense"),
-        (for_flux, "it is made for a transformer"),
+        (for_flux, "it is of a kind (OFT) that Darkroom cannot merge"),
         (a_checkpoint, "it is a whole model, which belongs into models/checkpoints"),
         (an_embedding, "it is an embedding, which belongs into models/embeddings"),
         (something_else, "it holds no LoRA that Darkroom knows"),

@@ -318,13 +318,6 @@ def test_weights_of_8_bits_have_their_scale_beside_them(tmp_path, family, scale)
         torch.testing.assert_close(ours[key], tensor, rtol=0.07, atol=2e-3, msg=key)
 
 
-def test_four_bits_are_refused(tmp_path):
-    state = ldm.state_dict(pipeline("sd1"), "sd1") | {"model.diffusion_model.out.2.weight_scale_2": torch.ones(1)}
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / "mine.safetensors")
-    (found,) = scan(tmp_path)
-    assert found.problem == "its weights have 4 bits, which Darkroom does not read"
-
-
 def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch):
     for name in ("lost+found", "mine"):
         (tmp_path / name).mkdir()

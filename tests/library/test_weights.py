@@ -172,7 +172,7 @@ def test_what_does_not_fit_its_config_is_refused(tmp_path, class_name, wrong):
     key, *_ = state = load_file(part.weights)
     if wrong == "quantized":
         config = json.loads((tmp_path / "config.json").read_text())
-        quantized = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+        quantized = {"quant_method": "bitsandbytes", "load_in_4bit": True}
         (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": quantized}))
     elif wrong == "shape":
         state[key] = torch.zeros(3)
@@ -326,7 +326,7 @@ def test_loras_and_embeddings_that_change_while_they_are_read(tmp_path, monkeypa
 
 def test_no_file_of_weights_is_mapped(library, tmp_path):
     engine = Engine(Settings(models=library, previews=False))
-    for checkpoint in engine.checkpoints():
+    for checkpoint in engine.library.checkpoints():
         draw(engine, checkpoint=checkpoint.name)
     for name in ("AutoencoderTiny", "T5EncoderModel", *WRITTEN):
         save(name, tmp_path / name)
