@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from core.library.checkpoints import Checkpoint
 from core.library.embeddings import PROMPTS, Embedding, named
 from core.library.headers import PICKLES, SAFETENSORS
+from core.library.names import meant
 from core.prompts import word
 from core.request import GenerationRequest, short, without_comments, words_of
 
@@ -64,12 +65,12 @@ def _renaming(
 ) -> str:
     if bare := found["bare"]:
         return _escaped(_plain(bare))
-    called = word(_plain(found["known"] or found["missing"]))
-    meant = [each for each in known if called in (word(each.name), word(each.reference))]
-    fitting = [each for each in usable if each in meant and not each.problem]
-    if chosen := fitting or [each for each in usable if each in meant]:
+    names = meant(_plain(found["known"] or found["missing"]), (each.reference for each in known))
+    called = [each for each in known if each.reference in names]
+    fitting = [each for each in usable if each in called and not each.problem]
+    if chosen := fitting or [each for each in usable if each in called]:
         return _escaped(f"embedding:{chosen[-1].reference}")
-    why = "is for another model" if meant else "is not here"
+    why = "is for another model" if called else "is not here"
     notes[f"“{short(found[0])}” is left out: the embedding {why}"] = None
     return ""
 

@@ -82,12 +82,15 @@ def tag(lora: Lora) -> str:
 def rename_tags(text: str, rename: Callable[[str], str | None]) -> str:
     """`text` with the LoRA of each tag called what `rename` calls it; without the tag where that is None."""
 
-    def renamed(match: re.Match[str]) -> str:
-        name, *weights = match[1].split(":")
+    def renamed(found: re.Match[str]) -> str:
+        if found["lora"] is None:
+            return found[0]
+        name, *weights = found["lora"].split(":")
         new = rename(name.strip())
         return "" if new is None else f"<lora:{':'.join((new, *weights))}>"
 
-    return TAG.sub(renamed, text).strip() if TAG.search(text) else text
+    changed = SIGNS.sub(renamed, text)
+    return text if changed == text else changed.strip()
 
 
 def _read(match: re.Match[str], field: str) -> Lora:

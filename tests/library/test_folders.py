@@ -159,12 +159,12 @@ def test_what_is_another_tools_is_never_written_to(tmp_path: Path) -> None:
 
 def test_folders_of_models_are_given_by_a_flag_again_or_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     both = ["--models", "a,b", "--port", "1", "--models=c:d"]
-    assert Settings.from_command_line(both).model_folders == (Path("a,b"), Path("c:d"))
+    assert Settings.from_command_line(both).model_folders == tuple(map(Path.absolute, (Path("a,b"), Path("c:d"))))
     monkeypatch.setenv("DARKROOM_MODELS", os.pathsep.join(["e,f", "g h"]))
-    assert Settings.from_command_line([]).model_folders == (Path("e,f"), Path("g h"))
-    assert Settings.from_command_line(["--models", "x"]).model_folders == (Path("x"),)
+    assert Settings.from_command_line([]).model_folders == tuple(map(Path.absolute, (Path("e,f"), Path("g h"))))
+    assert Settings.from_command_line(["--models", "x"]).model_folders == (Path("x").absolute(),)
     monkeypatch.setenv("DARKROOM_MODELS", "one")
-    assert Settings.from_command_line([]).models == Path("one")
+    assert Settings.from_command_line([]).models == Path("one").absolute()
     monkeypatch.setenv("DARKROOM_MODELS", os.pathsep)
     with pytest.raises(RequestError, match=r"--models \(DARKROOM_MODELS\): .* is not allowed; use folder"):
         Settings.from_command_line([])

@@ -179,7 +179,7 @@ def test_what_is_written_is_what_is_read(items: list, step: int) -> None:
     ids=lambda text: text[:8],
 )
 def test_no_text_is_slow(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()  # whatever else this machine does
     for part in compose(text):
         part.at(Time(5, STEPS))
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
