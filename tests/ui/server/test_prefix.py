@@ -95,11 +95,12 @@ def test_the_page_below_a_path(browser: Browser, upstream: str, tmp_path: Path) 
 
 def test_programs_below_a_path(proxy: Proxy, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "navy").save(tmp_path / "a.png")
-    client = Client(proxy.url, auth=("ann", "a b"), verbose=False, analytics_enabled=False, download_files=tmp_path)
+    client = Client(proxy.url, auth=("ann", "a b"), verbose=False, analytics_enabled=False, download_files=False)
     files, request = client.predict(prompt="a", seed=5, image=handle_file(tmp_path / "a.png"), api_name="/generate")
     assert request["seed"] == 5
-    with Image.open(files[0]) as picture:
-        assert picture.info["parameters"].startswith("a")
+    assert files[0]["url"].startswith(f"{proxy.url}/gradio_api/file=")
+    done = httpx.post(f"{proxy.url}/login", data=FRIEND)
+    assert httpx.get(files[0]["url"], cookies=dict(done.cookies)).headers["Content-Type"] == "image/png"
     assert proxy.beside == []
 
 
