@@ -26,6 +26,8 @@ HOST_OWNER = "local"  # whose pictures are made at the machine itself; everybody
 NEWCOMERS = "newcomers"  # the address of visitors who came just now and whom no address tells apart
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+OWN_PATHS = "assets|config|gradio_api|inputs|livez|login|logout|page|pictures|pwa_icon|readyz|static|svelte"
+ROOT_PATH = re.compile(rf"(?!/({OWN_PATHS})(/|$))(/[A-Za-z0-9_~-]+)+")
 
 
 class Limits(BaseModel):
@@ -154,6 +156,7 @@ class Settings(BaseSettings):
     trusted_proxy: str = Field(
         "", description="addresses or networks, with commas between, of proxies that tell where visitors come from"
     )
+    root_path: str = Field("", description="path below which a proxy serves this page, such as /sd")
     share: bool = Field(False, description="a public link for friends; a login is made if --auth gives none")
     auth: str | None = Field(None, description="user:password that visitors must give", repr=False)
     model_folders: Annotated[tuple[Path, ...], NoDecode] = Field(
@@ -217,6 +220,13 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError("addresses or networks, such as 127.0.0.1 or 10.0.0.0/8, with commas between") from None
         return proxies
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, path: str) -> str:
+        if path and not is_root_path(path):
+            raise ValueError("a path such as /sd, of letters and digits, that is none of the page's own")
+        return path
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str]) -> Self:
@@ -290,6 +300,13 @@ def _split(names: str) -> list[str]:
 
 def _read_networks(text: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part) for part in _split(text))
+
+
+def is_root_path(path: str) -> bool:
+    """Whether a page can be served below `path`: with a slash before each part, and told from our own paths, so that
+    it is known whether a proxy took it away.
+    """
+    return ROOT_PATH.fullmatch(path) is not None
 
 
 def is_loopback(host: str) -> bool:

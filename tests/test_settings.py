@@ -22,8 +22,9 @@ def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default(monkeypat
 
 def test_every_flag() -> None:
     flags = "--port 1 --host ::1 --hosts a.b,C.d --share --auth u:p:q --models m --data d --device cuda:1"
-    proxies = ["--trusted-proxy", "127.0.0.1, 10.0.0.0/8"]
+    proxies = ["--trusted-proxy", "127.0.0.1, 10.0.0.0/8", "--root-path", "/a/sd"]
     settings = Settings.from_command_line([*flags.split(), *proxies])
+    assert settings.root_path == "/a/sd"
     assert (settings.port, settings.host, settings.share, settings.auth) == (1, "::1", True, "u:p:q")
     here = Path.cwd()  # where flags are meant; the server will stand elsewhere
     assert (settings.models, settings.data, settings.device) == (here / "m", here / "d", "cuda:1")
@@ -51,6 +52,14 @@ def test_every_flag() -> None:
             ["--trusted-proxy", "nginx"],
             "--trusted-proxy (DARKROOM_TRUSTED_PROXY): “nginx” is not allowed; "
             "use addresses or networks, such as 127.0.0.1 or 10.0.0.0/8, with commas between.",
+        ),
+        *(
+            (
+                ["--root-path", path],
+                f"--root-path (DARKROOM_ROOT_PATH): “{path}” is not allowed; use a path such as /sd, of letters and "
+                "digits, that is none of the page's own.",
+            )
+            for path in ("sd", "/sd/", "/", "//sd", "/a b", "/sd/../x", "https://a.b/sd", "/pictures", "/login/sd")
         ),
     ],
 )

@@ -48,6 +48,7 @@ STYLE = _file("style.css", _joined("css").replace("geist.woff2", FONT.name).enco
 SCRIPT = _file("script.js", _joined("js").replace("HELP", json.dumps(HELP)).encode(), "text/javascript")
 FILES = {file.name: file for file in (FONT, STYLE, SCRIPT)}
 HEAD = f"""<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
+<link rel="icon" href="./favicon.ico">
 <link rel="preload" href="./page/{FONT.name}" as="font" type="{FONT.media_type}" crossorigin>
 <link rel="stylesheet" href="./page/{STYLE.name}">
 <script defer src="./page/{SCRIPT.name}"></script>
@@ -75,5 +76,5 @@ def use_own_template() -> None:
     page = (Path(STATIC_TEMPLATE_LIB) / "frontend" / "index.html").read_text("utf-8")
     if page.count(BEFORE) != 1:
         raise RuntimeError(f"gradio's page has no {BEFORE}, or more than one")
-    ours = page.replace(BEFORE, HEAD + BEFORE)
+    ours = page.replace(BEFORE, HEAD + BEFORE).replace('href="/manifest.json"', 'href="./manifest.json"')
     templates.env.loader = DictLoader({"frontend/index.html": ours, "frontend/share.html": ours})

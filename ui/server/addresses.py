@@ -7,7 +7,7 @@ import ipaddress
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from core.settings import Settings
+from core.settings import Settings, is_root_path
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 FORWARDING = ("forwarded", "via", "x-real-ip")  # what proxies add, beside all that begins with x-forwarded-
@@ -18,6 +18,7 @@ class Addresses:
 
     def __init__(self, settings: Settings) -> None:
         self._proxies = settings.proxies
+        self._root_path = settings.root_path
         self._mode = settings.mode
         self._speaks_for_others = settings.mode == "share" or bool(settings.hosts)
 
@@ -37,9 +38,20 @@ class Addresses:
 
     def is_https(self, scope: Scope) -> bool:
         """Whether a proxy of the host's own says that the visitor speaks TLS with it."""
+        return self._said(scope, "x-forwarded-proto").lower() == "https"
+
+    def prefix(self, scope: Scope) -> str:
+        """The path below which the visitor found us: the host's word, or a proxy's of the host's own; empty for none,
+        and for what cannot be one.
+        """
+        said = self._said(scope, "x-forwarded-prefix").rstrip("/")
+        return self._root_path or (said if is_root_path(said) else "")
+
+    def _said(self, scope: Scope, header: str) -> str:
+        """What a proxy of the host's own says in `header`; empty for nothing."""
         peer = _read(_peer(scope))
-        said = Headers(scope=scope).get("x-forwarded-proto", "").strip().lower()
-        return said == "https" and peer is not None and self._is_named(peer)
+        is_believed = peer is not None and self._is_named(peer)
+        return Headers(scope=scope).get(header, "").strip() if is_believed else ""
 
     def _is_proxy(self, address: Address, depth: int) -> bool:
         if self._mode == "space":  # its proxies have private addresses, and so has nobody who visits

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import StorageError
@@ -22,6 +22,7 @@ from core.settings import HOST_OWNER, Settings, is_loopback
 from ui.server.addresses import Addresses, is_forwarded, is_forwarding
 from ui.server.cookies import OWNER_COOKIE, Owners, Visitor
 from ui.server.login import Login
+from ui.server.prefix import cookie_path, own_cookie
 
 CROWDED = (Path(__file__).parent / "crowded.html").read_text("utf-8")
 NO_COOKIE = "no cookie"  # the address of programs that have none: else each of their calls would be a new visitor
@@ -101,6 +102,8 @@ class Guard:
             return PlainTextResponse(text, 421)
         if not self._is_own_page(request):
             return PlainTextResponse("Requests from other websites are not answered here.", 403)
+        if not request.scope["path"]:  # our addresses are relative, and want the slash at the end of ours
+            return RedirectResponse(f"{request.scope['root_path']}/", 307)
         return None
 
     def _is_own_host(self, host: str) -> bool:
@@ -136,7 +139,7 @@ class Guard:
         """
         state = request.scope.setdefault("state", {})
         state["address"] = address = self._addresses.of(request.scope)
-        cookie = request.cookies.get(OWNER_COOKIE, "")
+        cookie = own_cookie(request, OWNER_COOKIE)
         friend = self._owners.signed(cookie) if self._owners else None
         state["known_as"] = friend.owner if friend else ""
         if refused := self._login_first(request):
@@ -174,7 +177,7 @@ class Guard:
             return {}
         # a Space's page stands in a frame of huggingface.co, where a cookie must say that it may
         site = "SameSite=None; Secure; Partitioned" if request.url.scheme == "https" else "SameSite=Lax"
-        given = f"{OWNER_COOKIE}={cookie}; Path=/; Max-Age={YEAR}; HttpOnly; {site}"
+        given = f"{OWNER_COOKIE}={cookie}; Path={cookie_path(request.scope)}; Max-Age={YEAR}; HttpOnly; {site}"
         return {"Set-Cookie": given, "Cache-Control": "private, no-store"}
 
     def _inward(self, request: Request) -> list[tuple[bytes, bytes]]:

@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.types import Receive, Scope, Send
 
 from core.settings import Settings
+from ui.server.prefix import cookie_path, own_cookie
 from ui.server.rates import Rate
 
 PAGE = (Path(__file__).parent / "login.html").read_text("utf-8")
@@ -62,7 +63,7 @@ class Login:
         return cls(settings.auth or f"friend:{secrets.token_urlsafe(12)}") if settings.has_login else None
 
     def is_done(self, request: Request) -> bool:
-        return self._sessions.is_open(request.cookies.get(COOKIE, ""))
+        return self._sessions.is_open(own_cookie(request, COOKIE))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -74,7 +75,7 @@ class Login:
         elif request.method == "POST" and scope["path"] == self.path:
             response = await self._try(request)
         elif _is_browser(request):
-            response = _page("", 401)
+            response = _page(request, "", 401)
         else:
             response = PlainTextResponse("Log in first.", 401)
         response.headers["Cache-Control"] = "no-store"
@@ -83,9 +84,9 @@ class Login:
     def _leave(self, request: Request) -> Response:
         if request.method != "POST":  # or any picture on another page could log people out
             return PlainTextResponse("Log out with POST.", 405, {"Allow": "POST"})
-        self._sessions.close(request.cookies.get(COOKIE, ""))
+        self._sessions.close(own_cookie(request, COOKIE))
         left = _done(request)
-        left.delete_cookie(COOKIE)
+        left.delete_cookie(COOKIE, cookie_path(request.scope))
         return left
 
     async def _try(self, request: Request) -> Response:
@@ -104,7 +105,8 @@ class Login:
             return _refuse(request, "User or password is wrong.", 401)
         self._wrong_each.forgive(who)
         done, secure = _done(request), request.url.scheme == "https"
-        done.set_cookie(COOKIE, self._sessions.open(), httponly=True, samesite="lax", secure=secure)
+        path, token = cookie_path(request.scope), self._sessions.open()
+        done.set_cookie(COOKIE, token, path=path, httponly=True, samesite="lax", secure=secure)
         return done
 
     async def _wait_for_turn(self) -> float:
@@ -155,7 +157,8 @@ def _hash(token: str) -> bytes:
 
 
 def _done(request: Request) -> Response:
-    return RedirectResponse("/", 303) if _is_browser(request) else JSONResponse({"success": True})
+    to_page = RedirectResponse(f"{request.scope['root_path']}/", 303)
+    return to_page if _is_browser(request) else JSONResponse({"success": True})
 
 
 def _refuse_for(request: Request, wait: float) -> Response:
@@ -166,11 +169,11 @@ def _refuse_for(request: Request, wait: float) -> Response:
 
 
 def _refuse(request: Request, message: str, status: int) -> Response:
-    return _page(message, status) if _is_browser(request) else PlainTextResponse(message, status)
+    return _page(request, message, status) if _is_browser(request) else PlainTextResponse(message, status)
 
 
-def _page(message: str, status: int) -> Response:
-    return HTMLResponse(PAGE.replace("MESSAGE", message), status)
+def _page(request: Request, message: str, status: int) -> Response:
+    return HTMLResponse(PAGE.replace("MESSAGE", message).replace("ROOT", request.scope["root_path"]), status)
 
 
 def _is_browser(request: Request) -> bool:

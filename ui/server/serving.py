@@ -43,6 +43,7 @@ from ui.server.login import Login
 from ui.server.outbound import nothing_fetched
 from ui.server.places import SLOTS, Places
 from ui.server.policy import with_policy
+from ui.server.prefix import with_prefix, without_prefix
 from ui.server.uploads import Reception
 
 LINK_SECONDS = 60.0  # how long to wait for a public link, which takes a few where it comes at all
@@ -93,9 +94,9 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
     async def in_front(app: Starlette) -> AsyncIterator[None]:
         # Middleware given to `launch` would stand behind gradio's; here, at the start, the whole can still be wrapped
         assert app.middleware_stack
-        known = Belongings().protect(places.protect(app.middleware_stack))
+        known = Belongings().protect(places.protect(with_prefix(app.middleware_stack)))
         gate = Gate(known, page, ours, settings.limits.upload_bytes)
-        app.middleware_stack = with_policy(guard.protect(gate), settings.mode)
+        app.middleware_stack = without_prefix(with_policy(guard.protect(gate), settings.mode), settings)
         with sparing_log():
             async with reception.tidied(), places.kept(app):
                 yield
@@ -128,7 +129,8 @@ def running(page: gr.Blocks, engine: Engine, queue: JobQueue, history: History, 
         if link:
             guard.allow(str(urlsplit(link).hostname))
         try:
-            yield Running(str(page.local_url).rstrip("/"), link, login)
+            local = str(page.local_url).rstrip("/")
+            yield Running(local + settings.root_path, link and link + settings.root_path, login)
         finally:
             _close(page)
 
@@ -192,7 +194,9 @@ def _greeting(server: Running, settings: Settings, has_own: bool) -> str:
     rows = {"Page": server.url}
     if settings.address in ("0.0.0.0", "::"):
         own = [a.address for net in psutil.net_if_addrs().values() for a in net if a.family == socket.AF_INET]
-        rows["Network"] = ", ".join(f"http://{a}:{settings.port}" for a in own if not a.startswith("127."))
+        rows["Network"] = ", ".join(
+            f"http://{a}:{settings.port}{settings.root_path}" for a in own if not a.startswith("127.")
+        )
     if settings.mode == "share":
         rows["Public"] = server.link or "no link came up; the page is on this machine only"
     if server.login:

@@ -48,6 +48,26 @@ def test_where_a_visitor_comes_from(settings: Settings, peer: str | None, noted:
     assert Addresses(settings).of(scope(peer, *noted)) == address
 
 
+@pytest.mark.parametrize(
+    ("settings", "peer", "said", "prefix"),
+    [
+        (NAMED, "127.0.0.1", "/sd", "/sd"),
+        (NAMED, "127.0.0.1", "/sd/", "/sd"),
+        (NAMED, "192.168.1.7", "/sd", ""),
+        (HOSTED, "127.0.0.1", "/sd", ""),  # a proxy, but none that the host has named
+        (NAMED, "127.0.0.1", "", ""),
+        (NAMED, "127.0.0.1", "/sd;Domain=example.org", ""),
+        (NAMED, "127.0.0.1", "//evil.example", ""),
+        (NAMED, "127.0.0.1", "/pictures", ""),
+        (NAMED.model_copy(update={"root_path": "/own"}), "127.0.0.1", "/sd", "/own"),
+        (LAN.model_copy(update={"root_path": "/own"}), "192.168.1.7", "", "/own"),
+    ],
+)
+def test_below_which_path_a_visitor_found_us(settings: Settings, peer: str, said: str, prefix: str) -> None:
+    asked = scope(peer, headers=[(b"x-forwarded-prefix", said.encode())])
+    assert Addresses(settings).prefix(asked) == prefix
+
+
 def test_an_old_proxy_that_says_nothing_is_seen_by_its_protocol() -> None:
     assert is_forwarded(scope("127.0.0.1", http_version="1.0"))
     assert not is_forwarded(scope("127.0.0.1"))

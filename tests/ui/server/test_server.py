@@ -336,10 +336,11 @@ def test_what_plain_nginx_brings_to_a_server_for_one_is_refused(local: httpx.Cli
     assert local.get("/", headers={"X-Forwarded-For": "93.184.216.34"}).status_code == 421
 
 
-def test_a_public_link_is_answered_once_it_is_known(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["", "/sd"])
+def test_a_public_link_is_answered_once_it_is_known(start: Any, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setattr("gradio.networking.setup_tunnel", lambda **_: "http://abc.gradio.live")
-    with start(share=True, auth="ann:pw") as at:
-        assert at.link == "https://abc.gradio.live"
+    with start(share=True, auth="ann:pw", root_path=path) as at:
+        assert at.link == f"https://abc.gradio.live{path}"
         friend = httpx.Client(base_url=at.url, headers={"Host": "abc.gradio.live"})
         with friend:
             assert friend.get("/config").status_code == 401
@@ -348,6 +349,8 @@ def test_a_public_link_is_answered_once_it_is_known(start: Any, monkeypatch: pyt
             )
             assert login.is_success
             assert "Secure" in login.headers["Set-Cookie"]
+            cookie = {"Cookie": f"{COOKIE}={login.cookies[COOKIE]}"}
+            assert friend.get("/config", headers=cookie).json()["root"] == at.link
 
 
 @pytest.mark.parametrize("hangs", [False, True])
