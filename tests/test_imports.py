@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "diffusers", "transformers", "gradio", "cv2", "scipy", "huggingface_hub")
 ROOMS = sorted(door.parent.name for door in (ROOT / "core").glob("*/__init__.py"))
+PAGES = sorted(door.parent.name for door in (ROOT / "ui").glob("*/__init__.py"))
 
 
 def printed_by(code: str) -> list[str]:
@@ -46,9 +47,9 @@ def test_importing_core_loads_nothing_heavy() -> None:
     assert loaded_by(f"import core, {doors}; core.Engine") & set(HEAVY) == set()
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", [*(f"core.{room}" for room in ROOMS), *(f"ui.{room}" for room in PAGES)])
 def test_every_room_has_a_door_that_says_what_is_behind_it(room: str) -> None:
-    door = importlib.import_module(f"core.{room}")
+    door = importlib.import_module(room)
     assert door.__doc__ and door.__doc__.count(".") >= 2 and "__getattr__" not in vars(door)
     assert [name for name in door.__all__ if not hasattr(door, name)] == []
 
@@ -57,7 +58,7 @@ def test_every_room_is_protected() -> None:
     """Or others could come in through the windows."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
     protected = [each["protected_modules"] for each in contracts if each["type"] == "protected"]
-    assert sorted(protected) == [[f"core.{room}.*"] for room in ROOMS]
+    assert sorted(protected) == [[f"core.{room}.*"] for room in ROOMS] + [[f"ui.{room}.*"] for room in PAGES]
 
 
 def test_importing_the_page_does_not_load_the_engines_libraries() -> None:

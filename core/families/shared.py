@@ -19,8 +19,8 @@ def networks_of(parts: Components, *encoders: str) -> dict[str, Any]:
 
 
 def sees_masks(parts: Components) -> bool:
-    """Whether more goes into what predicts than latents."""
-    return bool(parts.denoiser.config.in_channels > parts.vae.config.latent_channels)
+    """Whether more goes into what predicts than latents; not where there is no VAE, as in refiners."""
+    return bool(parts.vae and parts.denoiser.config.in_channels > parts.vae.config.latent_channels)
 
 
 def clip_chunks(parts: Components, texts: Texts) -> int:

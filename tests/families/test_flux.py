@@ -10,7 +10,7 @@ from core import Engine, Finished, GenerationRequest, Settings
 from core.errors import RequestError
 from core.memory.planning import WAYS
 from core.pictures.dialects import a1111
-from core.pictures.dialects.found import check
+from core.pictures.dialects.found import Texts, check
 from core.prompts.grammar import Time, parse
 from core.request.units import Lora
 from tests import loras, tiny
@@ -130,5 +130,7 @@ def test_the_page_offers_the_guidance_that_is_built_in(engine):
 
 
 def test_forges_own_text_gives_the_distilled_guidance():
-    fields, unknown = check(a1111.read("a cat\nSteps: 20, CFG scale: 1, Distilled CFG Scale: 3.5"))
+    fields, unknown = check(
+        a1111.read(Texts({"parameters": "a cat\nSteps: 20, CFG scale: 1, Distilled CFG Scale: 3.5"}))
+    )
     assert (fields["guidance_scale"], fields["distilled_guidance"], unknown) == (1, 3.5, {})

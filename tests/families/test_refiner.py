@@ -20,7 +20,7 @@ from core.library.checkpoints import scan
 from core.library.part_loading import load_part
 from core.memory.planning import WAYS, Work, plans
 from core.pictures.dialects import a1111
-from core.pictures.dialects.found import check
+from core.pictures.dialects.found import Texts, check
 from core.pictures.metadata import encode_png, read_text
 from tests import ldm, tiny
 from tests.diffusion.test_parity import model_of, picture
@@ -168,7 +168,7 @@ def test_a_picture_says_its_refiner_and_the_text_reads_back(engine):
 
 def test_a1111s_own_text_gives_the_refiner():
     text = "a cat\nSteps: 20, Refiner: sd_xl_refiner_1.0.safetensors [7440042bbd], Refiner switch at: 0.7"
-    fields, unknown = check(a1111.read(text))
+    fields, unknown = check(a1111.read(Texts({"parameters": text})))
     assert (fields["refiner"], fields["refiner_start"]) == ("sd_xl_refiner_1.0.safetensors", 0.7)
     assert not unknown
 
