@@ -45,6 +45,10 @@ window.darkroom = (() => {
   const slid = (range) =>
     range.style.setProperty("--range_progress", `${(100 * (range.value - range.min)) / (range.max - range.min)}%`);
 
+  /* The form is everybody's: its fields by name, those of the page and those that scripts alone write. */
+  const field = (name) => $(`#field-${name} :is(textarea, input), #form-${name} textarea`);
+  const isOf = (node, ...names) => names.some((name) => node.closest?.(`#field-${name}, #form-${name}`));
+
   /* Text into a field of the form, as if a person had written it. */
   function type(field, text) {
     field.value = text;
@@ -143,6 +147,8 @@ window.darkroom = (() => {
     list,
     choices,
     slid,
+    field,
+    isOf,
     type,
     uploadedAt,
     fetched,

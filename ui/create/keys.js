@@ -1,7 +1,7 @@
 "use strict";
 /* What the keyboard does anywhere on the page. */
 (() => {
-  const { $, make, writes } = darkroom;
+  const { $, make, isOf, writes } = darkroom;
   const SHORTCUTS = [
     ["Ctrl + Enter", "Generate"],
     ["Esc", "Stop"],
@@ -10,7 +10,6 @@
     ["Ctrl + Z", "Undo a stroke"],
     ["?", "This list"],
   ];
-  const PROMPTS = "#field-prompt textarea, #field-negative_prompt textarea";
 
   function shortcuts() {
     let dialog = $("#shortcuts");
@@ -79,7 +78,12 @@
         darkroom.stop();
       } else if (event.key === "?" && !writes(at) && !dialog) {
         shortcuts();
-      } else if (["ArrowUp", "ArrowDown"].includes(event.key) && wide && at?.matches(PROMPTS)) {
+      } else if (
+        ["ArrowUp", "ArrowDown"].includes(event.key) &&
+        wide &&
+        at &&
+        isOf(at, "prompt", "negative_prompt")
+      ) {
         event.preventDefault();
         weigh(at, event.key === "ArrowUp" ? 0.1 : -0.1);
       }

@@ -195,8 +195,8 @@ Object.assign(
         ...examples.map((prompt) => {
           const button = make("button", { type: "button", textContent: prompt });
           button.addEventListener("click", () => {
-            $("#field-prompt textarea").focus();
-            $("#field-prompt textarea").select();
+            darkroom.field("prompt").focus();
+            darkroom.field("prompt").select();
             document.execCommand("insertText", false, prompt); // so that Ctrl+Z takes it back
           });
           return make("li", {}, button);
@@ -533,6 +533,8 @@ Object.assign(
       if (field && help[field.id]) event.target.setAttribute("aria-description", help[field.id]);
     });
 
-    return { stage, dock, machine, tokens, mark() {}, seed, forget, stop, touch, undoable, redraw: draw };
+    const rescan = () => $("#rescan").click();
+
+    return { stage, dock, machine, rescan, tokens, mark() {}, seed, forget, stop, touch, undoable, redraw: draw };
   })(),
 );

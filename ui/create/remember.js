@@ -1,20 +1,17 @@
 "use strict";
 /* What a browser keeps of the form: what was written until this tab is closed, settings from one visit to the next. */
 (() => {
-  const { $, kept, type, uploadedAt } = darkroom;
-  const WRITTEN = [
-    ...["prompt", "negative_prompt", "seed"].map((name) => `#field-${name} textarea`),
-    ...["loras", "controls"].map((name) => `#form-${name} textarea`),
-  ];
+  const { kept, field, type, uploadedAt } = darkroom;
+  const WRITTEN = ["prompt", "negative_prompt", "seed", "loras", "controls"];
   const SETTINGS = "darkroom-settings";
   const EDITING = "editing";
   const EASEL = "easel";
   let recalled = false;
 
-  const uploads = (field) => ($(`#form-${field} textarea`)?.value || "").split("\n").filter(Boolean).map(uploadedAt);
+  const uploads = (name) => (field(name)?.value || "").split("\n").filter(Boolean).map(uploadedAt);
 
   function keep() {
-    for (const field of WRITTEN) kept("sessionStorage", field, $(field)?.value || "");
+    for (const name of WRITTEN) kept("sessionStorage", name, field(name)?.value || "");
     const { task } = document.documentElement.dataset;
     kept("sessionStorage", EASEL, JSON.stringify([task, uploads("image"), uploads("mask")[0]]));
   }
@@ -22,13 +19,13 @@
   function restore() {
     const [task, images, mask] = JSON.parse(kept("sessionStorage", EASEL) || "[]");
     if (task && task !== "text") darkroom.begin(task, images, mask);
-    for (const field of WRITTEN) {
-      const text = kept("sessionStorage", field);
-      if (text && $(field) && ["", "[]"].includes($(field).value)) type($(field), text);
+    for (const name of WRITTEN) {
+      const text = kept("sessionStorage", name);
+      if (text && field(name) && ["", "[]"].includes(field(name).value)) type(field(name), text);
     }
   }
 
-  /* Model, size and sliders as they were; the server looks at them before they stand in the form, see ui/run.py. */
+  /* Model, size and sliders as they were; the server looks at them before they stand in the form, see ui/desk. */
   function recall() {
     recalled = true;
     return [`[${kept("localStorage", SETTINGS) || "null"}, ${kept("sessionStorage", EDITING) || "null"}]`];

@@ -65,7 +65,7 @@
   function given(data) {
     const files = [...(data?.files || [])];
     if (!files.length || $("dialog[open]")) return;
-    if ($("#own-control").checkVisibility()) darkroom.control(files[0]);
+    if (darkroom.steers()) darkroom.control(files[0]);
     else if (state.task !== "text" && root.parentElement.checkVisibility()) place(files);
     else darkroom.readInfo(files[0]);
   }
@@ -116,7 +116,7 @@
   }
 
   async function blank() {
-    const value = (name) => Number($(`#field-${name} input`)?.value) || 512;
+    const value = (name) => Number(darkroom.field(name)?.value) || 512;
     const canvas = new OffscreenCanvas(value("width"), value("height"));
     const pen = canvas.getContext("2d");
     pen.fillStyle = "#fff";
@@ -254,8 +254,8 @@
   /* The fields that the task needs and the server did not take. */
   const unsent = () => NEEDS[state.task].filter((field) => state.unsent.has(field));
 
-  function fill(field, text) {
-    const input = $(`#form-${field} textarea`);
+  function fill(name, text) {
+    const input = darkroom.field(name);
     if (input.value !== text) type(input, text);
   }
 
@@ -561,5 +561,22 @@
     });
   }
 
-  Object.assign(darkroom, { easel, tab, task, look, hint, outlook, settled, fitted, wait, lay, begin, send: sent });
+  /* The picture that lies on it. */
+  const layer = () => $(".layers img", root).src;
+
+  Object.assign(darkroom, {
+    easel,
+    layer,
+    tab,
+    task,
+    look,
+    hint,
+    outlook,
+    settled,
+    fitted,
+    wait,
+    lay,
+    begin,
+    send: sent,
+  });
 })();

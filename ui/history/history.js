@@ -1,5 +1,5 @@
 "use strict";
-/* The History page: what is shown and chosen there. Answers come as the gallery's value; see ui/history.py. */
+/* The History page: what is shown and chosen there. Answers come as the gallery's value; see gallery.py. */
 (() => {
   const { $, write, make, choices, arrange, awaits } = darkroom;
   const view = {

@@ -1,5 +1,5 @@
 "use strict";
-/* The PNG info page: a dropped picture, and what the server read in it; see ui/png_info.py. */
+/* The PNG info page: a dropped picture, and what the server read in it; see reader.py. */
 (() => {
   const { $, write, list, takes } = darkroom;
   const NONE = "It says nothing about its making that Darkroom can read.";

@@ -62,7 +62,7 @@
     else if (now) Object.assign(now, values);
     else on = [...on, { name, weight: 1, ...values }];
     const loras = JSON.stringify(on);
-    type($("#form-loras textarea"), loras);
+    type(darkroom.field("loras"), loras);
     follow({ loras });
     switched(loras);
   }
@@ -179,7 +179,7 @@
     const buttons = each.words.map((word) => {
       const button = make("button", { type: "button", textContent: word, title: "Add to the prompt" });
       button.addEventListener("click", () => {
-        const prompt = $("#field-prompt textarea");
+        const prompt = darkroom.field("prompt");
         type(prompt, [prompt.value.trimEnd().replace(/,$/, ""), word].filter(Boolean).join(", "));
       });
       return button;

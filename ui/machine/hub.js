@@ -21,8 +21,7 @@
       if (offline) write($(".none", element), offline);
       while (list.children.length < models.length) list.append(row());
       for (const [place, model] of models.entries()) draw(list.children[place], model, { now, offline });
-      if (running && !now && models.find(({ name }) => name === running)?.has)
-        document.querySelector("#rescan").click();
+      if (running && !now && models.find(({ name }) => name === running)?.has) darkroom.rescan();
       running = now;
     });
   }

@@ -1,5 +1,5 @@
 "use strict";
-/* Keeping presets of one's own: the dialog; see ui/presets.py. */
+/* Keeping presets of one's own: the dialog; see cabinet.py. */
 (() => {
   const { $, write, make } = darkroom;
   const WORDS = {

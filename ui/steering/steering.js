@@ -2,7 +2,7 @@
 /* The ControlNet tab: up to four units, of which one is shown. Those that are on stand in the form as JSON, in the
    request's own shape; see ui/steering.py. Their pictures are uploaded as soon as they are there. */
 (() => {
-  const { $, write, make, type, uploadedAt, fetched, takes } = darkroom;
+  const { $, write, make, field, isOf, type, uploadedAt, fetched, takes } = darkroom;
   const UNTIL = 250; // ms without a change, until the map is asked for
   const state = {
     units: [],
@@ -34,7 +34,7 @@
     $("[name=on]", root).addEventListener("change", (event) => change(unit(), { on: event.target.checked }));
     document.addEventListener("input", (event) => {
       // the source picture and the size are the map's too
-      if (event.target.closest?.("#form-image, #form-task, #size, #field-resize_mode")) ask();
+      if (isOf(event.target, "image", "task", "width", "height", "resize_mode")) ask();
     });
     new IntersectionObserver(([seen]) => seen.isIntersecting && ask()).observe(root);
   }
@@ -101,7 +101,7 @@
 
   function fill() {
     const text = JSON.stringify(state.units.filter((one) => one.on).map(told));
-    const input = $("#form-controls textarea");
+    const input = field("controls");
     if (state.written === text || !input) return;
     state.written = text;
     type(input, text);
@@ -165,7 +165,7 @@
     draw();
   }
 
-  const source = () => document.documentElement.dataset.task !== "text" && $("#form-image textarea")?.value;
+  const source = () => document.documentElement.dataset.task !== "text" && field("image")?.value;
 
   /* Why there can be no map yet. */
   function mapHint(one) {
@@ -327,7 +327,7 @@
 
   function drawPictures(one) {
     const [picture, map] = root.querySelectorAll(".sheet img");
-    const seen = one.own ? one.url : $("#stage .easel .layers img")?.src;
+    const seen = one.own ? one.url : darkroom.layer();
     show(picture, !one.own && !source() ? "" : seen);
     write(picture.nextElementSibling, one.own ? "Drop, paste or choose a picture" : "The picture on the canvas");
     $("[data-does=remove]", root).hidden = !one.own || !one.url;
@@ -375,5 +375,7 @@
       button.setAttribute("aria-pressed", button.dataset.value === value);
   }
 
-  Object.assign(darkroom, { steering, steer, control: place, takeControl: take });
+  const steers = () => root.checkVisibility();
+
+  Object.assign(darkroom, { steering, steers, steer, control: place, takeControl: take });
 })();
