@@ -130,7 +130,6 @@ def test_the_page_offers_the_guidance_that_is_built_in(engine):
 
 
 def test_forges_own_text_gives_the_distilled_guidance():
-    fields, unknown = check(
-        a1111.read(Texts({"parameters": "a cat\nSteps: 20, CFG scale: 1, Distilled CFG Scale: 3.5"}))
-    )
+    text = "a cat\nSteps: 20, CFG scale: 1, Distilled CFG Scale: 3.5"
+    fields, unknown = check(a1111.read(Texts({"parameters": text})).found)
     assert (fields["guidance_scale"], fields["distilled_guidance"], unknown) == (1, 3.5, {})

@@ -168,7 +168,7 @@ def test_a_picture_says_its_refiner_and_the_text_reads_back(engine):
 
 def test_a1111s_own_text_gives_the_refiner():
     text = "a cat\nSteps: 20, Refiner: sd_xl_refiner_1.0.safetensors [7440042bbd], Refiner switch at: 0.7"
-    fields, unknown = check(a1111.read(Texts({"parameters": text})))
+    fields, unknown = check(a1111.read(Texts({"parameters": text})).found)
     assert (fields["refiner"], fields["refiner_start"]) == ("sd_xl_refiner_1.0.safetensors", 0.7)
     assert not unknown
 
