@@ -263,6 +263,15 @@ def test_what_no_answer_could_hold_is_refused(app: Watched, name: str) -> None:
             assert answer.status_code == 422, (place, value, answer.text)
 
 
+def test_nothing_of_what_was_sent_is_written_to_the_log(app: Watched) -> None:
+    """gradio warns of values that it does not know, and Python keeps each such text for good."""
+    for event in app.events:
+        data = [app.values.get(part) for part in event["inputs"]]
+        for place in () if event["queue"] else range(len(data)):
+            app.call(event, data=[*data[:place], CANARY, *data[place + 1 :]])
+    assert CANARY not in (app.folder / "log").read_text("utf-8")
+
+
 def test_how_much_may_be_sent_depends_on_the_route(app: Watched) -> None:
     def status(route: str, size: int) -> int:
         return app.client.post(route, content=b" " * size).status_code
