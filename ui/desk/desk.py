@@ -257,7 +257,9 @@ class Desk:
         own = (plan or {}).get("own")
         old = own if isinstance(own, dict) else new
         return [
-            new[field] if value in (old.get(field), None) else value
+            new[field]
+            if value in (old.get(field), None)
+            else gr.skip()  # gradio logs, and keeps, what it does not know
             for field, value in zip(MODELS_OWN, values, strict=True)
         ]
 

@@ -87,7 +87,9 @@ def _kind(part: Component) -> Any:
         case gr.Textbox() | gr.Dropdown() | gr.Radio() | gr.ColorPicker():
             return str | None
         case gr.Slider() | gr.Number():
-            return int | float | None
+            return (
+                Annotated[int | float, Field(ge=-(2**63), lt=2**64)] | None
+            )  # beyond, JSON has no number for gradio
         case gr.Checkbox():
             return bool | None
         case gr.HTML():
@@ -99,12 +101,14 @@ def _kind(part: Component) -> Any:
 
 def cleaned(value: Any, field: str, label: str, deep: int = 0) -> Any:
     """`value`, each file in it reduced to its path. Raises RequestError for a file that is no upload, for a number
-    that is none, and for what is nested without end.
+    that is none, for broken Unicode, and for what is nested without end.
     """
     if deep > DEEPEST:
         raise RequestError(field, "what is nested so deeply", f"at most {DEEPEST} levels", label)
     if isinstance(value, float) and not math.isfinite(value):
         raise RequestError(field, value, "a finite number", label)
+    if isinstance(value, str) and not _is_whole(value):
+        raise RequestError(field, value, "text without broken Unicode", label)
     if isinstance(value, dict) and isinstance(value.get("path"), str):
         return {"path": str(uploaded(value, field, label)), "meta": {"_type": "gradio.FileData"}}
     if isinstance(value, dict):
@@ -112,6 +116,15 @@ def cleaned(value: Any, field: str, label: str, deep: int = 0) -> Any:
     if isinstance(value, list):
         return [cleaned(inner, field, label, deep + 1) for inner in value]
     return value
+
+
+def _is_whole(text: str) -> bool:
+    """Whether `text` can be said again: JSON may name the half of a character, which no answer can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

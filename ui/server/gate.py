@@ -108,9 +108,15 @@ class Gate:
         found = re.fullmatch(way.path, request.scope["path"], re.DOTALL)
         assert way.read and found
         try:
-            body: Any = json.loads(await request.body())
+            body: Any = json.loads(await request.body(), object_hook=_named)
         except (ValueError, RecursionError):
             raise RequestError("body", "this text", "JSON in UTF-8", "Body") from None
         if not isinstance(body, dict):
             raise RequestError("body", body, "a JSON object", "Body")
         return json.dumps(way.read(self._calls, body, **found.groupdict())).encode()
+
+
+def _named(values: Body) -> Body:
+    """An object of a body. Raises ValueError for names in broken Unicode, which no answer could say again."""
+    "".join(values).encode()
+    return values

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 WINDOW = 60.0  # seconds
 MOST_KEPT = 1000  # kinds of lines that are remembered
-OTHERS = ("asyncio", "uvicorn.error")  # who else writes because of what strangers send
+OTHERS = ("asyncio", "uvicorn.error", "python_multipart.multipart")  # who else writes because of what strangers send
 OURS = ("core.", "ui.")
 
 

@@ -236,12 +236,13 @@ def routes(queue: JobQueue, history: History, detectors: Detectors) -> list[Rout
 
     def control_map(request: Request) -> Response:
         """What a ControlNet of the picture's job saw, made again of what the job keeps: the same bits every time."""
-        owner, index = request.state.owner, request.path_params["index"]
+        owner = request.state.owner
         made_by = history.request(history.picture(request.path_params["id"], owner).job, owner)
-        if index >= len(made_by.controls):
+        units = {str(index): unit for index, unit in enumerate(made_by.controls)}
+        if request.path_params["index"] not in units:
             raise NotFound("There is no such map.")
         file = BytesIO()
-        Canvas(made_by).control(made_by.controls[index], detectors).save(file, "PNG")
+        Canvas(made_by).control(units[request.path_params["index"]], detectors).save(file, "PNG")
         return Response(file.getvalue(), media_type="image/png", headers=KEEP)
 
     async def livez(_: Request) -> Response:
@@ -256,7 +257,7 @@ def routes(queue: JobQueue, history: History, detectors: Detectors) -> list[Rout
         Route("/pictures/{id}", _or_missing(picture)),
         Route("/pictures/{id}/thumbnail", _or_missing(thumbnail)),
         Route("/pictures/{id}/source", _or_missing(source)),
-        Route("/pictures/{id}/maps/{index:int}", _or_missing(control_map)),
+        Route("/pictures/{id}/maps/{index}", _or_missing(control_map)),
         Route("/inputs/{fingerprint}", _or_missing(kept_input)),
         Route("/livez", livez),
         Route("/readyz", readyz),

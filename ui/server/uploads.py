@@ -28,6 +28,7 @@ from gradio.context import LocalContext
 from gradio.route_utils import upload_fn
 from gradio.utils import get_upload_folder
 from PIL.Image import Image
+from python_multipart.exceptions import FormParserError
 from starlette.concurrency import run_in_threadpool
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
@@ -165,6 +166,8 @@ class Reception:
                 files = await run_in_threadpool(self._settle, came, folder, visitor)
         except MultiPartException as error:
             return PlainTextResponse(error.message, 413 if "maximum allowed size" in error.message else 400)
+        except FormParserError:
+            return PlainTextResponse("This is no form data with files.", 400)
         except TypeError:
             return PlainTextResponse("The field “files” is not allowed to be text; send files.", 400)
         except StorageError as error:

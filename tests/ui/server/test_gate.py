@@ -69,7 +69,7 @@ class Watched:
         data = [self.values.get(part) for part in event["inputs"]]
         call = {"data": data, "fn_index": event["id"], "session_hash": "s", "event_data": None, "trigger_id": None}
         way = "queue/join" if event["queue"] else f"run/{event['api_name']}"
-        return self.client.post(f"/gradio_api/{way}", json=call | changes)
+        return self.client.post(f"/gradio_api/{way}", content=json.dumps(call | changes))  # broken Unicode, too
 
     def generate(self, **fields: Any) -> httpx.Response:
         """The public endpoint as gradio_client calls it: with all of its fields, by the event's number."""
@@ -192,7 +192,7 @@ ODD = st.recursive(
     | st.integers()
     | st.floats()
     | st.text()
-    | st.sampled_from([2**70, "\ud800", "\0", "16:9"]),
+    | st.sampled_from([2**70, 10**400, "\ud800", "\0", "16:9"]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.sampled_from([*KEYS, "self", "meta", "url", "__type__", "x"]), inner)
@@ -234,12 +234,42 @@ def test_whatever_a_route_is_sent_it_answers_in_words(app: Watched, data: st.Dat
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"NaN", b"[" * 200_000, b'{"data": ' + b"9" * 9000 + b"}", b"\xff\xfe", b'{"data":[]}' * 2]
+    "body",
+    [
+        b"",
+        b"{",
+        b"NaN",
+        b"[" * 200_000,
+        b'{"data": ' + b"9" * 9000 + b"}",
+        b"\xff\xfe",
+        b'{"data":[]}' * 2,
+        b'{"\\ud800": 1}',
+        b'{"data": [{"\\ud800": 1}]}',
+    ],
 )
 def test_what_is_no_json_is_refused_in_words(app: Watched, body: bytes) -> None:
     for route in ("run/predict", "queue/join", "call/generate", "call/v2/generate", "cancel", "reset"):
         answer = app.client.post(f"/gradio_api/{route}", content=body)
         assert answer.status_code in (413, 422), (route, answer.text)
+
+
+@pytest.mark.parametrize("name", ["follow_model", "match"])
+def test_what_no_answer_could_hold_is_refused(app: Watched, name: str) -> None:
+    (event,) = [event for event in app.events if event["api_name"] == name]
+    data = [app.values.get(part) for part in event["inputs"]]
+    for place in range(len(data)):
+        for value in (2**64, 10**400, "\ud800", ["\ud800"]):
+            answer = app.call(event, data=[*data[:place], value, *data[place + 1 :]])
+            assert answer.status_code == 422, (place, value, answer.text)
+
+
+def test_nothing_of_what_was_sent_is_written_to_the_log(app: Watched) -> None:
+    """gradio warns of values that it does not know, and Python keeps each such text for good."""
+    for event in app.events:
+        data = [app.values.get(part) for part in event["inputs"]]
+        for place in () if event["queue"] else range(len(data)):
+            app.call(event, data=[*data[:place], CANARY, *data[place + 1 :]])
+    assert CANARY not in (app.folder / "log").read_text("utf-8")
 
 
 def test_how_much_may_be_sent_depends_on_the_route(app: Watched) -> None:

@@ -58,9 +58,12 @@ def test_it_remembers_only_so_many_kinds(log: logging.Logger, caplog: pytest.Log
 
 
 def test_it_holds_for_the_server_and_for_us_until_its_end(caplog: pytest.LogCaptureFixture) -> None:
-    from core.jobs import queue as jobs
+    from python_multipart import multipart
 
-    loggers = [logging.getLogger("asyncio"), logging.getLogger("uvicorn.error"), jobs.log]
+    from core.jobs import worker as jobs
+
+    others = ("asyncio", "uvicorn.error", multipart.__name__)
+    loggers = [*map(logging.getLogger, others), jobs.log]
     with sparing_log():
         for logger in loggers * 2:
             logger.error("again")

@@ -179,6 +179,7 @@ def test_a_full_disk_is_told_and_nothing_half_sent_stays(
         ({"data": {"files": "text"}, "files": {"other": ("a.png", b"x")}}, 400),
         ({"json": {}}, 400),
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, 400),
+        ({"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=" + "-" * 300}}, 400),
         ({"files": {"files": ("a.png", bytes(LIMITS.upload_bytes + 1))}}, 507),
     ],
 )
