@@ -23,7 +23,7 @@ from core.library.hashes import Hashes
 from core.library.headers import own_hashes
 from core.library.loras import LoraInfo, LoraShelf
 from core.library.missing import AtHand, Here, at_hand, renamed
-from core.library.names import the_one
+from core.library.names import meant, the_one
 from core.library.networks import Network
 from core.library.parts import Part, find_decoder
 from core.library.resolving import check_with, size_with, with_loras
@@ -196,10 +196,13 @@ class Library:
         return request.replace(**renamed(dict(request), lambda kind, name: self._here(kind).find(name) or name))
 
     def at_hand(
-        self, fields: Mapping[str, Any], hashes: Mapping[str, str] | None = None, embeddings: Iterable[str] = ()
+        self,
+        fields: Mapping[str, Any],
+        hashes: Mapping[str, str] | None = None,
+        others: Iterable[tuple[str, str]] = (),
     ) -> AtHand:
         """Settings as this machine can draw them, and what they name that is not here; see missing.py."""
-        return at_hand(fields, self._here, hashes or {}, embeddings)
+        return at_hand(fields, self._here, hashes or {}, others)
 
     def _here(self, kind: str) -> Here:
         """What there is of one of missing.py's kinds. Models and networks that cannot be used do not count."""
@@ -216,7 +219,8 @@ class Library:
             return self._known(models, lambda name: models[name].files)
         if kind == "controlnet":
             return self._known([each.name for each in self._networks if each.part], lambda name: [])
-        return self._known(list(dict.fromkeys(each.name for each in self._embeddings)), lambda name: [])
+        words = [each.reference for each in self._embeddings]  # any of those that a name may mean is found
+        return Here(words, lambda name: next(iter(meant(name, words)), None))
 
     def _known(self, names: Collection[str], files: Callable[[str], Sequence[Path]]) -> Here:
         def hashes() -> Iterator[tuple[str, str]]:

@@ -4,13 +4,13 @@ and the settings with what takes its place.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from core.library.names import nearest, same_hash
+from core.library.telling import called
 from core.request import LANCZOS, SECOND_PROMPTS, Hires, rename_tags
 
 MODELS = ("checkpoint", "refiner", "vae")  # fields that each hold a name
@@ -19,7 +19,6 @@ LISTS = (
     ("controls", "controlnet", "net"),
 )  # fields of several, what each names, and where
 PROMPTS = ("prompt", "negative_prompt", *SECOND_PROMPTS)
-CALLED = re.compile(r"(?<!\w)embedding:([^\s,:()<>|\[\]]+)", re.IGNORECASE)  # as ComfyUI writes it
 
 
 class Kind(NamedTuple):
@@ -36,7 +35,7 @@ KINDS = {
     "upscaler": Kind("Upscaler", f"{LANCZOS} takes its place"),
     "lora": Kind("LoRA", "it is left out"),
     "controlnet": Kind("ControlNet", "its unit is left out"),
-    "embedding": Kind("Embedding", "its name is read as words"),
+    "embedding": Kind("Embedding", "it is drawn without it"),
 }
 
 
@@ -88,10 +87,13 @@ def renamed(fields: Mapping[str, Any], find: Callable[[str, str], str | None]) -
 
 
 def at_hand(
-    fields: Mapping[str, Any], here: Callable[[str], Here], hashes: Mapping[str, str], embeddings: Iterable[str] = ()
+    fields: Mapping[str, Any],
+    here: Callable[[str], Here],
+    hashes: Mapping[str, str],
+    others: Iterable[tuple[str, str]] = (),
 ) -> AtHand:
     """A request's `fields` with the names that this machine has for what they name. `hashes`: of files, by the names
-    that `fields` have for them; `embeddings`: what is known to be one in the prompts.
+    that `fields` have for them; `others`: kinds and names of files that it names beside them.
     """
     missing: dict[Missing, None] = {}
 
@@ -103,16 +105,13 @@ def at_hand(
         return found
 
     made = {**fields, **renamed(fields, find)}
-    for name in dict.fromkeys((*embeddings, *embeddings_of(fields))):
-        find("embedding", name)
+    words = here("embedding").names
+    named = (name for _, text in _prompts(fields) for name in called(text, words))
+    for kind, name in dict.fromkeys((*others, *(("embedding", name) for name in named))):
+        find(kind, name)
     if made.get("checkpoint", "") is None:
         del made["checkpoint"]
     return AtHand(made, tuple(missing))
-
-
-def embeddings_of(fields: Mapping[str, Any]) -> list[str]:
-    """The names that prompts call embeddings'."""
-    return [name for _, text in _prompts(fields) for name in CALLED.findall(text)]
 
 
 def _prompts(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

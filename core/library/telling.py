@@ -75,14 +75,22 @@ def _renaming(
     return ""
 
 
+def called(text: str, known: Iterable[str]) -> list[str]:
+    """What a prompt calls embeddings, after "embedding:"; where it says one of the `known` names, that."""
+    pattern = re.compile(_explicit(known), re.IGNORECASE)
+    return [_plain(each["known"] or each["missing"]) for each in pattern.finditer(without_comments(text))]
+
+
 def _pattern(known: Iterable[Embedding], usable: Iterable[Embedding]) -> re.Pattern[str]:
     """Where a prompt names an embedding: after "embedding:", or by a usable name that holds SIGNS, escaped or not."""
     names = {name for each in known for name in (each.name, each.reference)}
     signed = {each.name for each in usable if set(each.name) & set(SIGNS)}
-    explicit = f"(?P<known>{_any_of(names, _loosely)})(?:{ENDINGS})?(?!\\w|[-./\\\\]\\w)|(?P<missing>{NAME})"
-    return re.compile(
-        rf"(?<!\w)embedding:(?:{explicit})|(?<!\w)(?P<bare>{_any_of(signed, _strictly)})(?!\w)", re.IGNORECASE
-    )
+    return re.compile(rf"{_explicit(names)}|(?<!\w)(?P<bare>{_any_of(signed, _strictly)})(?!\w)", re.IGNORECASE)
+
+
+def _explicit(names: Iterable[str]) -> str:
+    known = rf"(?P<known>{_any_of(names, _loosely)})(?:{ENDINGS})?(?!\w|[-./\\]\w)"
+    return rf"(?<!\w)embedding:(?:{known}|(?P<missing>{NAME}))"
 
 
 def _any_of(names: Iterable[str], spelled: Callable[[str], Iterator[str]]) -> str:

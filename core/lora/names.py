@@ -16,9 +16,9 @@ from core.lora.transformers import Target, original_layers
 
 PARTS = {
     "unet": r"(?:lora_unet|lora_transformer)[_.]|(?:unet|transformer|(?:model\.)?diffusion_model)\.",
-    "text_encoder": r"lora_te1?[_.]|(?:text_encoder|text_encoders\.clip_[lh](?:\.transformer)?|clip(?:_l)?)\.",
-    "text_encoder_2": r"lora_te2[_.]|(?:text_encoder_2|text_encoders\.clip_g(?:\.transformer)?|clip_g)\.",
-    "text_encoder_3": r"lora_te3[_.]|(?:text_encoder_3|text_encoders\.t5xxl(?:\.transformer)?|t5)\.",
+    "text_encoder": r"lora_te1?[_.]|(?:text_encoder|(?:text_encoders\.)?clip_[lh](?:\.transformer)?|clip)\.",
+    "text_encoder_2": r"lora_te2[_.]|(?:text_encoder_2|(?:text_encoders\.)?clip_g(?:\.transformer)?)\.",
+    "text_encoder_3": r"lora_te3[_.]|(?:text_encoder_3|(?:text_encoders\.)?t5xxl(?:\.transformer)?|t5)\.",
 }
 """What keys begin with for each part of a model: kohya's, OneTrainer's, diffusers' and ComfyUI's ways. What predicts
 is "unet" here, though it be a transformer, as it is in kohya's files.

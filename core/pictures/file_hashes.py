@@ -21,15 +21,19 @@ OF_FIELDS = {
 """What tools call the hash of the file that a field names; the last is A1111's in its "Hashes"."""
 EMBEDDINGS = ("embed:", f"embedding{HASH_OF}")
 LORAS = ("lora:", f"lora{HASH_OF}")
+CONTROLNET = re.compile(r"ControlNet \d+")  # A1111's units, which a request has only with their pictures
+NETWORK = re.compile(r"\bModel: (?!None)([^,]+?)(?: \[[0-9a-f]+\])?(?:,|$)", re.IGNORECASE)
 MOST = 1_000  # hashes of one picture
 
 
 @dataclass(frozen=True)
 class Said:
-    """`hashes` of files by the names that the picture has for them, and those of these names that are embeddings'."""
+    """`hashes` of files by the names that the picture has for them; `others` are kinds and names, see missing.py in
+    core/library, of files that no field of a request holds: embeddings', and networks' without their pictures.
+    """
 
     hashes: Mapping[str, str]
-    embeddings: tuple[str, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
 
 
 def said_hashes(info: PictureInfo) -> Said:
@@ -39,7 +43,13 @@ def said_hashes(info: PictureInfo) -> Said:
     }
     embeddings = _of(EMBEDDINGS, told) | _pairs(info.unknown.get("TI hashes", ""))
     loras = _of(LORAS, told) | _pairs(info.unknown.get("Lora hashes", ""))
-    return Said({**embeddings, **loras, **named}, tuple(embeddings))
+    others = (*(("embedding", name) for name in embeddings), *(("controlnet", name) for name in _networks(info)))
+    return Said({**embeddings, **loras, **named}, others)
+
+
+def _networks(info: PictureInfo) -> Iterator[str]:
+    units = (text[: 2**16] for key, text in info.unknown.items() if CONTROLNET.fullmatch(key))
+    yield from (found[1] for unit in units if (found := NETWORK.search(unit)))
 
 
 def _key(field: str, keys: tuple[str, ...], info: PictureInfo, told: Mapping[str, str]) -> str | None:

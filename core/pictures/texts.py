@@ -38,6 +38,8 @@ ENCODINGS: Mapping[bytes, tuple[str, ...]] = {
     b"ASCII\0\0\0": (),
     b"JIS\0\0\0\0\0": ("iso2022_jp", "utf-8", "shift_jis", "euc_jp"),
     b"\0\0\0\0\0\0\0\0": (),
+    b"UTF-8\0\0\0": (),  # no name by the standard
+    b"UTF8\0\0\0\0": (),
 }
 """By the eight bytes before a user's comment that name its encoding; UTF-8 shows itself, whatever they say."""
 SURE = 16  # bytes that all spell ASCII are no UTF-16

@@ -89,7 +89,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
         models / "loras" / "style" / "Ink.safetensors", loras.lora(loras.of(made)), sshs_model_hash=HASH
     )
     ink.with_suffix(".civitai.info").write_text(json.dumps({"sha256": "cd" * 32}))
-    loras.write(models / "embeddings" / "XL" / "deep.safetensors", {"emb_params": torch.ones(2, 32)})
+    for name in ("XL/deep", "SD/deep", "easy (neg)"):
+        loras.write(models / "embeddings" / f"{name}.safetensors", {"emb_params": torch.ones(2, 32)})
     return Engine(Settings(models=models, data=models / "data", previews=False))
 
 
@@ -143,6 +144,15 @@ def test_what_is_missing_is_named_and_the_rest_can_be_drawn(engine: Engine) -> N
     assert engine.library.at_hand(found.fields | {"prompt": "a"}).missing == ()
 
 
+def test_embeddings_are_looked_for_as_prompts_name_them(engine: Engine) -> None:
+    here = "embedding:easy \\(neg\\), (embedding:easy (neg):1.2), embedding:XL/deep. embedding:other\\DEEP.pt"
+    found = engine.library.at_hand({"prompt": f"{here} # embedding:no", "negative_prompt": "embedding:bad\\(1\\)"})
+    assert found.missing == (Missing("embedding", "bad(1)"),)
+    assert engine.library.at_hand({}, {}, [("embedding", "deep"), ("embedding", "deeq")]).missing == (
+        Missing("embedding", "deeq", "XL/deep"),
+    )
+
+
 @pytest.mark.parametrize("hash", [HASH[:12], "CD" * 16])
 def test_a_file_that_was_renamed_is_told_by_its_hash(engine: Engine, hash: str) -> None:
     found = engine.library.at_hand({"loras": (Lora(name="Tusche"),)}, {"Tusche": hash})
@@ -172,7 +182,15 @@ def test_hashes_are_read_wherever_a1111_writes_them() -> None:
         **{"mine": "1111111111", "soft.pt": "2222222222", "ink": "333333333333", "two words": "44444444aa"},
         **{"a, b": "0123456789ab", "deep": "abcdef0123", "x": "5555555555"},
     }
-    assert said.embeddings == ("deep", "x")
+    assert said.others == (("embedding", "deep"), ("embedding", "x"))
+
+
+def test_networks_are_told_though_their_pictures_are_not_in_the_file() -> None:
+    unit = '"Module: {}, Model: {}, Weight: 1, Resize Mode: Crop and Resize"'
+    units = [("canny", "control_v11p_sd15_canny [d14c016b]"), ("reference_only", "None"), ("tile", "a/tile")]
+    line = ", ".join(f"ControlNet {number}: {unit.format(*each)}" for number, each in enumerate(units))
+    said = said_hashes(picture(f"a\nSteps: 6, {line}"))
+    assert said.others == (("controlnet", "control_v11p_sd15_canny"), ("controlnet", "a/tile"))
 
 
 def test_our_own_pictures_say_them_too() -> None:

@@ -78,6 +78,7 @@ SPELLINGS: dict[str, Spelling] = {
     "no weight": plain("unet.", "text_encoder.text_model.", ".lora_{}"),
     "bare": plain("", "text_model.", ".lora_{}.weight"),
     "compiled": plain("unet._orig_mod.", "text_encoder._orig_mod.text_model.", ".lora_{}.weight"),
+    "a whole encoder's prefix": plain("unet.", "clip_l.transformer.text_model.", ".lora_{}.weight"),
     "OneTrainer": plain("unet.", "clip_l.text_model.", ".lora_{}.weight"),
     "OneTrainer, dots": plain("lora_unet.", "lora_te.text_model.", ".lora_{}.weight"),
     "SimpleTuner": lambda part, path, factor: (

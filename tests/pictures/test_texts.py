@@ -47,6 +47,8 @@ COMMENTS = {
     "UTF-8 that is called ASCII": b"ASCII\0\0\0" + TEXT.encode(),
     "JIS": b"JIS\0\0\0\0\0" + "赤い狐\nSteps: 21".encode("iso2022_jp"),
     "Shift JIS that is called JIS": b"JIS\0\0\0\0\0" + "赤い狐\nSteps: 21".encode("shift_jis"),
+    "UTF-8 that is called so": b"UTF-8\0\0\0" + TEXT.encode(),
+    "UTF-8 without a hyphen": b"UTF8\0\0\0\0" + TEXT.encode(),
     "UTF-8 without a name": b"\0" * 8 + TEXT.encode(),
     "UTF-16 without a name": b"\0" * 8 + TEXT.encode("utf-16-le"),
     "no header at all": PLAIN.encode(),

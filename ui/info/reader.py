@@ -96,7 +96,7 @@ class Reader:
     def _at_hand(self, info: PictureInfo) -> AtHand:
         """The picture's settings as this machine can draw them."""
         told = said_hashes(info)
-        return self._desk.engine.library.at_hand(_own_fields(info), told.hashes, told.embeddings)
+        return self._desk.engine.library.at_hand(_own_fields(info), told.hashes, told.others)
 
 
 def _path(asked: OfFile) -> Path:
