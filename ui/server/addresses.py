@@ -10,7 +10,14 @@ from starlette.types import Scope
 from core.settings import Settings, is_root_path
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-FORWARDING = ("forwarded", "via", "x-real-ip")  # what proxies add, beside all that begins with x-forwarded-
+FORWARDING = (
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+)  # what proxies add, beside all that begins with x-forwarded-
 
 
 class Addresses:

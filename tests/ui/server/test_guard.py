@@ -180,7 +180,15 @@ def test_programs_without_a_cookie_are_one_where_nothing_tells_them_apart(client
     assert [direct.get("/").json()["address"] for _ in range(2)] == ["192.168.1.7"] * 2
 
 
-FORWARDED = ("Forwarded", "Via", "X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Anything")
+FORWARDED = (
+    "Forwarded",
+    "Via",
+    "X-Real-IP",
+    "CF-Connecting-IP",
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Anything",
+)
 
 
 @pytest.mark.parametrize("name", FORWARDED)
