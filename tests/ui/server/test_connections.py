@@ -56,7 +56,7 @@ from ui.server.serving import running
 with gr.Blocks(analytics_enabled=False) as page:
     gr.Textbox()
 engine = SimpleNamespace(settings=Settings(port=int(sys.argv[1])), detectors=None)
-with running(page, engine, SimpleNamespace(ready=True), None):
+with running(page, engine, SimpleNamespace(ready=True, wake=None), None):
     print("up", flush=True)
     sys.stdin.read()
 """
