@@ -98,7 +98,7 @@ def cookies(name: str, port: int) -> list[Any]:
         )
     page = httpx.get(at, headers={"Host": name, "Cookie": "; ".join(given)})
     given.append(page.headers["Set-Cookie"].partition(";")[0])
-    return [dict(zip(("name", "value"), each.split("="), strict=True), url=f"http://{name}") for each in given]
+    return [dict(zip(("name", "value"), each.split("=", 1), strict=True), url=f"http://{name}") for each in given]
 
 
 def tour(page: Page, picture: Path) -> None:
