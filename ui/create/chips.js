@@ -2,7 +2,7 @@
 /* The chips under the prompt: what is switched on in the tabs that add to every task, with a dot on those tabs. */
 (() => {
   const { $, make } = darkroom;
-  const shown = {}; // a tab's id (see ui/tabs.py) -> its chips
+  const shown = {}; // a tab's id (see tabs.py) -> its chips
   let root;
 
   function additions(element) {

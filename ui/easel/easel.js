@@ -1,7 +1,7 @@
 "use strict";
 /* The easel: the picture that a run begins from, on the canvas, with colours or a mask painted over it.
    It keeps everything at the picture's own size. What the server gets are files, uploaded as soon as a stroke ends;
-   their paths stand in the form's hidden fields, see ui/form.py. Generate waits for them, so no mask is ever stale. */
+   their paths stand in the form's hidden fields, see ui/desk/form.py. Generate waits for them, so no mask is ever stale. */
 (() => {
   const { $, write, type, fetched, writes, chooses, takes } = darkroom;
   const PAINT = "#ff5a3c"; // the mask as it is seen; what counts is its alpha

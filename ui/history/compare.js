@@ -1,5 +1,5 @@
 "use strict";
-/* Two pictures in one place, and a slider that says where the second begins; see ui/compare.py. */
+/* Two pictures in one place, and a slider that says where the second begins; see compare.py. */
 (() => {
   const { $, write } = darkroom;
   const view = {

@@ -1,5 +1,5 @@
 "use strict";
-/* Get models: the catalogue, a button for each, and how far the download has come; see ui/hub.py. */
+/* Get models: the catalogue, a button for each, and how far the download has come; see hub.py. */
 (() => {
   const { $, write, make } = darkroom;
   const PAUSE = 500; // ms between two looks at a download

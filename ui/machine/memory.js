@@ -1,5 +1,5 @@
 "use strict";
-/* The page This machine: what the server tells whenever the page is opened; see ui/memory.py. */
+/* The page This machine: what the server tells whenever the page is opened; see memory.py. */
 (() => {
   const { $, list } = darkroom;
 

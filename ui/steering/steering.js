@@ -1,6 +1,6 @@
 "use strict";
 /* The ControlNet tab: up to four units, of which one is shown. Those that are on stand in the form as JSON, in the
-   request's own shape; see ui/steering.py. Their pictures are uploaded as soon as they are there. */
+   request's own shape; see units.py. Their pictures are uploaded as soon as they are there. */
 (() => {
   const { $, write, make, field, isOf, type, uploadedAt, fetched, takes } = darkroom;
   const UNTIL = 250; // ms without a change, until the map is asked for
