@@ -94,7 +94,7 @@ def _kind(part: Component) -> Any:
             return bool | None
         case gr.HTML():
             return dict[str, Any] | None
-        case Api() | gr.State():  # the request's own check is stricter than any here; what gradio keeps is not sent
+        case Api():  # the request's own check is stricter than any here
             return Any
     raise TypeError(f"What a {type(part).__name__} may send is not declared.")
 
